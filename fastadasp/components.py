@@ -1,0 +1,107 @@
+"""The contracts: what a scorer, a merger, a schedule and a layer selector are.
+
+Each is a frozen pydantic model, so its parameters validate, print and hash; each has one job. A plugin subclasses one of
+them, sets the class variable ``name`` and returns the class from the matching hook (`fastadasp.hookspecs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.engine.view import LayerView
+
+ScoreKind = Literal["importance", "affinity"]
+
+
+class Component(BaseModel):
+    """A named, immutable, validated part of a strategy.
+
+    Class variables: ``name`` (how recipes call it; lower case with hyphens) and ``summary`` (one line for listings).
+    Fields of the subclass are its parameters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name, as plain Python values that TOML can hold."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class Scorer(Component):
+    """Says something about audio tokens. Subclasses override one or both methods and list what they give in ``gives``."""
+
+    gives: ClassVar[tuple[ScoreKind, ...]]
+
+    def importance(self, layer: LayerView) -> Tensor:
+        """One score a token, larger = worth more: float [batch, audio tokens]. Padding entries may hold anything."""
+        raise TypeError(f"scorer {self.name!r} gives no importance, only {', '.join(self.gives)}")
+
+    def affinity(self, layer: LayerView) -> Tensor:
+        """One score a neighbouring pair (i, i+1), larger = joins sooner: float [batch, audio tokens - 1]."""
+        raise TypeError(f"scorer {self.name!r} gives no affinity, only {', '.join(self.gives)}")
+
+
+class Merger(Component):
+    """Turns scores and a count of tokens to remove into a token plan."""
+
+    reads: ClassVar[ScoreKind]
+    """What the recipe's ``select`` scorer must give."""
+    uses_weight: ClassVar[bool] = True
+    """Whether the recipe's ``weight`` scorer has a meaning here (dropping has no use for it)."""
+    exact: ClassVar[bool] = True
+    """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
+
+    def is_exact(self) -> bool:
+        """`exact`, for mergers whose parameters decide it."""
+        return self.exact
+
+    def capacity(self, clip_tokens: Sequence[int]) -> int:
+        """The most tokens that can go from one sample whose clips hold `clip_tokens` tokens (host integers)."""
+        raise NotImplementedError
+
+    def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
+        """The token plan.
+
+        Args:
+            layer: what the layer knows about the audio tokens (shapes in `LayerView`).
+            select: the ``select`` scores, [batch, N] importances or [batch, N-1] affinities. Padding entries and pairs
+                that cross two clips are already -inf (affinity) or +inf (importance), so they never go first.
+            weight: the ``weight`` importances [batch, N], or None for equal weights.
+            remove: int64 [batch], how many tokens each sample loses; never above `capacity`.
+        """
+        raise NotImplementedError
+
+
+class Schedule(Component):
+    """How one ratio r spreads over the layers."""
+
+    def ratios(self, ratio: float, start: int, num_layers: int) -> tuple[float, ...]:
+        """The fraction of its current audio tokens that each layer removes.
+
+        Args:
+            ratio: the schedule's own r, in [0, 1).
+            start: the first acting layer, 0-based, from the layer selector.
+            num_layers: decoder layers.
+
+        Returns:
+            `num_layers` fractions in [0, 1), rising (weakly) with `ratio` at every layer.
+        """
+        raise NotImplementedError
+
+
+class LayerSelector(Component):
+    """Chooses the layer the schedule starts at."""
+
+    def start_layer(self, num_layers: int) -> int:
+        """The first acting layer, 0-based, in [0, num_layers). Raises StrategyError if it does not fit the model."""
+        raise NotImplementedError

@@ -1,0 +1,46 @@
+"""Errors that a person can act on.
+
+Every message says what was wrong, with which value, and what is allowed. The command line prints them without a
+traceback and exits with code 2; in Python they are ordinary exceptions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FastAdaSPError(Exception):
+    """Base of every error that fastadasp raises on purpose."""
+
+
+class UnknownNameError(FastAdaSPError):
+    """A name that nothing installed answers to."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        guess = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+        listing = ", ".join(known) if known else "none"
+        super().__init__(f"unknown {kind} {name!r}.{guess} Installed: {listing}.{' ' + hint if hint else ''}")
+        self.kind, self.name, self.close = kind, name, close
+
+
+class StrategyError(FastAdaSPError):
+    """A recipe that cannot be read, does not validate, or whose parts do not fit together."""
+
+
+class PluginError(FastAdaSPError):
+    """A plugin that failed to load, or whose component is needed but broken."""
+
+
+class ModelError(FastAdaSPError):
+    """A model that cannot be loaded or whose audio tokens cannot be found."""
+
+
+class DataError(FastAdaSPError):
+    """Audio or a data set that cannot be used."""
+
+
+class RunError(FastAdaSPError):
+    """A run that cannot start: bad arguments, or an output folder that must not be touched."""

@@ -1,0 +1,49 @@
+"""The contract of a task: which clips, which question, how answers are scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip with its question.
+
+    Attributes:
+        id: unique inside the task.
+        audio: path of the recording (anything soundfile reads).
+        instruction: what the model is asked, in plain text; the model's own chat template wraps it.
+        reference: the right answer.
+        tags: anything worth grouping by (``speaker``, ``seen_speaker``...).
+    """
+
+    id: str
+    audio: Path
+    instruction: str
+    reference: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """A set of clips with questions and a metric. Subclass it, or use `ManifestTask`."""
+
+    name: str
+    kind: Literal["dense", "sparse"]
+    """Dense tasks need every word (ASR, translation); sparse ones a gist (emotion, questions)."""
+    summary: str = ""
+    metric: str
+    """The headline key of `score`, e.g. ``wer``."""
+    higher_is_better: bool
+    max_new_tokens: int
+
+    @abstractmethod
+    def examples(self, limit: int | None = None) -> list[Example]:
+        """The clips, always in the same order; the first `limit` of them if given. Raises DataError."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        """Metrics by name, in percent or points as the field prints them (WER 2.5 means 2.5 %)."""
