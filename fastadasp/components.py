@@ -6,7 +6,6 @@ them, sets the class variable ``name`` and returns the class from the matching h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -38,16 +37,20 @@ class Component(BaseModel):
 
 
 class Scorer(Component):
-    """Says something about audio tokens. Subclasses override one or both methods and list what they give in ``gives``."""
+    """Says something about audio tokens. Subclasses override one or both methods and list what they give in ``gives``.
+
+    Rows are clips, not samples: a prompt with two recordings has two rows, so nothing is ever compared across recordings.
+    N is the longest clip's number of audio tokens; shorter clips are padded at the end (`LayerView.valid`).
+    """
 
     gives: ClassVar[tuple[ScoreKind, ...]]
 
     def importance(self, layer: LayerView) -> Tensor:
-        """One score a token, larger = worth more: float [batch, audio tokens]. Padding entries may hold anything."""
+        """One score a token, larger = worth more: float [clips, N]. Padding entries may hold anything."""
         raise TypeError(f"scorer {self.name!r} gives no importance, only {', '.join(self.gives)}")
 
     def affinity(self, layer: LayerView) -> Tensor:
-        """One score a neighbouring pair (i, i+1), larger = joins sooner: float [batch, audio tokens - 1]."""
+        """One score a neighbouring pair (i, i+1), larger = joins sooner: float [clips, N - 1]."""
         raise TypeError(f"scorer {self.name!r} gives no affinity, only {', '.join(self.gives)}")
 
 
@@ -65,19 +68,19 @@ class Merger(Component):
         """`exact`, for mergers whose parameters decide it."""
         return self.exact
 
-    def capacity(self, clip_tokens: Sequence[int]) -> int:
-        """The most tokens that can go from one sample whose clips hold `clip_tokens` tokens (host integers)."""
+    def capacity(self, tokens: int) -> int:
+        """The most tokens that can go from a clip of `tokens` audio tokens."""
         raise NotImplementedError
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        """The token plan.
+        """The token plan of one layer.
 
         Args:
-            layer: what the layer knows about the audio tokens (shapes in `LayerView`).
-            select: the ``select`` scores, [batch, N] importances or [batch, N-1] affinities. Padding entries and pairs
-                that cross two clips are already -inf (affinity) or +inf (importance), so they never go first.
-            weight: the ``weight`` importances [batch, N], or None for equal weights.
-            remove: int64 [batch], how many tokens each sample loses; never above `capacity`.
+            layer: what the layer knows about the audio tokens; one row a clip (shapes in `LayerView`).
+            select: the ``select`` scores, importances [clips, N] or affinities [clips, N-1]. Padding tokens hold +inf and
+                pairs that reach into padding -inf, so neither is ever chosen first.
+            weight: the ``weight`` importances [clips, N], float32 >= 0, or None for equal weights.
+            remove: int64 [clips], how many tokens each clip loses; never above its `capacity`.
         """
         raise NotImplementedError
 

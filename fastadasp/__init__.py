@@ -1,0 +1,114 @@
+"""fastadasp: fewer audio tokens inside speech language models.
+
+    with fastadasp.load_strategy("weighted", budget=0.5).apply(model) as trace:
+        model.generate(**inputs)
+
+Nothing is imported before it is asked for, so that ``import fastadasp`` costs next to nothing and never loads torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastadasp import ops as ops
+    from fastadasp.budget import Budget
+    from fastadasp.components import Component, LayerSelector, Merger, Schedule, Scorer
+    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.engine.view import LayerView
+    from fastadasp.errors import (
+        DataError,
+        FastAdaSPError,
+        ModelError,
+        PluginError,
+        RunError,
+        StrategyError,
+        UnknownNameError,
+    )
+    from fastadasp.hookspecs import hookimpl
+    from fastadasp.models.adapter import ModelAdapter
+    from fastadasp.registry import get_registry
+    from fastadasp.strategy import Strategy, load_strategy
+    from fastadasp.tasks.manifest import ManifestTask
+    from fastadasp.tasks.task import Example, Task
+
+    __version__: str
+
+__all__ = [
+    "Budget",
+    "Component",
+    "DataError",
+    "Example",
+    "FastAdaSPError",
+    "LayerSelector",
+    "LayerView",
+    "ManifestTask",
+    "Merger",
+    "ModelAdapter",
+    "ModelError",
+    "PluginError",
+    "RunError",
+    "Schedule",
+    "Scorer",
+    "Strategy",
+    "StrategyError",
+    "Task",
+    "TokenPlan",
+    "UnknownNameError",
+    "__version__",
+    "get_registry",
+    "hookimpl",
+    "load_strategy",
+    "ops",
+]
+
+_HOMES = {
+    "budget": ("Budget",),
+    "components": ("Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
+    "engine.plan": ("TokenPlan",),
+    "engine.view": ("LayerView",),
+    "errors": (
+        "DataError",
+        "FastAdaSPError",
+        "ModelError",
+        "PluginError",
+        "RunError",
+        "StrategyError",
+        "UnknownNameError",
+    ),
+    "hookspecs": ("hookimpl",),
+    "models.adapter": ("ModelAdapter",),
+    "registry": ("get_registry",),
+    "strategy": ("Strategy", "load_strategy"),
+    "tasks.manifest": ("ManifestTask",),
+    "tasks.task": ("Example", "Task"),
+}
+_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    value: Any
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name == "ops":
+        value = import_module(f"{__name__}.ops")
+    elif name == "__version__":
+        value = _version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fastadasp")
+    except PackageNotFoundError:  # run from a folder, not installed
+        return "0.0.0"

@@ -1,0 +1,44 @@
+"""Attention masks for sequences that became shorter, in whatever form the model's attention takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+
+
+def causal_mask(
+    implementation: str, config: Any, states: Tensor, keys: int, valid: Tensor | None
+) -> Any:
+    """The causal mask of queries `states` [B, T, D] over the last T of `keys` keys.
+
+    Args:
+        implementation: the attention implementation underneath, e.g. ``sdpa``.
+        valid: bool [B, keys], False for padding; None if there is none.
+
+    Returns:
+        What that implementation takes: None, a bool or additive tensor [B, 1, T, keys], a [B, keys] padding mask...
+    """
+    batch, length = states.shape[:2]
+    mask = ALL_MASK_ATTENTION_FUNCTIONS[implementation](
+        batch_size=batch,
+        q_length=length,
+        kv_length=keys,
+        q_offset=keys - length,
+        kv_offset=0,
+        mask_function=causal_mask_function,
+        attention_mask=valid,
+        # Asking whether padding is really there would wait for the device; the caller knows.
+        allow_is_causal_skip=valid is None,
+        dtype=states.dtype,
+        config=config,
+        use_vmap=False,
+        device=states.device,
+    )
+    if valid is not None and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 4:
+        # A padding query sees no key at all; let it see itself, so that no backend divides by zero.
+        own = torch.arange(keys - length, keys, device=mask.device).unsqueeze(1) == torch.arange(keys, device=mask.device)
+        mask = mask | own
+    return mask

@@ -1,0 +1,61 @@
+"""From a strategy's budget to token counts: how many audio tokens each clip loses at each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fastadasp.strategy import Strategy
+
+
+def layer_ratios(strategy: Strategy, num_layers: int) -> tuple[float, ...]:
+    """The fraction of its current audio tokens that each layer is to remove."""
+    start = strategy.layers.start_layer(num_layers)
+    ratio = strategy.budget.ratio_for(strategy.schedule, start, num_layers)
+    return strategy.schedule.ratios(ratio, start, num_layers)
+
+
+def survivors_by_layer(
+    strategy: Strategy, ratios: Sequence[float], tokens: int, current: int | None = None, first: int = 0
+) -> tuple[int, ...]:
+    """Audio tokens of one clip that leave each layer from `first` on.
+
+    With a ``ratio`` budget layer i removes ``int(n r_i)`` of its current n tokens, as the released code does. With a
+    ``tokens`` budget the counts follow the schedule's ideal curve, each rounded to the nearest token, so that rounding
+    does not add up over the layers and the last count is the budget's to half a token.
+
+    Args:
+        ratios: the fraction each layer removes (`layer_ratios`).
+        tokens: audio tokens of the clip before layer 0.
+        current: audio tokens of the clip before layer `first`, if not `tokens`.
+    """
+    raw = strategy.budget.ratio is not None
+    now = tokens if current is None else current
+    ideal, counts = float(tokens), []
+    for layer, fraction in enumerate(ratios):
+        ideal *= 1.0 - fraction
+        if layer < first:
+            continue
+        wanted = int(now * fraction) if raw else now - math.floor(ideal + 0.5)
+        now -= min(max(wanted, 0), strategy.merger.capacity(now)) if fraction > 0 else 0
+        counts.append(now)
+    return tuple(counts)
+
+
+def removals(strategy: Strategy, num_layers: int, clips: Sequence[int]) -> list[tuple[int, ...]]:
+    """What each layer takes from each clip: `num_layers` tuples of one count a clip."""
+    ratios = layer_ratios(strategy, num_layers)
+    paths = [(tokens, *survivors_by_layer(strategy, ratios, tokens)) for tokens in clips]
+    return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers)]
+
+
+def removals_after(
+    strategy: Strategy, num_layers: int, layer: int, clips: Sequence[int], current: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """What the layers after `layer` take, given what each clip has `current`ly; for mergers that are not exact."""
+    ratios = layer_ratios(strategy, num_layers)
+    paths = [
+        (now, *survivors_by_layer(strategy, ratios, tokens, now, layer + 1))
+        for tokens, now in zip(clips, current, strict=True)
+    ]
+    return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers - layer - 1)]

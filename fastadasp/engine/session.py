@@ -1,0 +1,177 @@
+"""A strategy at work inside a model: hooks that reduce the audio tokens as a prompt passes through the decoder.
+
+No model file is changed. For a layer that acts, with h the hidden states after its attention:
+
+- the attention function shows the layer's queries and keys (`fastadasp.engine.attention`);
+- a pre-hook on the second norm makes the token plan and hands R h to the MLP;
+- a hook on the MLP expands its output with S, so that the block's own residual sum h + S mlp(norm(R h)) has the old length;
+- a hook on the layer reduces that sum. Since R S = 1 this is R h + mlp(norm(R h)), exactly the shorter block.
+
+Later layers get rotary embeddings, position ids and masks of the survivors from a pre-hook; each layer's cache simply has
+its own length.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadasp.engine.attention import watching
+from fastadasp.engine.prompt import LayerWork, Prompt
+from fastadasp.engine.trace import Trace
+from fastadasp.errors import ModelError, StrategyError
+from fastadasp.models.adapter import ModelAdapter, adapter_for
+from fastadasp.strategy import Strategy
+
+_busy: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+@contextmanager
+def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None = None) -> Iterator[Trace]:
+    """Runs `model` with `strategy` for as long as the context is open; works with ``model(...)`` and ``generate``.
+
+    Args:
+        model: a transformers model of an installed family. On leaving, also by an exception, it is as it was.
+        spans: int [B, T], which clip each prompt position belongs to (0: none). Needed only where the model is called with
+            ``inputs_embeds``; otherwise audio tokens are found in ``input_ids``.
+
+    Raises:
+        ModelError: the family is not supported, or another strategy is already applied to the model.
+        StrategyError: the strategy does not fit the model.
+    """
+    adapter = adapter_for(model)
+    decoder = adapter.decoder(model)
+    layers = list(getattr(decoder, adapter.layers))
+    kinds = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ModelError(
+            f"{type(decoder).__name__} has layers of type {', '.join(sorted(kinds))}; only full_attention is supported"
+        )
+    strategy.layers.start_layer(len(layers))
+    if decoder in _busy:
+        raise ModelError(
+            f"a strategy is already applied to this {type(model).__name__}; leave its context before entering another"
+        )
+    session = _Session(strategy, model, adapter, decoder, layers, spans)
+    _busy.add(decoder)
+    try:
+        with ExitStack() as stack:
+            watchers = {
+                getattr(layer, adapter.attention): session.work[i].see_attention for i, layer in enumerate(layers)
+            }
+            session.implementation = stack.enter_context(watching(decoder.config, watchers))
+            for handle in session.hook():
+                stack.callback(handle.remove)
+            yield session.trace
+    finally:
+        _busy.discard(decoder)
+
+
+class _Session:
+    """Hooks of one `apply`, and the prompt that is passing through."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        model: nn.Module,
+        adapter: ModelAdapter,
+        decoder: nn.Module,
+        layers: list[nn.Module],
+        spans: Tensor | None,
+    ) -> None:
+        self.strategy, self.model, self.adapter, self.decoder, self.layers = strategy, model, adapter, decoder, layers
+        self.given_spans = spans
+        self.found_spans: Tensor | None = None
+        self.implementation = ""
+        self.trace = Trace()
+        self.prompt: Prompt | None = None
+        self.work = [LayerWork(self, i) for i in range(len(layers))]
+        self._parameters = tuple(inspect.signature(type(model).forward).parameters)[1:]
+
+    def hook(self) -> Iterator[Any]:
+        """Registers every hook and gives back its handle."""
+        if self.model is not self.decoder:
+            yield self.model.register_forward_pre_hook(self._enter_model, with_kwargs=True)
+        yield self.decoder.register_forward_pre_hook(self._enter_decoder, with_kwargs=True)
+        yield self.decoder.register_forward_hook(self._leave_decoder, always_call=True)
+        for layer, work in zip(self.layers, self.work, strict=True):
+            yield layer.register_forward_pre_hook(work.enter, with_kwargs=True)
+            yield getattr(layer, self.adapter.norm).register_forward_pre_hook(work.before_norm)
+            yield getattr(layer, self.adapter.mlp).register_forward_hook(work.after_mlp)
+            yield layer.register_forward_hook(work.leave)
+
+    def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(self._parameters, args, strict=False)) | kwargs
+        ids = given.get("input_ids")
+        self.found_spans = None
+        if self.given_spans is None and ids is not None and ids.shape[1] > 1:
+            self.found_spans = self.adapter.span_ids(self.model, ids)
+
+    def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        states = kwargs.get("inputs_embeds")
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if states is None and ids is None:
+            return  # the decoder's own message about that is clear
+        rows, length = (states if states is not None else ids).shape[:2]
+        past = 0 if cache is None else int(cache.get_seq_length())
+        self.prompt = Prompt(
+            self,
+            cache=cache,
+            past=past,
+            batch=rows,
+            length=length,
+            mask=kwargs.get("attention_mask"),
+            span_ids=self._spans_for(rows, length, past),
+            embeds=states,
+        )
+
+    def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.prompt, self.found_spans = None, None
+
+    def _spans_for(self, rows: int, length: int, past: int) -> Tensor | None:
+        """The span numbers of this forward pass, expanded to beams; None for a pass without audio."""
+        if self.given_spans is not None:
+            spans = self.given_spans
+            if past:  # given spans describe the prompt; what follows it is text
+                return None
+            if spans.dim() != 2 or spans.shape[1] != length or rows % spans.shape[0]:
+                raise ModelError(
+                    f"spans has shape {tuple(spans.shape)}, but the prompt has {rows} sample(s) of {length} positions"
+                )
+            return spans.repeat_interleave(rows // spans.shape[0], dim=0)
+        found = self.found_spans
+        if found is None:
+            return None
+        if found.shape[1] != length:
+            raise ModelError(
+                f"the prompt has {found.shape[1]} tokens but the decoder got {length}: give one audio placeholder for each "
+                "audio token (let the model's processor expand the prompt)"
+            )
+        return found
+
+    def check_supported(self, mask: Any, cache: Any) -> None:
+        """Refuses what a strategy cannot work with, before the model runs."""
+        if isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.dim() != 2):
+            raise ModelError(
+                "strategies need the plain [batch, tokens] attention mask; ready-made masks (static caches, custom 4D masks) "
+                "are not supported: use the default dynamic cache"
+            )
+        if cache is not None and getattr(cache, "is_compileable", False):
+            raise ModelError("static caches are not supported with a strategy; use the default dynamic cache")
+
+    def rotary(self, states: Tensor, positions: Tensor) -> Any:
+        """Rotary embeddings of `positions` as the decoder makes them."""
+        embed = getattr(self.decoder, self.adapter.rotary, None)
+        if embed is None:
+            raise StrategyError(
+                f'positions = "compact" needs rotary embeddings, which {type(self.decoder).__name__} lacks; use "original"'
+            )
+        with torch.no_grad():
+            return embed(states, positions)

@@ -1,0 +1,264 @@
+"""Strategies: named recipes that say what to remove, how, where and how much. Data, not code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from fastadasp.budget import Budget
+from fastadasp.checks import name_fault
+from fastadasp.components import Component, LayerSelector, Merger, Schedule, Scorer
+from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
+from fastadasp.recipe import Faults, build_component, explain, override, parse_overrides, read_toml, show
+from fastadasp.registry import get_registry
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fastadasp.engine.trace import Trace
+
+__all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
+
+
+class Strategy(BaseModel):
+    """A recipe, checked to fit together.
+
+    Fields that hold a component take an object, an installed name, or a table of ``name`` and parameters.
+
+    Attributes:
+        name: how people call it.
+        summary: one line for listings.
+        source: where the method comes from (a paper, a repository).
+        select: says which tokens join or go.
+        weight: says how much each token counts inside its cluster; None for equally.
+        merger: turns scores and a count into a token plan.
+        schedule: spreads the budget over the layers.
+        layers: says at which layer the schedule starts.
+        positions: survivors keep their ``original`` positions, or count anew (``compact``).
+        site: where tokens are removed: ``block``, between a layer's attention and its MLP.
+        budget: how much to remove.
+        seed: of everything random.
+
+    Raises:
+        StrategyError: on any wrong value, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    summary: str = ""
+    source: str = ""
+    select: Scorer
+    weight: Scorer | None = None
+    merger: Merger
+    schedule: Schedule
+    layers: LayerSelector
+    positions: Literal["original", "compact"] = "original"
+    site: Literal["block"] = "block"
+    budget: Budget = Budget(tokens=0.5)
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            select: Scorer | str | Mapping[str, Any],
+            merger: Merger | str | Mapping[str, Any],
+            schedule: Schedule | str | Mapping[str, Any],
+            layers: LayerSelector | str | Mapping[str, Any],
+            weight: Scorer | str | Mapping[str, Any] | None = None,
+            summary: str = "",
+            source: str = "",
+            positions: Literal["original", "compact"] = "original",
+            site: Literal["block"] = "block",
+            budget: Budget | float | str | Mapping[str, Any] = 0.5,
+            seed: int = 0,
+        ) -> None: ...
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, file: str | os.PathLike[str] | None = None) -> Strategy:
+        """A strategy from plain values, as `to_dict` gives them. `file` is named in errors."""
+        return cls.model_validate(data, context={"file": file})
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Strategy:
+        """A strategy from a recipe file."""
+        return cls.from_dict(read_toml(path), file=path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole recipe as plain values; fields without content are left out."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        return {field: value for field, value in data.items() if value != ""}
+
+    def to_toml(self) -> str:
+        """The text of a recipe file that reads back to an equal strategy."""
+        return tomli_w.dumps(self.to_dict())
+
+    def content_hash(self) -> str:
+        """SHA-256 over every field: equal for equal recipes, on every machine."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def replace(self, **overrides: Any) -> Strategy:
+        """The strategy with some fields changed; `load_strategy` says how overrides are written."""
+        return type(self).from_dict(override(self, overrides)) if overrides else self
+
+    def with_budget(self, budget: Budget | float | str) -> Strategy:
+        """The strategy with another budget."""
+        return self.replace(budget=budget)
+
+    def apply(self, model: nn.Module, *, spans: Tensor | None = None) -> AbstractContextManager[Trace]:
+        """Works inside `model` while the context is open; yields a trace of what happened at each layer.
+
+        Args:
+            model: a transformers model of an installed family. On leaving it is as it was.
+            spans: int [batch, positions], which clip each prompt position belongs to (0: none); only needed if the model
+                is called with ``inputs_embeds``.
+        """
+        from fastadasp.engine.session import apply_strategy
+
+        return apply_strategy(self, model, spans=spans)
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if fault := name_fault(value):
+            raise Faults(f"`name`: the recipe {fault}")
+        return value
+
+    @field_validator("select", "weight", "merger", "schedule", "layers", mode="before")
+    @classmethod
+    def _read_component(cls, value: Any, info: ValidationInfo) -> Component | None:
+        if info.field_name == "weight" and (value is None or value == "none"):
+            return None
+        return build_component(str(info.field_name), value)
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _read_budget(cls, value: Any) -> Budget:
+        try:
+            return Budget.of(value)
+        except StrategyError as error:
+            raise Faults(str(error)) from None
+
+    @field_serializer("select", "weight", "merger", "schedule", "layers")
+    def _write_component(self, value: Component | None) -> dict[str, Any] | None:
+        return None if value is None else {"name": value.name, **value.parameters()}
+
+    # Defined before `_say_it_plainly`, which must come last to wrap it.
+    @model_validator(mode="after")
+    def _check_fit(self) -> Self:
+        faults = []
+        needed = self.merger.reads
+        if needed not in self.select.gives:
+            faults.append(
+                f"`select`: merger {self.merger.name!r} reads {needed}, but scorer {self.select.name!r} gives "
+                f"{_gives(self.select)}. Scorers that give {needed}: {_scorers(needed)}"
+            )
+        if self.weight is not None and not self.merger.uses_weight:
+            faults.append(
+                f"`weight`: merger {self.merger.name!r} averages nothing, so a weight has no meaning; leave it out "
+                "(or override it: weight=none)"
+            )
+        elif self.weight is not None and "importance" not in self.weight.gives:
+            faults.append(
+                f"`weight` needs importance, but scorer {self.weight.name!r} gives {_gives(self.weight)}. Scorers that "
+                f"give importance: {_scorers('importance')}"
+            )
+        if faults:
+            raise Faults(*faults)
+        return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_it_plainly(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        name = data.get("name") if isinstance(data, Mapping) else None
+        file = (info.context or {}).get("file")
+        recipe = "recipe" + (f" {show(name)}" if name is not None else "") + (f" ({os.fspath(file)})" if file else "")
+        if not isinstance(data, Mapping | Strategy):
+            raise StrategyError(f"{recipe}: a recipe is a table of fields, not {show(data)}")
+        try:
+            return handler(dict(data) if isinstance(data, Mapping) else data)
+        except ValidationError as error:
+            faults = explain(error, cls.model_fields, "field")
+        except FastAdaSPError as error:
+            faults = [str(error)]
+        if len(faults) == 1:
+            raise StrategyError(f"{recipe}: {faults[0]}")
+        raise StrategyError(f"{recipe} has {len(faults)} faults:" + "".join(f"\n  - {fault}" for fault in faults))
+
+
+def load_strategy(
+    name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Strategy, **overrides: Any
+) -> Strategy:
+    """A strategy by its installed name, from a recipe file, or from values at hand.
+
+    Args:
+        name_or_path: a name; a path (whatever ends in ``.toml`` or holds a separator); a table; or a strategy.
+        **overrides: fields to change. A table merges into a section (``layers={"layer": 3}``), unless it names another
+            component, which starts from its own defaults; so do dotted keys (``**{"schedule.name": "decay"}``). Anything
+            else replaces: ``schedule="decay"``, ``budget=0.3``, ``weight=None``. ``ratio=0.3`` and ``tokens=0.3`` stand
+            for the budget.
+
+    Raises:
+        UnknownNameError: no strategy of this name is installed.
+        PluginError: it is installed but broken.
+        StrategyError: the recipe or an override is wrong.
+    """
+    if isinstance(name_or_path, Strategy):
+        strategy = name_or_path
+    elif isinstance(name_or_path, Mapping):
+        strategy = Strategy.from_dict(name_or_path)
+    elif not isinstance(name_or_path, str | os.PathLike):
+        raise StrategyError(f"a strategy is a name, a path, a table or a Strategy, not {show(name_or_path)}")
+    elif _is_path(name_or_path):
+        strategy = Strategy.from_toml(name_or_path)
+    else:
+        strategy = _installed(str(name_or_path))
+    return strategy.replace(**overrides)
+
+
+def _installed(name: str) -> Strategy:
+    try:
+        return get_registry().get("strategy", name)
+    except UnknownNameError as error:
+        if Path(f"{name}.toml").is_file():
+            raise UnknownNameError(
+                "strategy", name, [e.name for e in get_registry().entries("strategy")],
+                f"For the file in this folder write {name + '.toml'!r}.",
+            ) from error  # fmt: skip
+        raise
+
+
+def _is_path(value: str | os.PathLike[str]) -> bool:
+    text = os.fspath(value)
+    return not isinstance(value, str) or text.endswith(".toml") or any(s in text for s in (os.sep, os.altsep) if s)
+
+
+def _gives(scorer: Scorer) -> str:
+    return " and ".join(scorer.gives)
+
+
+def _scorers(score: str) -> str:
+    names = [entry.name for entry in get_registry().entries("scorer") if score in entry.value.gives]
+    return ", ".join(names) or "none installed"

@@ -1,0 +1,36 @@
+"""Key similarity: how alike the keys of neighbouring audio tokens are (FastAdaSP, `paper` section 3; released code)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from fastadasp import Scorer, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp import LayerView
+    from fastadasp.components import ScoreKind
+
+
+class KeySimilarity(Scorer):
+    """s_i = cosine(K_i, K_{i+1}), with K the keys after rotary embedding, all key/value heads concatenated.
+
+    Source: Lu et al., FastAdaSP, EMNLP 2024, as in the authors' released code. ToMe (Bolya et al., ICLR 2023) takes the
+    mean over heads instead, and matches tokens across the whole sequence.
+    """
+
+    name: ClassVar[str] = "key-similarity"
+    summary: ClassVar[str] = "cosine of neighbouring keys after rotary embedding, heads concatenated"
+    gives: ClassVar[tuple[ScoreKind, ...]] = ("affinity",)
+
+    def affinity(self, layer: LayerView) -> Tensor:
+        """Cosines in [-1, 1], float32 [clips, N - 1]."""
+        from fastadasp.ops import cosine_to_next
+
+        return cosine_to_next(layer.keys)
+
+
+@hookimpl
+def fastadasp_scorers() -> list[type[Scorer]]:
+    return [KeySimilarity]

@@ -1,0 +1,103 @@
+"""Parity with the authors' released code: every case of every pair in the folder given by ``--golden DIR``.
+
+The pairs beside this file were written by running the released FastAdaSP model (see README.md here).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen2Config, Qwen2Model
+
+import fastadasp
+
+TOLERANCE = 1e-5
+SCHEDULES = {"none": "single-shot", "constant": "constant", "decay": "decay"}
+RECIPES: dict[str, dict[str, Any]] = {
+    "merge_weighted": {"select": "key-similarity", "weight": "received-attention", "merger": "runs"},
+    "merge_ave": {"select": "key-similarity", "weight": "uniform", "merger": "runs"},
+    "atome": {"select": "key-similarity", "weight": "uniform", "merger": {"name": "pairs", "overlap": "skip"}},
+    "evicit": {"select": "received-attention", "merger": "drop"},
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    folder = Path(metafunc.config.getoption("--golden"))
+    cases = []
+    for path in sorted(folder.glob("*.json")):
+        for index, case in enumerate(json.loads(path.read_text())["cases"]):
+            label = f"{path.stem}-{index}-{case['method']}-{case['schedule']}-{case['ratio']}"
+            cases.append(pytest.param(path, index, id=label))
+    metafunc.parametrize(("path", "index"), cases)
+
+
+@lru_cache(maxsize=1)
+def load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], Qwen2Model]:
+    """A golden pair, with its weights in a transformers model."""
+    spec = json.loads(path.read_text())
+    tensors = load_file(path.with_suffix(".safetensors"))
+    sizes = dict(spec["config"])
+    sizes["rope_parameters"] = {"rope_type": "default", "rope_theta": sizes.pop("rope_theta")}
+    model = Qwen2Model(Qwen2Config(**sizes, attn_implementation="sdpa")).eval()
+    weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if [name for name in missing if "embed_tokens" not in name] or unexpected:
+        raise ValueError(f"{path}: weights do not fit Qwen2Model: missing {missing}, unexpected {unexpected}")
+    return spec, tensors, model
+
+
+def strategy_for(case: dict[str, Any]) -> fastadasp.Strategy | None:
+    """The recipe that a case's method is, or None for the plain model."""
+    if case["method"] == "none":
+        return None
+    if case["method"] not in RECIPES:
+        pytest.skip(f"no recipe for method {case['method']!r}")
+    return fastadasp.load_strategy(
+        {
+            "name": case["method"],
+            **RECIPES[case["method"]],
+            "schedule": SCHEDULES[case["schedule"]],
+            "layers": {"name": "fixed", "layer": case["layer"]},
+            "positions": "compact",
+            "budget": {"ratio": case["ratio"]},
+        }
+    )
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@torch.no_grad()
+def test_parity(path: Path, index: int) -> None:
+    spec, tensors, model = load(path)
+    case = spec["cases"][index]
+    strategy = strategy_for(case)
+    embeds = tensors["inputs_embeds"]
+    spans = torch.zeros(embeds.shape[:2], dtype=torch.int64)
+    spans[:, spec["audio_start"] : spec["audio_stop"]] = 1
+
+    def run() -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        prefill = model(inputs_embeds=embeds, use_cache=True)
+        lengths = [layer.get_seq_length() for layer in prefill.past_key_values.layers]
+        position = torch.tensor([[embeds.shape[1]]])
+        decode = model(
+            inputs_embeds=tensors["next_embeds"], past_key_values=prefill.past_key_values, position_ids=position
+        )
+        return prefill.last_hidden_state, decode.last_hidden_state, lengths
+
+    if strategy is None:
+        prefill, decode, lengths = run()
+    else:
+        with strategy.apply(model, spans=spans) as trace:
+            prefill, decode, lengths = run()
+        assert [layer.kv_length for layer in trace.layers] == case["kv_lengths"]
+    assert lengths == case["kv_lengths"]
+    assert relative_error(prefill, tensors[f"case{index}.prefill"]) <= TOLERANCE
+    assert relative_error(decode, tensors[f"case{index}.decode"]) <= TOLERANCE
