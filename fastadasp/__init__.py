@@ -3,7 +3,7 @@
     with fastadasp.load_strategy("weighted", budget=0.5).apply(model) as trace:
         model.generate(**inputs)
 
-Nothing is imported before it is asked for, so that ``import fastadasp`` costs next to nothing and never loads torch.
+Nothing is imported before it is asked for, so ``import fastadasp`` costs next to nothing and never loads torch.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class Budget(BaseModel):
         Raises:
             StrategyError: the schedule cannot remove that much; says how much it can.
         """
-        if self.ratio is not None or self.tokens is None:
-            return self.ratio or 0.0
+        if self.tokens is None:
+            return self.ratio or 0.0  # one of the two is always set
         try:
             return _solve(self.tokens, schedule, start, num_layers)
         except TypeError:  # a schedule with a list among its parameters has no hash
@@ -106,17 +106,17 @@ def _solve(goal: float, schedule: Schedule, start: int, num_layers: int) -> floa
         )
     if (least := removed(low)) > goal + _TOLERANCE:
         raise StrategyError(
-            f"budget {goal!r} cannot be met: {where} removes {least:.4g} of the audio tokens already at ratio 0"
+            f"budget {goal!r} cannot be met: {where} removes {least:.4g} of the tokens already at ratio 0"
         )
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if removed(middle) < goal else (low, middle)
-    # The neat neighbour first: whole token counts are cut from this number, and 0.49999999999999994 is one short.
+    # The neat neighbour first: token counts are cut from this number, and 0.49999999999999994 is one short.
     for ratio in (round(high, 12), high, low):
         if 0 < ratio < 1 and abs(removed(ratio) - goal) <= _TOLERANCE:
             return ratio
     raise StrategyError(
-        f"budget {goal!r} cannot be met: {where} jumps from {removed(low):.4g} to {removed(high):.4g} of the audio "
-        "tokens; set a ratio instead"
+        f"budget {goal!r} cannot be met: {where} jumps from {removed(low):.4g} to {removed(high):.4g} of the "
+        "audio tokens; set a ratio instead"
     )
 
 
@@ -124,12 +124,12 @@ def _removed(schedule: Schedule, ratio: float, start: int, num_layers: int) -> f
     ratios = schedule.ratios(ratio, start, num_layers)
     if len(ratios) != num_layers or not all(0 <= r < 1 for r in ratios):
         raise StrategyError(
-            f"schedule {schedule.name!r} is faulty: for ratio {ratio:.4g}, start {start} and {num_layers} layers it "
-            f"must give {num_layers} fractions in [0, 1), but gave {tuple(ratios)!r}"
+            f"schedule {schedule.name!r} is faulty: for ratio {ratio:.4g}, start {start} and {num_layers} layers "
+            f"it must give {num_layers} fractions in [0, 1), but gave {tuple(ratios)!r}"
         )
     return 1 - math.prod(1 - r for r in ratios)
 
 
 def _floor(fraction: float) -> str:
     """Cut, not rounded, so that the figure shown can be met."""
-    return f"{math.floor(fraction * 1e4) / 1e4:g}"
+    return f"{math.floor(fraction * 1e4 + 1e-6) / 1e4:g}"

@@ -1,4 +1,4 @@
-"""What a plugin's contribution must satisfy to enter the registry. Every check answers with a fault in words, or None."""
+"""What a plugin's contribution must satisfy to enter the registry. A check answers with a fault, or None."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
 
 def name_fault(name: object) -> str | None:
-    """What is wrong with a name, if anything. Names stand in TOML, comma lists and file names, so they are plain."""
+    """What is wrong with a name, if anything. Names stand in TOML, comma lists and file names: keep them plain."""
     if not isinstance(name, str) or not name:
         return "has no `name`"
     if not _NAME.fullmatch(name) or name.endswith(".toml"):
@@ -46,9 +46,9 @@ def component_fault(kind: Kind, value: Any) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence with the names that come close, with a space before it, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    """A question with the name that comes closest, with a space before it, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def describe(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import pluggy
 
 from fastadasp import hookspecs
-from fastadasp.checks import Kind
+from fastadasp.checks import Kind, did_you_mean
 
 HOOKS: dict[str, Kind] = {
     "fastadasp_scorers": "scorer",
@@ -78,7 +77,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class PluginRecord:
-    """What there is to know about a plugin. A broken one may still bring components, those without a fault."""
+    """What there is to know about a plugin. A broken one still brings those components that have no fault."""
 
     name: str
     distribution: str
@@ -91,7 +90,7 @@ class PluginRecord:
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, which passes over the hook implementations that were found faulty instead of giving up."""
+    """pluggy's manager, passing over hook implementations that were found faulty instead of giving up."""
 
     def __init__(self) -> None:
         super().__init__(hookspecs.PROJECT)
@@ -131,9 +130,7 @@ class Plugin:
     def fault(self, text: str, hook: str | None = None, kind: Kind | None = None, name: str | None = None) -> None:
         """Notes a fault."""
         origin = self.origin
-        self.problems.append(
-            Problem(origin.entry_point, origin.distribution, origin.version, hook, text, kind, name)
-        )
+        self.problems.append(Problem(origin.entry_point, origin.distribution, origin.version, hook, text, kind, name))
 
     def load(self) -> None:
         """Imports what the entry point names."""
@@ -190,7 +187,7 @@ def explain(error: BaseException) -> str:
 
 
 def _examine(manager: PluginManager, target: object, name: str) -> tuple[str | None, str | None]:
-    """(hook, fault) of one attribute: (None, None) for what is no hook, (hook, None) for a good implementation."""
+    """(hook, fault) of one attribute: (None, None) for what is no hook, (hook, None) for a good one."""
     try:
         options = manager.parse_hookimpl_opts(target, name)
         function = getattr(target, name) if options is not None or name in HOOKS else None
@@ -202,9 +199,7 @@ def _examine(manager: PluginManager, target: object, name: str) -> tuple[str | N
         return name, "is not marked with @fastadasp.hookimpl, so it would never be called"
     hook = options.get("specname") or name
     if hook not in HOOKS:
-        close = difflib.get_close_matches(hook, HOOKS, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        return hook, f"there is no such hook.{guess} Hooks: {', '.join(HOOKS)}"
+        return hook, f"there is no such hook.{did_you_mean(hook, HOOKS)} Hooks: {', '.join(HOOKS)}"
     if options.get("wrapper") or options.get("hookwrapper"):
         return hook, "is a hook wrapper; only plain implementations are called here"
     spec = getattr(manager.hook, hook).spec
@@ -214,10 +209,9 @@ def _examine(manager: PluginManager, target: object, name: str) -> tuple[str | N
     except (TypeError, ValueError):
         return hook, None
     free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    extra = [
-        p.name for p in parameters if p.default is p.empty and p.kind not in free and p.name not in offered
-    ]
+    extra = [p.name for p in parameters if p.default is p.empty and p.kind not in free and p.name not in offered]
     if extra:
         takes = f"takes only {', '.join(offered)}" if offered else "takes no arguments"
-        return hook, f"has the wrong signature: it asks for {', '.join(map(repr, extra))}, but the hook {takes}"
+        asked = ", ".join(map(repr, extra))
+        return hook, f"has the wrong signature: it asks for {asked}, but the hook {takes}"
     return hook, None

@@ -1,10 +1,11 @@
-"""Recipes as text: reading TOML, turning sections into components, overriding fields, and saying what is wrong."""
+"""Recipes as text: reading TOML, turning sections into components, overriding fields, saying what is wrong."""
 
 from __future__ import annotations
 
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +33,19 @@ SHORTHANDS = ("ratio", "tokens")
 
 
 class Faults(ValueError):
-    """One or more faults in words; a ValueError, so that pydantic collects them with those of other fields."""
+    """One or more faults in words; a ValueError, so that pydantic collects it with those of other fields."""
 
     def __init__(self, *faults: str) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A component that is to be built anew from its class, which need not be installed."""
+
+    cls: type[Component]
+    parameters: dict[str, Any]
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -63,6 +72,8 @@ def build_component(field: str, value: Any) -> Component:
         if fault := name_fault(getattr(value, "name", None)):
             raise Faults(f"`{field}`: class {type(value).__name__} {fault}")
         return value
+    if isinstance(value, Changed):
+        return _construct(field, value.cls, value.parameters)
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping):
@@ -76,14 +87,13 @@ def build_component(field: str, value: Any) -> Component:
         known = ", ".join(entry.name for entry in get_registry().entries(kind))
         raise Faults(f"`{field}` has no name: give {field}.name, one of {known or '(none installed)'}")
     try:
-        found: type[Component] = get_registry().get(kind, name)
+        found: Any = get_registry().get(kind, name)
     except FastAdaSPError as error:
         raise Faults(f"`{field}`: {error}") from None
-    return construct(field, found, parameters)
+    return _construct(field, found, parameters)
 
 
-def construct(field: str, cls: type[Component], parameters: Mapping[str, Any]) -> Component:
-    """A component from its parameters. Raises Faults."""
+def _construct(field: str, cls: type[Component], parameters: Mapping[str, Any]) -> Component:
     what = f"{SECTIONS[field]} {cls.name!r}"
     try:
         return cls.model_validate(dict(parameters))
@@ -98,7 +108,7 @@ def construct(field: str, cls: type[Component], parameters: Mapping[str, Any]) -
 def explain(error: ValidationError, known: Iterable[str], what: str, prefix: str = "") -> list[str]:
     """The faults of a pydantic error, in words: field, value, what is allowed."""
     known = sorted(known)
-    faults = []
+    faults: list[str] = []
     for item in error.errors(include_url=False):
         field = prefix + ".".join(map(str, item["loc"]))
         raised = item.get("ctx", {}).get("error")
@@ -128,15 +138,12 @@ def override(strategy: Strategy, overrides: Mapping[str, Any]) -> dict[str, Any]
     fields: dict[str, Any] = {field: getattr(strategy, field) for field in type(strategy).model_fields}
     for field, value in _gather(overrides).items():
         current = fields.get(field)
-        if isinstance(value, Mapping) and isinstance(current, Component):
-            if value.get("name", current.name) == current.name:
-                parameters = {**current.parameters(), **{k: v for k, v in value.items() if k != "name"}}
-                try:
-                    # The class at hand, not the name: it need not be installed.
-                    value = construct(field, type(current), parameters)
-                except Faults as error:
-                    raise StrategyError(str(error)) from None
         fields[field] = value
+        if not isinstance(value, Mapping) or not isinstance(current, Component):
+            continue
+        if value.get("name", current.name) == current.name:
+            changed = {key: setting for key, setting in value.items() if key != "name"}
+            fields[field] = Changed(type(current), {**current.parameters(), **changed})
     return fields
 
 
@@ -168,7 +175,7 @@ def _gather(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """Overrides written as ``field=value`` or ``field.parameter=value``, as the command line's ``--set`` takes them.
+    """Overrides written as ``field=value`` or ``field.parameter=value``, as the command line's ``--set`` has it.
 
     Values are read as TOML (``3``, ``0.5``, ``true``, ``[1, 2]``, ``"text"``); whatever is not TOML is text.
 
@@ -186,7 +193,8 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             raise StrategyError(f"--set {item!r}: write field=value, e.g. schedule.name=decay")
         if field not in known:
             guess = did_you_mean(field, known)
-            raise StrategyError(f"--set {item!r}: unknown field {field!r}.{guess} Allowed: {', '.join(sorted(known))}")
+            allowed = ", ".join(sorted(known))
+            raise StrategyError(f"--set {item!r}: unknown field {field!r}.{guess} Allowed: {allowed}")
         if key in overrides:
             raise StrategyError(f"--set {item!r}: {key!r} is given twice")
         overrides[key] = _toml_value(text)

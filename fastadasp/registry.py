@@ -1,7 +1,7 @@
 """Finds plugins, names their components and remembers where each came from.
 
-A plugin enters by an entry point of the group ``fastadasp`` (or `Registry.register`). Each is read on its own: whatever
-is wrong with one becomes a `Problem`, and the rest works on.
+A plugin enters by an entry point of the group ``fastadasp`` (or `Registry.register`). Each is read on its own:
+whatever is wrong with one becomes a `Problem`, and the rest works on.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Registry:
         """
         name = name or getattr(plugin, "__name__", None) or type(plugin).__name__
         if name in self._plugins:
-            raise PluginError(f"a plugin called {name!r} is already registered; call unregister({name!r}) first")
+            raise PluginError(f"a plugin {name!r} is already registered; call unregister({name!r}) first")
         module = getattr(plugin, "__name__" if hasattr(plugin, "__spec__") else "__module__", "")
         entered = Plugin(name, Origin("", "", str(module), name), plugin)
         self._plugins[name] = entered
@@ -116,7 +116,7 @@ class Registry:
         return name
 
     def unregister(self, name: str) -> None:
-        """Takes a plugin out again with all that it brought. Raises PluginError if there is none of this name."""
+        """Takes a plugin out again, with all that it brought. Raises PluginError for an unknown name."""
         plugin = self._plugins.pop(name, None)
         if plugin is None:
             raise PluginError(str(UnknownNameError("plugin", name, self._plugins)))
@@ -140,7 +140,7 @@ class Registry:
         points = importlib.metadata.entry_points(group=PROJECT)
         found = [Plugin.of_entry_point(point) for point in points]
         # The built-ins first: a stranger's package cannot take their names.
-        found.sort(key=lambda p: (p.origin.distribution != PROJECT, p.origin.distribution, p.origin.entry_point))
+        found.sort(key=lambda p: (p.origin.distribution != PROJECT, p.key))
         self._loading = True
         try:
             with self.in_use():
@@ -178,7 +178,7 @@ class Registry:
                     self._add_strategy(plugin, hook, item)
                 else:
                     self._add_component(plugin, hook, kind, item)
-            except (Exception, SystemExit) as error:  # a property that raises, a metaclass that does not behave...
+            except (Exception, SystemExit) as error:  # say, a property that raises
                 plugin.fault(f"{describe(item)} cannot be read: {explain(error)}", hook, kind)
 
     def _add_component(self, plugin: Plugin, hook: str, kind: Kind, value: Any) -> None:
@@ -186,8 +186,10 @@ class Registry:
             named = getattr(value, "name", None)
             plugin.fault(fault, hook, kind, named if isinstance(named, str) else None)
             return
-        owner = value if isinstance(value, type) else type(value)
-        self._add(plugin, hook, kind, value.name, value, str(getattr(value, "summary", "") or ""), owner.__module__)
+        module = (value if isinstance(value, type) else type(value)).__module__
+        if kind == "model":  # adapters are plain data: their class says nothing about who wrote them
+            module = plugin.origin.module
+        self._add(plugin, hook, kind, value.name, value, str(getattr(value, "summary", "") or ""), module)
 
     def _add_strategy(self, plugin: Plugin, hook: str, item: Any) -> None:
         from fastadasp.recipe import read_toml
@@ -236,11 +238,11 @@ class Registry:
                 raise PluginError(f"{kind} {name!r} is installed but broken: {problem}")
         hint = ""
         # Whatever could not be read may well hold the name that is asked for.
-        silent = [str(problem) for problem in self.problems if problem.name is None and problem.kind in (None, kind)]
+        silent = [str(p) for p in self.problems if p.name is None and p.kind in (None, kind)]
         if silent:
             hint = f"It may belong to what could not be read: {'; '.join(silent)}."
         if self._loading:
-            hint += " Plugins are still being read: name components inside a hook, not while a module is imported."
+            hint += " Plugins are still being read: name components inside a hook, not on import of a module."
         raise UnknownNameError(kind, name, [n for k, n in self._entries if k == kind], hint.strip())
 
 

@@ -132,8 +132,8 @@ class Strategy(BaseModel):
 
         Args:
             model: a transformers model of an installed family. On leaving it is as it was.
-            spans: int [batch, positions], which clip each prompt position belongs to (0: none); only needed if the model
-                is called with ``inputs_embeds``.
+            spans: int [batch, positions], which clip each prompt position belongs to (0: none); only needed if the
+                model is called with ``inputs_embeds``.
         """
         from fastadasp.engine.session import apply_strategy
 
@@ -172,18 +172,18 @@ class Strategy(BaseModel):
         needed = self.merger.reads
         if needed not in self.select.gives:
             faults.append(
-                f"`select`: merger {self.merger.name!r} reads {needed}, but scorer {self.select.name!r} gives "
-                f"{_gives(self.select)}. Scorers that give {needed}: {_scorers(needed)}"
+                f"`select`: merger {self.merger.name!r} reads {needed}, but scorer {self.select.name!r} "
+                f"gives {_gives(self.select)}. Scorers that give {needed}: {_scorers(needed)}"
             )
         if self.weight is not None and not self.merger.uses_weight:
             faults.append(
-                f"`weight`: merger {self.merger.name!r} averages nothing, so a weight has no meaning; leave it out "
-                "(or override it: weight=none)"
+                f"`weight`: merger {self.merger.name!r} averages nothing, so a weight has no meaning; leave it "
+                "out (or override it: weight=none)"
             )
         elif self.weight is not None and "importance" not in self.weight.gives:
             faults.append(
-                f"`weight` needs importance, but scorer {self.weight.name!r} gives {_gives(self.weight)}. Scorers that "
-                f"give importance: {_scorers('importance')}"
+                f"`weight` needs importance, but scorer {self.weight.name!r} gives {_gives(self.weight)}. Scorers "
+                f"that give importance: {_scorers('importance')}"
             )
         if faults:
             raise Faults(*faults)
@@ -194,7 +194,9 @@ class Strategy(BaseModel):
     def _say_it_plainly(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         name = data.get("name") if isinstance(data, Mapping) else None
         file = (info.context or {}).get("file")
-        recipe = "recipe" + (f" {show(name)}" if name is not None else "") + (f" ({os.fspath(file)})" if file else "")
+        recipe = "recipe" if name is None else f"recipe {show(name)}"
+        if file is not None:
+            recipe += f" ({os.fspath(file)})"
         if not isinstance(data, Mapping | Strategy):
             raise StrategyError(f"{recipe}: a recipe is a table of fields, not {show(data)}")
         try:
@@ -205,20 +207,19 @@ class Strategy(BaseModel):
             faults = [str(error)]
         if len(faults) == 1:
             raise StrategyError(f"{recipe}: {faults[0]}")
-        raise StrategyError(f"{recipe} has {len(faults)} faults:" + "".join(f"\n  - {fault}" for fault in faults))
+        listing = "".join(f"\n  - {fault}" for fault in faults)
+        raise StrategyError(f"{recipe} has {len(faults)} faults:{listing}")
 
 
-def load_strategy(
-    name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Strategy, **overrides: Any
-) -> Strategy:
+def load_strategy(name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Strategy, **overrides: Any) -> Strategy:
     """A strategy by its installed name, from a recipe file, or from values at hand.
 
     Args:
-        name_or_path: a name; a path (whatever ends in ``.toml`` or holds a separator); a table; or a strategy.
-        **overrides: fields to change. A table merges into a section (``layers={"layer": 3}``), unless it names another
-            component, which starts from its own defaults; so do dotted keys (``**{"schedule.name": "decay"}``). Anything
-            else replaces: ``schedule="decay"``, ``budget=0.3``, ``weight=None``. ``ratio=0.3`` and ``tokens=0.3`` stand
-            for the budget.
+        name_or_path: a name; a path (what ends in ``.toml`` or holds a separator); a table; or a strategy.
+        **overrides: fields to change. A table merges into a section (``layers={"layer": 3}``), unless it names
+            another component, which starts from its own defaults; so do dotted keys
+            (``**{"schedule.name": "decay"}``). Anything else replaces: ``schedule="decay"``, ``budget=0.3``,
+            ``weight=None``. ``ratio=0.3`` and ``tokens=0.3`` stand for the budget.
 
     Raises:
         UnknownNameError: no strategy of this name is installed.
@@ -251,8 +252,9 @@ def _installed(name: str) -> Strategy:
 
 
 def _is_path(value: str | os.PathLike[str]) -> bool:
-    text = os.fspath(value)
-    return not isinstance(value, str) or text.endswith(".toml") or any(s in text for s in (os.sep, os.altsep) if s)
+    if not isinstance(value, str):
+        return True
+    return value.endswith(".toml") or any(mark in value for mark in ("/", os.sep))
 
 
 def _gives(scorer: Scorer) -> str:

@@ -1,0 +1,101 @@
+"""Makes the embedded model from data folders: ``python -m fastadasp.demo.train --data DIR``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastadasp.errors import DataError, FastAdaSPError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    data: Annotated[Path, typer.Option(help="folder with digits/, emotion/, orders/ and voices/, each with manifest.jsonl")],
+    encoder: Annotated[str, typer.Option(help="Whisper tiny.en: a transformers folder or a hub id")] = "openai/whisper-tiny.en",
+    out: Annotated[Path, typer.Option(help="folder for the model, the log and checkpoints")] = Path("demo-model"),
+    steps: Annotated[int, typer.Option(min=1, help="training steps")] = 4000,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="stop after this long, with the learning rate at its end")] = None,
+    scale: Annotated[float, typer.Option(min=0.001, max=10, help="multiplies the size of the corpus")] = 1.0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="threads that compute features")] = 2,
+    seed: Annotated[int, typer.Option(help="of the corpus, the weights and the order")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
+) -> None:
+    """Train the embedded speech language model."""
+    import math
+
+    import torch
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastadasp.demo import corpus
+    from fastadasp.demo.architecture import make_model, make_processor, make_tokenizer
+    from fastadasp.demo.features import FeatureMaker
+    from fastadasp.demo.learning import Plan, train
+    from fastadasp.demo.splits import load_recordings
+
+    if not data.is_dir():
+        raise DataError(f"--data {data} is not a folder")
+    if device not in ("auto", "cpu", "cuda"):
+        raise DataError(f"--device is auto, cpu or cuda, not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DataError("--device cuda: this machine has no usable CUDA device")
+    where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    recordings = load_recordings(data)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    sizes = corpus.Sizes()
+    if scale != 1.0:
+        sizes = corpus.Sizes(**{name: max(1, round(count * scale)) for name, count in vars(sizes).items()})
+
+    known = [answer for r in recordings if r.folder == "orders" for _, _, answer in corpus.order_questions(r.labels["slots"])]
+    tokenizer = make_tokenizer(known + ["angry", "happy", "neutral", "sad", "female", "male"] * 20)
+    processor = make_processor(tokenizer)
+    model = make_model(encoder, tokenizer)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), transient=False) as bar:
+        cache = out / "corpus.pt"
+        if resume and cache.is_file():
+            stored = torch.load(cache, weights_only=True)
+            clips = [corpus.Clip(features, asked) for features, asked in stored]
+        else:
+            total = sum(1 for _ in recordings)
+            counting = bar.add_task("features", total=None, note=f"{total} recordings")
+            maker = FeatureMaker(model.model.audio_tower, processor.feature_extractor)
+            clips = corpus.build(
+                recordings, maker, sizes, seed, workers, lambda n: bar.update(counting, completed=n, note=f"{n} clips")
+            )
+            torch.save([(clip.features, clip.questions) for clip in clips], cache)
+            bar.update(counting, total=len(clips))
+        model.to(where)
+        state = None
+        if resume and (out / "checkpoint.pt").is_file():
+            state = torch.load(out / "checkpoint.pt", weights_only=True, map_location=where)
+            model.load_state_dict(state.pop("model"))
+
+        def save(progress_state: dict[str, object]) -> None:
+            torch.save({**progress_state, "model": model.state_dict()}, out / "checkpoint.new")
+            (out / "checkpoint.new").replace(out / "checkpoint.pt")
+            weights = {name: value.detach().to("cpu", torch.float16) for name, value in model.state_dict().items()}
+            model.config.dtype = torch.float16
+            model.save_pretrained(out / "model", state_dict=weights, max_shard_size="15MB")
+            processor.save_pretrained(out / "model")
+
+        plan = Plan(steps=steps, minutes=math.inf if minutes is None else minutes, seed=seed)
+        learning = bar.add_task("training", total=1.0, note="")
+        train(model, tokenizer, clips, plan, out / "log.jsonl", save, lambda d, n: bar.update(learning, completed=d, note=n), state)
+        bar.update(learning, completed=1.0)
+    print(f"model written to {out / 'model'}")
+
+
+if __name__ == "__main__":
+    try:
+        app(standalone_mode=True)
+    except FastAdaSPError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
