@@ -1,0 +1,249 @@
+"""The command line. Torch and transformers are imported only where a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastadasp.errors import FastAdaSPError, UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastadasp.compare.grid import Grid
+    from fastadasp.compare.records import Cell
+
+app = typer.Typer(
+    name="fastadasp",
+    help="Shorten the audio token sequence inside speech LLMs, and compare the ways of doing so.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+WIDTH = 108
+"""Columns that a table needs; used where the output is not a terminal."""
+
+
+def main() -> None:
+    """Entry point: errors meant for people become one message and exit code 2."""
+    try:
+        app()
+    except FastAdaSPError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=max(console.width, WIDTH))
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        import fastadasp
+
+        print(f"fastadasp {fastadasp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compare(
+    strategies: Annotated[
+        str, typer.Option(help="names or TOML files of strategies, comma-separated")
+    ] = "weighted,prune,random",
+    tasks: Annotated[str, typer.Option(help="names of tasks, comma-separated")] = "asr,er",
+    budgets: Annotated[
+        str, typer.Option(help="fractions of the audio tokens to remove, or ratio=R for a schedule's own ratio")
+    ] = "0.3,0.5,0.7",
+    model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")] = "auto",
+    limit: Annotated[int | None, typer.Option(help="clips of each task; default: all")] = None,
+    seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
+    batch_size: Annotated[int, typer.Option(help="clips at a time")] = 12,
+    output: Annotated[Path | None, typer.Option(help="folder for the results; default: runs/<time>")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON and nothing else")] = False,
+) -> None:
+    """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
+    from fastadasp.compare.comparison import Settings
+    from fastadasp.compare.comparison import compare as run
+    from fastadasp.compare.grid import make_grid
+    from fastadasp.demo import model_path
+    from fastadasp.strategy import parse_overrides
+
+    grid = make_grid(
+        _split(strategies),
+        _split(budgets),
+        _split(tasks),
+        overrides=parse_overrides(set_ or []),
+        seed=seed,
+        limit=limit,
+    )
+    folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    arguments = {
+        "strategies": _split(strategies),
+        "tasks": _split(tasks),
+        "budgets": _split(budgets),
+        "set": set_ or [],
+        "limit": limit,
+        "batch_size": batch_size,
+    }
+    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments)
+    with _Bar() as bar:
+        result = run(grid, settings, bar.update)
+    if as_json:
+        print(json.dumps([cell.model_dump(mode="json") for cell in result.cells], indent=2, ensure_ascii=False))
+    else:
+        _print_tables(grid, result.cells)
+        print(f"results: {folder}")
+    for cell in result.cells:
+        if cell.error:
+            print(f"failed: {cell.strategy} {cell.budget} on {cell.task}: {cell.error}", file=sys.stderr)
+    if result.status == "cancelled":
+        print(f"cancelled; {len(result.cells)} of {grid.cells} cells are in {folder}", file=sys.stderr)
+        raise typer.Exit(130)
+    if result.status == "failed":
+        raise typer.Exit(1)
+
+
+def _print_tables(grid: Grid, cells: list[Cell]) -> None:
+    from fastadasp.compare.comparison import cells_by_task
+    from fastadasp.compare.table import rich_table
+
+    console = _console()
+    for name, group in cells_by_task(cells).items():
+        console.print(rich_table(grid.tasks[name], group))
+
+
+class _Bar:
+    """Progress with the time left, on stderr; silent where stderr is not a terminal."""
+
+    def __enter__(self) -> _Bar:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        console = _console(stderr=True)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+        self._bar.start()
+        self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def update(self, what: str, done: int, total: int) -> None:
+        self._bar.update(self._task, description=what, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="print as JSON")]
+
+
+@app.command()
+def strategies(as_json: JsonFlag = False) -> None:
+    """List the strategies that are installed, with their parts and origin."""
+    from fastadasp.registry import get_registry
+
+    listed: list[dict[str, Any]] = []
+    for entry in get_registry().entries("strategy"):
+        recipe = entry.value.to_dict()
+        parts = {p: recipe[p]["name"] for p in ("select", "weight", "merger", "schedule", "layers") if recipe.get(p)}
+        listed.append({"name": entry.name, "summary": entry.summary, **parts, "origin": _origin(entry.origin)})
+    if as_json:
+        print(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    columns = ("name", "select", "weight", "merger", "schedule", "origin")
+    _print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in listed])
+    _print_problems()
+
+
+@app.command()
+def tasks(as_json: JsonFlag = False) -> None:
+    """List the tasks that are installed."""
+    from fastadasp.registry import get_registry
+
+    listed = [
+        {
+            "name": e.name,
+            "kind": e.value.kind,
+            "metric": e.value.metric,
+            "summary": e.value.summary,
+            "origin": _origin(e.origin),
+        }
+        for e in get_registry().entries("task")
+    ]
+    if as_json:
+        print(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    columns = ("name", "kind", "metric", "summary", "origin")
+    _print_listing("tasks", columns, [[row[column] for column in columns] for row in listed])
+    _print_problems()
+
+
+@app.command()
+def plugins(as_json: JsonFlag = False) -> None:
+    """List the plugins that are installed: where they come from, what they bring, and what is wrong with them."""
+    from fastadasp.registry import get_registry
+
+    records = get_registry().plugins()
+    if as_json:
+        keys = ("name", "distribution", "version", "module", "hooks", "components", "state", "fault")
+        print(json.dumps([{k: getattr(r, k) for k in keys} for r in records], indent=2, ensure_ascii=False, default=str))
+        return
+    lines = [[r.name, f"{r.distribution} {r.version}", r.module, _brought(r.components), r.state] for r in records]
+    _print_listing("plugins", ("name", "distribution", "module", "brings", "state"), lines)
+    _print_problems()
+
+
+def _brought(components: Any) -> str:
+    return ", ".join(str(c) if isinstance(c, str) else " ".join(map(str, c)) for c in components)
+
+
+def _origin(origin: Any) -> str:
+    return f"{origin.distribution} {origin.version}"
+
+
+def _print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    _console().print(table)
+
+
+def _print_problems() -> None:
+    from fastadasp.registry import get_registry
+
+    for problem in get_registry().problems:
+        print(f"problem: {problem}", file=sys.stderr)
+
+
+__all__ = ["UnknownNameError", "app", "main"]

@@ -1,0 +1,144 @@
+"""Clips ready for the decoder: the encoder runs once for each recording, and its output is shared by all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastadasp.audio import read_audio
+from fastadasp.errors import DataError, ModelError
+from fastadasp.models.adapter import adapter_for
+from fastadasp.models.load import LoadedModel
+from fastadasp.tasks.task import Example
+
+SHORTEST = 0.1
+"""Seconds to which shorter recordings are padded with silence, so that every encoder gives at least one audio token."""
+
+
+@dataclass(frozen=True)
+class ReadyClip:
+    """One example as the decoder receives it: `embeds` [T, D] and `span_ids` [T] (0: text)."""
+
+    example: Example
+    embeds: Tensor
+    span_ids: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return len(self.embeds)
+
+    @property
+    def audio_tokens(self) -> int:
+        return int((self.span_ids > 0).sum())
+
+
+class _Reached(Exception):
+    """The decoder was reached; its inputs are known and nothing more is needed."""
+
+
+def read_clip(example: Example, loaded: LoadedModel) -> NDArray[np.float32]:
+    """The sound of an example. Raises DataError."""
+    wave = read_audio(example.audio, loaded.sampling_rate, loaded.longest_clip)
+    short = int(SHORTEST * loaded.sampling_rate) - len(wave)
+    return np.pad(wave, (0, short)) if short > 0 else wave
+
+
+def prompt_text(loaded: LoadedModel, instruction: str) -> str:
+    """The prompt for one recording in the model's own chat format."""
+    content = [{"type": "audio", "audio": ""}, {"type": "text", "text": instruction}]
+    messages = [{"role": "user", "content": content}]
+    return str(loaded.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def decoder_inputs(loaded: LoadedModel, inputs: dict[str, Any]) -> Tensor:
+    """What enters the decoder's first layer, [B, T, D]: runs the encoder and projector, but no decoder layer."""
+    seen: list[Tensor] = []
+
+    def stop(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs["inputs_embeds"])
+        raise _Reached
+
+    handle = adapter_for(loaded.model).decoder(loaded.model).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        loaded.model(**inputs)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    if not seen:
+        raise ModelError(f"{type(loaded.model).__name__} finished without calling its decoder")
+    return seen[0]
+
+
+@torch.inference_mode()
+def prepare(
+    loaded: LoadedModel, examples: Sequence[Example], batch_size: int, progress: Callable[[int], None]
+) -> dict[tuple[str, str], ReadyClip]:
+    """Makes every example ready, by (recording, instruction); calls `progress(examples done)` after each batch.
+
+    A recording asked about several times is encoded once.
+    """
+    adapter, model = adapter_for(loaded.model), loaded.model
+    ready: dict[tuple[str, str], ReadyClip] = {}
+    sounds: dict[Path, Tensor] = {}
+    wanted = list({(str(e.audio), e.instruction): e for e in examples}.values())
+    first = list({e.audio: e for e in wanted}.values())
+    again = [e for e in wanted if e not in first]
+    for group, known in ((first, False), (again, True)):
+        for begin in range(0, len(group), batch_size):
+            batch = group[begin : begin + batch_size]
+            inputs = loaded.processor(
+                text=[prompt_text(loaded, e.instruction) for e in batch],
+                audio=[read_clip(e, loaded) for e in batch],
+                sampling_rate=loaded.sampling_rate,
+                padding=True,
+                return_tensors="pt",
+            ).to(loaded.device)
+            ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+            spans = adapter.span_ids(model, ids)
+            embeds = model.get_input_embeddings()(ids) if known else decoder_inputs(loaded, inputs)
+            for e, row, shown, span in zip(batch, embeds, mask, spans, strict=True):
+                row, span = row[shown], span[shown]
+                if known:
+                    row = row.clone()
+                    row[span > 0] = sounds[e.audio].to(row.device)
+                else:
+                    sounds[e.audio] = row[span > 0].cpu()
+                if not bool((span > 0).any()):
+                    raise DataError(f"{e.audio}: the model's processor made no audio token of it")
+                ready[str(e.audio), e.instruction] = ReadyClip(e, row.cpu(), span.cpu())
+            progress(len(ready))
+    return ready
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips padded on the left: `embeds` [B, T, D], `mask` and `span_ids` [B, T]; `places` are their places in the task."""
+
+    clips: tuple[ReadyClip, ...]
+    places: tuple[int, ...]
+    embeds: Tensor
+    mask: Tensor
+    span_ids: Tensor
+
+
+def batches(clips: Sequence[ReadyClip], size: int, device: str) -> Iterator[Batch]:
+    """Batches of clips of similar length, the longest first."""
+    order = sorted(range(len(clips)), key=lambda i: -clips[i].tokens)
+    for begin in range(0, len(order), size):
+        places = order[begin : begin + size]
+        chosen = [clips[i] for i in places]
+
+        def pad(rows: list[Tensor]) -> Tensor:
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left").to(device)
+
+        ones = [torch.ones(clip.tokens, dtype=torch.int64) for clip in chosen]
+        spans = pad([clip.span_ids for clip in chosen])
+        yield Batch(tuple(chosen), tuple(places), pad([clip.embeds for clip in chosen]), pad(ones), spans)

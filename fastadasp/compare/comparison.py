@@ -1,0 +1,269 @@
+"""The comparison: loads the model, runs every cell, writes the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fastadasp.compare.folder import RunFolder, check_free
+from fastadasp.compare.grid import FULL, Grid, Row
+from fastadasp.compare.records import Cell, Prediction, Run
+from fastadasp.compare.table import markdown
+from fastadasp.errors import RunError
+from fastadasp.registry import get_registry
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a comparison runs; what it runs is the `Grid`."""
+
+    model: str
+    output: Path
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 12
+    seed: int = 0
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Comparison:
+    """Outcome of a comparison: its cells in the order they were run, and how it ended."""
+
+    cells: list[Cell]
+    status: str
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, clips done, clips in all)."""
+
+
+def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None) -> Comparison:
+    """Runs every cell and writes each as soon as it is done.
+
+    A cell that fails is recorded with its error and the others go on. On Ctrl-C what is finished stays and the status is
+    ``cancelled``.
+
+    Raises:
+        FastAdaSPError: something is wrong before the first cell; nothing has been written then.
+    """
+    from fastadasp.models.load import check_folder, choose_device, choose_dtype, load_model
+
+    if settings.batch_size < 1:
+        raise RunError(f"batch size is at least 1, not {settings.batch_size}")
+    check_free(settings.output)
+    check_folder(settings.model)
+    choose_dtype(settings.dtype, choose_device(settings.device))
+    progress("loading the model", 0, 1)
+    loaded = load_model(settings.model, settings.device, settings.dtype)
+    _check_fit(grid, loaded)
+
+    folder = RunFolder(settings.output)
+    run = _describe(grid, settings, loaded)
+    folder.write_run(run)
+    result = Comparison([], "running")
+    try:
+        _run_cells(grid, settings, loaded, folder, result, progress)
+        result.status = "failed" if any(cell.error for cell in result.cells) else "finished"
+    except KeyboardInterrupt:
+        result.status = "cancelled"
+    finally:
+        folder.close()
+        run.status = result.status if result.status != "running" else "failed"
+        run.finished = _now()
+        folder.write_run(run)
+        if result.cells:
+            folder.write_text("table.md", "\n".join(_tables(grid, result.cells)))
+    return result
+
+
+def _run_cells(
+    grid: Grid, settings: Settings, loaded: Any, folder: RunFolder, result: Comparison, progress: Progress
+) -> None:
+    from fastadasp.compare.clips import prepare
+    from fastadasp.compare.runner import run_cell, warm_up
+
+    every = [example for examples in grid.examples.values() for example in examples]
+    # the encoder's window is long: a clip takes about as long there as in several cells
+    weight, clips = 6, sum(len(examples) for examples in grid.examples.values())
+    total = weight * clips + clips * len(grid.rows)
+    ready = prepare(loaded, every, settings.batch_size, lambda n: progress("encoding", weight * n, total))
+    done = weight * clips
+    warm_up(loaded, ready[str(every[0].audio), every[0].instruction])
+    for name, task in grid.tasks.items():
+        examples = grid.examples[name]
+        prepared = [ready[str(e.audio), e.instruction] for e in examples]
+        for row in grid.rows:
+            budget = budget_value(row)
+            label = f"{name} {row.name}" + ("" if budget is None else f" {budget}")
+            inside = done
+
+            def advance(count: int, label: str = label) -> None:
+                nonlocal inside
+                inside += count
+                progress(label, inside, total)
+
+            cell = Cell(
+                strategy=row.name,
+                task=name,
+                budget=budget,
+                seed=settings.seed,
+                clips=len(examples),
+                metrics={},
+                efficiency=None,
+            )
+            predictions: list[Prediction] = []
+            try:
+                outcome = run_cell(
+                    loaded,
+                    row.strategy,
+                    prepared,
+                    max_new_tokens=task.max_new_tokens,
+                    batch_size=settings.batch_size,
+                    progress=advance,
+                )
+                cell.metrics = task.score(outcome.predictions, [e.reference for e in examples])
+                cell.efficiency = outcome.efficiency
+                predictions = [
+                    Prediction(
+                        strategy=row.name,
+                        task=name,
+                        budget=budget,
+                        seed=settings.seed,
+                        id=e.id,
+                        audio=e.audio.name,
+                        reference=e.reference,
+                        prediction=answer,
+                        tags=e.tags,
+                    )
+                    for e, answer in zip(examples, outcome.predictions, strict=True)
+                ]
+            except Exception as error:  # a stranger's component may raise anything; the other cells must go on
+                cell.error = f"{type(error).__name__}: {error}"
+            folder.add(cell, predictions)
+            result.cells.append(cell)
+            done += len(examples)
+
+
+def budget_value(row: Row) -> float | str | None:
+    """A row's budget as results hold it."""
+    if row.budget is None:
+        return None
+    return row.budget.tokens if row.budget.tokens is not None else str(row.budget)
+
+
+def cells_by_task(cells: list[Cell]) -> dict[str, list[Cell]]:
+    """The cells of each task, in their order."""
+    out: dict[str, list[Cell]] = {}
+    for cell in cells:
+        out.setdefault(cell.task, []).append(cell)
+    return out
+
+
+def _tables(grid: Grid, cells: list[Cell]) -> list[str]:
+    return [markdown(grid.tasks[name], group) for name, group in cells_by_task(cells).items()]
+
+
+def _check_fit(grid: Grid, loaded: Any) -> None:
+    """Refuses a recipe that does not fit the model before any cell runs."""
+    from fastadasp.engine.schedule import layer_ratios
+    from fastadasp.models.adapter import adapter_for
+
+    adapter = adapter_for(loaded.model)
+    layers = len(getattr(adapter.decoder(loaded.model), adapter.layers))
+    for row in grid.rows:
+        if row.strategy is not None:
+            layer_ratios(row.strategy, layers)
+
+
+def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
+    import torch
+
+    name = torch.cuda.get_device_name() if loaded.device == "cuda" else _processor()
+    return Run(
+        status="running",
+        started=_now(),
+        arguments=settings.arguments,
+        seed=settings.seed,
+        model=settings.model,
+        model_hash=_hash_weights(Path(settings.model)),
+        device=loaded.device,
+        device_name=name,
+        dtype=loaded.dtype,
+        threads=torch.get_num_threads(),
+        versions=_versions(),
+        git=_git_commit(),
+        strategies={name: strategy.to_dict() for name, strategy in grid.strategies.items()},
+        origins=_origins(grid),
+        tasks={name: len(examples) for name, examples in grid.examples.items()},
+    )
+
+
+def _origins(grid: Grid) -> dict[str, str]:
+    kinds = {"select": "scorer", "weight": "scorer", "merger": "merger", "schedule": "schedule", "layers": "layer-selector"}
+    known = {(entry.kind, entry.name): entry.origin for entry in get_registry().entries()}
+    out = {}
+    for strategy in grid.strategies.values():
+        for part, kind in kinds.items():
+            component = getattr(strategy, part)
+            origin = None if component is None else known.get((kind, component.name))  # type: ignore[call-overload]
+            if origin is not None:
+                out[f"{kind} {component.name}"] = f"{origin.distribution} {origin.version} ({origin.module})"
+    return out
+
+
+def _versions() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for name in ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _hash_weights(folder: Path) -> str | None:
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this very file is tracked in; None elsewhere."""
+    here = Path(__file__)
+    try:
+        tracked = ["git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name]
+        subprocess.run(tracked, capture_output=True, check=True)
+        head = subprocess.run(["git", "-C", str(here.parent), "rev-parse", "HEAD"], capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+__all__ = ["FULL", "Comparison", "Settings", "budget_value", "cells_by_task", "compare"]

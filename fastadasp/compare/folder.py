@@ -1,0 +1,70 @@
+"""A run's folder: written line by line as cells finish, never over another run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import IO
+
+from fastadasp.compare.records import Cell, Prediction, Record, Run
+from fastadasp.errors import RunError
+
+RESULTS, PREDICTIONS, RUN = "results.jsonl", "predictions.jsonl", "run.json"
+
+
+class RunFolder:
+    """Creates the folder and its files.
+
+    Raises:
+        RunError: it cannot be written, or it already holds a run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        taken = [name for name in (RESULTS, PREDICTIONS, RUN) if (path / name).exists()]
+        if taken:
+            raise RunError(f"output folder {path} already holds a run ({', '.join(taken)}); choose another folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._results: IO[str] = (path / RESULTS).open("x", encoding="utf-8")
+            self._predictions: IO[str] = (path / PREDICTIONS).open("x", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"output folder {path} cannot be written: {error.strerror}") from None
+
+    def add(self, cell: Cell, predictions: list[Prediction]) -> None:
+        """Writes a finished cell; its predictions first, so that a cell with results has all of its predictions."""
+        _write(self._predictions, predictions)
+        _write(self._results, [cell])
+
+    def write_run(self, run: Run) -> None:
+        """Writes ``run.json`` in one step."""
+        self.write_text(RUN, json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes one file in one step."""
+        part = self.path / (name + ".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.path / name)
+
+    def close(self) -> None:
+        self._results.close()
+        self._predictions.close()
+
+
+def check_free(path: Path) -> None:
+    """Says early, without writing, what would keep `RunFolder` from being made."""
+    if any((path / name).exists() for name in (RESULTS, PREDICTIONS, RUN)):
+        raise RunError(f"output folder {path} already holds a run; choose another folder")
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise RunError(f"output folder {path} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise RunError(f"output folder {path} cannot be written: no permission in {existing}")
+
+
+def _write(file: IO[str], records: list[Cell] | list[Prediction]) -> None:
+    lines: list[Record] = list(records)
+    file.write("".join(json.dumps(r.model_dump(mode="json"), ensure_ascii=False) + "\n" for r in lines))
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,90 @@
+"""What a comparison runs: strategies x budgets x tasks, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastadasp.budget import Budget
+from fastadasp.errors import RunError
+from fastadasp.registry import get_registry
+from fastadasp.strategy import Strategy, load_strategy
+from fastadasp.tasks.task import Example, Task
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One strategy at one budget; `strategy` None is the full model."""
+
+    name: str
+    strategy: Strategy | None
+    budget: Budget | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells: every row on every task."""
+
+    rows: tuple[Row, ...]
+    tasks: dict[str, Task]
+    examples: dict[str, list[Example]]
+
+    @property
+    def cells(self) -> int:
+        return len(self.rows) * len(self.tasks)
+
+    @property
+    def strategies(self) -> dict[str, Strategy]:
+        """Each strategy once, by name."""
+        return {row.name: row.strategy for row in self.rows if row.strategy is not None}
+
+
+def make_grid(
+    strategies: Sequence[str],
+    budgets: Sequence[str | float],
+    tasks: Sequence[str],
+    *,
+    overrides: dict[str, Any],
+    seed: int,
+    limit: int | None,
+) -> Grid:
+    """Reads every strategy, budget and task. Raises the error of whichever is wrong."""
+    if not strategies:
+        raise RunError("no strategy given")
+    if not budgets:
+        raise RunError("no budget given")
+    if not tasks:
+        raise RunError("no task given")
+    if limit is not None and limit < 1:
+        raise RunError(f"limit is a number of clips, at least 1, not {limit}")
+    amounts = [Budget.of(text) for text in budgets]
+    rows = [Row(FULL, None, None)]
+    names: dict[str, str] = {}
+    for text in dict.fromkeys(strategies):
+        strategy = load_strategy(text, **{"seed": seed, **overrides})
+        if strategy.name == FULL:
+            raise RunError(f"a strategy cannot be called {FULL!r}: that is the model without any")
+        if strategy.name in names:
+            raise RunError(f"{names[strategy.name]} and {text} are both called {strategy.name!r}; rename one")
+        names[strategy.name] = text
+        rows += [Row(strategy.name, strategy.with_budget(amount), amount) for amount in dict.fromkeys(amounts)]
+    chosen = {name: get_registry().get("task", name) for name in dict.fromkeys(tasks)}
+    examples = {name: task.examples(limit) for name, task in chosen.items()}
+    _check_audio(examples)
+    return Grid(tuple(rows), chosen, examples)
+
+
+def _check_audio(examples: dict[str, list[Example]]) -> None:
+    """Reads the head of every recording, so that a missing or broken one is known before the model runs."""
+    from fastadasp.audio import read_audio
+
+    seen: set[Path] = set()
+    for clips in examples.values():
+        for example in clips:
+            if example.audio not in seen:
+                read_audio(example.audio)
+                seen.add(example.audio)

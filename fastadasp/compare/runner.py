@@ -1,0 +1,144 @@
+"""Runs one cell: one strategy (or none) over the clips of one task, with time and cost."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from fastadasp.compare.clips import Batch, ReadyClip, batches
+from fastadasp.compare.records import Efficiency
+from fastadasp.efficiency import DecoderShape, SampleCost, sample_costs
+from fastadasp.engine.trace import LayerTrace
+from fastadasp.models.adapter import adapter_for
+from fastadasp.models.load import LoadedModel
+from fastadasp.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Answers in the clips' order, and what they cost."""
+
+    predictions: list[str]
+    efficiency: Efficiency
+
+
+class _Stopwatch:
+    """Times the first forward pass of a `generate` and the whole of it."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.first, self.steps = device, 0.0, 0
+
+    def now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def after_forward(self, module: Any, args: Any, output: Any) -> None:
+        self.steps += 1
+        if self.steps == 1:
+            self.first = self.now()
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Python's garbage collector waits, so that it does not fall into a measurement."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@torch.inference_mode()
+def run_cell(
+    loaded: LoadedModel,
+    strategy: Strategy | None,
+    clips: Sequence[ReadyClip],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> Outcome:
+    """Answers of the model under `strategy`; calls `progress(clips)` after each batch."""
+    shape = DecoderShape.of(adapter_for(loaded.model).decoder(loaded.model).config)
+    width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
+    answers = [""] * len(clips)
+    costs: list[SampleCost] = []
+    prefill, decode, steps = [], [], []
+    with _no_collector():
+        for batch in batches(clips, batch_size, loaded.device):
+            texts, layers, times = _generate(loaded, strategy, batch, max_new_tokens)
+            for place, text in zip(batch.places, texts, strict=True):
+                answers[place] = text
+            audio = [clip.audio_tokens for clip in batch.clips]
+            costs += sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width)
+            prefill.append(times[0])
+            decode.append(times[1])
+            steps.append(times[2])
+            progress(len(batch.clips))
+    return Outcome(answers, _efficiency(costs, prefill, decode, steps, batch_size))
+
+
+def _generate(
+    loaded: LoadedModel, strategy: Strategy | None, batch: Batch, max_new_tokens: int
+) -> tuple[list[str], list[LayerTrace], tuple[float, float, int]]:
+    watch = _Stopwatch(loaded.device)
+    work = nullcontext() if strategy is None else strategy.apply(loaded.model, spans=batch.span_ids)
+    with work as trace:
+        handle = loaded.model.register_forward_hook(watch.after_forward)
+        try:
+            begin = watch.now()
+            tokens = loaded.model.generate(
+                inputs_embeds=batch.embeds,
+                attention_mask=batch.mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+            )
+            end = watch.now()
+        finally:
+            handle.remove()
+    texts = [text.strip() for text in loaded.processor.batch_decode(tokens, skip_special_tokens=True)]
+    layers = [] if trace is None else list(trace.layers)
+    return texts, layers, (watch.first - begin, end - watch.first, watch.steps - 1)
+
+
+def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
+    """One short run whose time is not counted."""
+    with torch.inference_mode():
+        for batch in batches([clip], 1, loaded.device):
+            _generate(loaded, None, batch, 2)
+
+
+def _efficiency(
+    costs: Sequence[SampleCost], prefill: list[float], decode: list[float], steps: list[int], batch_size: int
+) -> Efficiency:
+    def removed(left: str, full: str) -> float:
+        whole = sum(getattr(cost, full) for cost in costs)
+        return 1 - sum(getattr(cost, left) for cost in costs) / whole if whole else 0.0
+
+    def mean(name: str) -> float:
+        return fmean(getattr(cost, name) for cost in costs)
+
+    return Efficiency(
+        audio_tokens=mean("audio_tokens"),
+        audio_tokens_left=mean("audio_tokens_left"),
+        audio_tokens_removed=removed("audio_tokens_left", "audio_tokens"),
+        kv_bytes=mean("kv_bytes"),
+        kv_removed=removed("kv_bytes", "kv_bytes_full"),
+        flops=mean("flops"),
+        flops_removed=removed("flops", "flops_full"),
+        prefill_seconds=median(prefill),
+        decode_seconds=median(decode),
+        new_tokens=fmean(steps),
+        batch_size=batch_size,
+    )

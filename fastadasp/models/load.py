@@ -1,0 +1,109 @@
+"""Loading a model and its processor, with messages for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastadasp.errors import ModelError, RunError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, its processor, and where it came from."""
+
+    model: Any
+    processor: Any
+    path: str
+    device: str
+    dtype: str
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz that the model's features are made from."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def longest_clip(self) -> float | None:
+        """Seconds that fit into the encoder's window, if it has one."""
+        length = getattr(self.processor.feature_extractor, "chunk_length", None)
+        return None if length is None else float(length)
+
+
+def choose_device(device: str) -> str:
+    """``auto``, ``cpu`` or ``cuda`` -> ``cpu`` or ``cuda``. Raises RunError where there is no such device."""
+    import torch
+
+    if device not in DEVICES:
+        raise RunError(f"device is one of {', '.join(DEVICES)}, not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError("device 'cuda' was asked for, but this machine has no usable CUDA device; use cpu or auto")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """``auto`` is float32 on a CPU and bfloat16 on a GPU."""
+    if dtype not in DTYPES:
+        raise RunError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    return dtype if dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+
+
+def check_folder(path: str) -> None:
+    """Refuses a path that cannot be a model before anything heavy is imported. Hub ids pass."""
+    folder = Path(path)
+    if folder.is_file():
+        raise ModelError(f"{path} is a file; a model is a folder with config.json, or a hub id")
+    if not folder.is_dir():
+        if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+            return
+        raise ModelError(f"there is no model folder {path}; give a folder with config.json, or a hub id such as Qwen/Qwen2-Audio-7B")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(f"{path} is not a model: it has no config.json")
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, AttributeError):
+        raise ModelError(f"{config} is not a model configuration") from None
+    from fastadasp.registry import get_registry
+
+    adapters = {entry.name: entry.value for entry in get_registry().entries("model")}
+    if kind not in adapters:
+        raise ModelError(f"{path} is a model of type {kind!r}; supported: {', '.join(sorted(adapters))}")
+    if adapters[kind].audio_token is None:
+        raise ModelError(f"{path} is a model of type {kind!r}, which has no audio tokens")
+
+
+def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """A model from a local folder (offline) or by hub id.
+
+    Raises:
+        ModelError: it cannot be found or read, or its family is not supported.
+        RunError: device or dtype cannot be had.
+    """
+    check_folder(path)
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+
+    import transformers
+
+    from fastadasp.models.adapter import adapter_for
+
+    local = Path(path).is_dir()
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
+        name = (config.architectures or [None])[0]
+        cls = getattr(transformers, str(name), None)
+        if cls is None:
+            raise ModelError(f"{path}: transformers {transformers.__version__} has no architecture {name!r}")
+        model = cls.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
+        processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path} cannot be loaded: {first}") from None
+    adapter_for(model)
+    return LoadedModel(model.to(device).eval(), processor, path, device, dtype)
