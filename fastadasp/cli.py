@@ -73,7 +73,9 @@ def compare(
     strategies: Annotated[
         str, typer.Option(help="names or TOML files of strategies, comma-separated")
     ] = "weighted,prune,random",
-    tasks: Annotated[str, typer.Option(help="names of tasks, comma-separated")] = "asr,er",
+    tasks: Annotated[
+        str, typer.Option(help="names of tasks, comma-separated; asr=clips.jsonl asks a task about clips of your own")
+    ] = "asr,er",
     budgets: Annotated[
         str, typer.Option(help="fractions of the audio tokens to remove, or ratio=R for a schedule's own ratio")
     ] = "0.3,0.5,0.7",
@@ -211,16 +213,20 @@ def plugins(as_json: JsonFlag = False) -> None:
 
     records = get_registry().plugins()
     if as_json:
-        keys = ("name", "distribution", "version", "module", "hooks", "components", "state", "fault")
-        print(json.dumps([{k: getattr(r, k) for k in keys} for r in records], indent=2, ensure_ascii=False, default=str))
+        keys = ("name", "distribution", "version", "module", "state", "fault")
+        listed = [
+            {k: getattr(r, k) for k in keys}
+            | {"hooks": list(r.hooks), "components": [{"kind": c.kind, "name": c.name} for c in r.components]}
+            for r in records
+        ]
+        print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
-    lines = [[r.name, f"{r.distribution} {r.version}", r.module, _brought(r.components), r.state] for r in records]
+    lines = [
+        [r.name, f"{r.distribution} {r.version}", r.module, ", ".join(f"{c.kind} {c.name}" for c in r.components), r.state]
+        for r in records
+    ]
     _print_listing("plugins", ("name", "distribution", "module", "brings", "state"), lines)
     _print_problems()
-
-
-def _brought(components: Any) -> str:
-    return ", ".join(str(c) if isinstance(c, str) else " ".join(map(str, c)) for c in components)
 
 
 def _origin(origin: Any) -> str:

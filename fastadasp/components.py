@@ -1,7 +1,7 @@
 """The contracts: what a scorer, a merger, a schedule and a layer selector are.
 
-Each is a frozen pydantic model, so its parameters validate, print and hash; each has one job. A plugin subclasses one of
-them, sets the class variable ``name`` and returns the class from the matching hook (`fastadasp.hookspecs`).
+Each is a frozen pydantic model, so its parameters validate, print and hash; each has one job. A plugin subclasses one
+of them, sets the class variable ``name`` and returns the class from the matching hook (`fastadasp.hookspecs`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Component(BaseModel):
 class Scorer(Component):
     """Says something about audio tokens. Subclasses override one or both methods and list what they give in ``gives``.
 
-    Rows are clips, not samples: a prompt with two recordings has two rows, so nothing is ever compared across recordings.
+    Rows are clips, not samples: a prompt with two recordings has two rows, so nothing is compared across recordings.
     N is the longest clip's number of audio tokens; shorter clips are padded at the end (`LayerView.valid`).
     """
 
@@ -77,8 +77,8 @@ class Merger(Component):
 
         Args:
             layer: what the layer knows about the audio tokens; one row a clip (shapes in `LayerView`).
-            select: the ``select`` scores, importances [clips, N] or affinities [clips, N-1]. Padding tokens hold +inf and
-                pairs that reach into padding -inf, so neither is ever chosen first.
+            select: the ``select`` scores, importances [clips, N] or affinities [clips, N-1]. Padding tokens hold +inf
+                and pairs that reach into padding -inf, so neither is ever chosen first.
             weight: the ``weight`` importances [clips, N], float32 >= 0, or None for equal weights.
             remove: int64 [clips], how many tokens each clip loses; never above its `capacity`.
         """

@@ -13,11 +13,12 @@ def cosine_to_next(x: Tensor) -> Tensor:
     """
     flat = x.flatten(2).float()
     unit = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    return (unit[:, :-1] * unit[:, 1:]).sum(-1)
+    cosine: Tensor = (unit[:, :-1] * unit[:, 1:]).sum(-1)
+    return cosine
 
 
 def rank_descending(scores: Tensor) -> Tensor:
-    """Rank of each entry in its row, 0 for the largest; of equal entries the first ranks higher: [clips, M] -> int64."""
+    """Rank of each entry in its row, 0 for the largest; of equals the first ranks higher: [clips, M] -> int64."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)

@@ -8,9 +8,9 @@ from fastadasp import Schedule, hookimpl
 
 
 class Decay(Schedule):
-    """r (1 - (i - L) / (N - 1 - L)) at layer i, for start layer L of N layers: r at L, 0 at the last. FastAdaSP-Dense, decay.
+    """r (1 - (i - L) / (N - 1 - L)) at layer i, for start layer L of N layers: r at L, 0 at the last.
 
-    If the start layer is the last, it removes r there.
+    FastAdaSP-Dense, decay. If the start layer is the last, it removes r there.
     """
 
     name: ClassVar[str] = "decay"

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class Pairs(Merger):
     """Disjoint pairs (i, i+1), found by a walk from left to right over the most alike pairs; each becomes its mean.
 
-    ``overlap = "fill"`` (default): the walk goes over the fewest most alike pairs that yield k disjoint ones, so exactly k
-    tokens go. ``overlap = "skip"``: the walk goes over the k most alike pairs and those that overlap a pair already taken
-    are lost, so fewer than k go: A-ToMe (Li et al., Interspeech 2023) as FastAdaSP's released code has it.
-    At most half of a clip's tokens can go in one layer.
+    ``overlap = "fill"`` (default): the walk goes over the fewest most alike pairs that yield k disjoint ones, so
+    exactly k tokens go. ``overlap = "skip"``: the walk goes over the k most alike pairs and those that overlap a pair
+    already taken are lost, so fewer than k go: A-ToMe (Li et al., Interspeech 2023) as FastAdaSP's released code has
+    it. At most half of a clip's tokens can go in one layer.
     """
 
     name: ClassVar[str] = "pairs"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class RandomScores(Scorer):
     """Uniform noise in [0, 1), as importance or as affinity.
 
-    It follows from the strategy's ``seed``, the layer and the clip alone, so that it repeats exactly and a clip is treated
-    alike in any batch. ``stream`` gives other draws of the same seed.
+    It follows from the strategy's ``seed``, the layer and the clip alone, so that it repeats exactly and a clip is
+    treated alike in any batch. ``stream`` gives other draws of the same seed.
     """
 
     name: ClassVar[str] = "random"

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class ReceivedAttention(Scorer):
     """w_j = sum over heads and over all queries, text included, of the attention weight A[head, query, j].
 
-    Streamed over blocks of queries; the attention matrix is never held. Source: Lu et al., FastAdaSP, EMNLP 2024, released
-    code. Two things follow from the sum over all queries of a causal layer: it counts the token's attention to itself, and
-    earlier tokens, which more queries can see, tend to receive more. FastV (Chen et al., ECCV 2024) asks the last query
-    alone instead.
+    Streamed over blocks of queries; the attention matrix is never held. Source: Lu et al., FastAdaSP, EMNLP 2024,
+    released code. Two things follow from the sum over all queries of a causal layer: it counts the token's attention to
+    itself, and earlier tokens, which more queries can see, tend to receive more. FastV (Chen et al., ECCV 2024) asks
+    the last query alone instead.
     """
 
     name: ClassVar[str] = "received-attention"

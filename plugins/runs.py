@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Runs(Merger):
     """The k pairs (i, i+1) with the largest affinity join; each maximal run of joined neighbours becomes one token.
 
-    h'_c = sum_{j in c} w_j h_j / sum_{j in c} w_j; exactly k tokens go. Source: Lu et al., FastAdaSP, EMNLP 2024, released
-    code (``merge_weighted``; ``merge_ave`` with uniform weights).
+    h'_c = sum_{j in c} w_j h_j / sum_{j in c} w_j; exactly k tokens go. Source: Lu et al., FastAdaSP, EMNLP 2024,
+    released code (``merge_weighted``; ``merge_ave`` with uniform weights).
     """
 
     name: ClassVar[str] = "runs"

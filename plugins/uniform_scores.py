@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class UniformScores(Scorer):
     """1 everywhere. As ``weight`` it makes plain means (the released code's ``merge_ave``).
 
-    As ``select`` it breaks its ties from the left, which chooses the clip's beginning; take ``random`` for a fair choice.
+    As ``select`` it breaks its ties from the left, which chooses the clip's beginning; take ``random`` for a fair
+    choice.
     """
 
     name: ClassVar[str] = "uniform"

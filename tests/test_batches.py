@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny import MANY, ONE, Sample, audio_model, batch, cache_lengths, error, greedy, strategy, strategy_names
 
+from fastadasp import ModelError
+
 TOLERANCE = 1e-5
 NAMES = strategy_names()
 
@@ -72,9 +74,8 @@ def test_beam_search_scores_are_those_of_the_sequences():
     """A beam's score is the sum of the log-probabilities that its tokens get when they are decoded one by one."""
     model = audio_model()
     with strategy("weighted").apply(model):
-        best = model.generate(
-            **batch(ONE), num_beams=3, max_new_tokens=5, length_penalty=0.0, output_scores=True, return_dict_in_generate=True
-        )
+        options = {"num_beams": 3, "length_penalty": 0.0, "output_scores": True, "return_dict_in_generate": True}
+        best = model.generate(**batch(ONE), max_new_tokens=5, **options)
         tokens = best.sequences[0, len(ONE) :]
         logits = greedy(model, batch(ONE), 4, [token.view(1) for token in tokens])
         total = sum(step.log_softmax(-1)[0, token] for step, token in zip(logits, tokens, strict=True))
@@ -195,3 +196,53 @@ def test_a_later_turn_in_a_padded_batch_is_each_sample_alone(name):
         together = run(batch(*MANY))
         for row, sample in enumerate(MANY):
             assert error(together[row], run(batch(sample))[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+def test_right_padding_without_position_ids(positions):
+    """Positions then count padding too; survivors still end at the sample's own last token."""
+    model = audio_model()
+
+    def run(inputs):
+        lengths = inputs["attention_mask"].sum(1, keepdim=True)
+        cache = model(**inputs, use_cache=True).past_key_values
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+        token = torch.full_like(lengths, 5)
+        return model(input_ids=token, attention_mask=mask, position_ids=lengths, past_key_values=cache).logits[:, -1]
+
+    with strategy("fastadasp-dense", positions=positions).apply(model):
+        together = run(batch(*MANY, side="right"))
+        for row, sample in enumerate(MANY):
+            assert error(together[row], run(batch(sample))[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_of_one_token_beside_longer_ones(name):
+    model, short = audio_model(), Sample((3, 5), (1,), seed=8)
+    with strategy(name).apply(model) as trace:
+        together = greedy(model, batch(ONE, short), 3)
+        assert [layer.audio_tokens_per_sample[1] for layer in trace.layers] == [1] * 4
+        alone = greedy(model, batch(short), 3, [step.argmax(-1)[1:] for step in together])
+    plain = greedy(model, batch(short), 3, [step.argmax(-1)[1:] for step in together])
+    for both, one, untouched in zip(together, alone, plain, strict=True):
+        assert torch.equal(one, untouched)
+        assert error(both[1], one[0]) <= TOLERANCE
+
+
+def test_a_cache_repeated_after_the_prompt():
+    """As beams that split only after the prompt: each copy of a row goes on with the row's keys and padding."""
+    model, inputs = audio_model(), batch(*MANY[:2])
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+    token = torch.tensor([[5], [6]])
+    with strategy("weighted").apply(model):
+        cache = model(**inputs, use_cache=True).past_key_values
+        once = model(input_ids=token, attention_mask=mask, past_key_values=cache).logits
+        cache = model(**inputs, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(3)
+        copies = [x.repeat_interleave(3, dim=0) for x in (token, mask)]
+        many = model(input_ids=copies[0], attention_mask=copies[1], past_key_values=cache).logits
+        assert error(many, once.repeat_interleave(3, dim=0)) <= TOLERANCE
+        cache = model(**inputs, use_cache=True).past_key_values
+        cache.batch_select_indices(torch.tensor([0]))
+        with pytest.raises(ModelError, match="only be repeated"):
+            model(input_ids=token[:1], attention_mask=mask[:1], past_key_values=cache)

@@ -11,6 +11,7 @@ from fastadasp.budget import Budget
 from fastadasp.errors import RunError
 from fastadasp.registry import get_registry
 from fastadasp.strategy import Strategy, load_strategy
+from fastadasp.tasks.manifest import ManifestTask
 from fastadasp.tasks.task import Example, Task
 
 FULL = "full"
@@ -72,10 +73,21 @@ def make_grid(
             raise RunError(f"{names[strategy.name]} and {text} are both called {strategy.name!r}; rename one")
         names[strategy.name] = text
         rows += [Row(strategy.name, strategy.with_budget(amount), amount) for amount in dict.fromkeys(amounts)]
-    chosen = {name: get_registry().get("task", name) for name in dict.fromkeys(tasks)}
+    chosen = {task.name: task for task in (_find_task(text) for text in dict.fromkeys(tasks))}
     examples = {name: task.examples(limit) for name, task in chosen.items()}
     _check_audio(examples)
     return Grid(tuple(rows), chosen, examples)
+
+
+def _find_task(text: str) -> Task:
+    """A task by name, or ``name=manifest.jsonl`` for its question and metric over other clips."""
+    name, _, manifest = text.partition("=")
+    task = get_registry().get("task", name)
+    if not manifest:
+        return task
+    if not isinstance(task, ManifestTask):
+        raise RunError(f"task {name!r} brings its own clips; it cannot be asked over {manifest}")
+    return task.over(Path(manifest))
 
 
 def _check_audio(examples: dict[str, list[Example]]) -> None:

@@ -56,6 +56,7 @@ def make_model(encoder: str, tokenizer: PreTrainedTokenizerFast, hidden: int = 2
     whisper = WhisperForConditionalGeneration.from_pretrained(encoder, dtype="float32")
     source = whisper.config
     end = tokenizer.convert_tokens_to_ids(prompts.END_OF_TEXT)
+    placeholder: Any = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
     config = Qwen2AudioConfig(
         audio_config={
             "d_model": source.d_model,
@@ -80,12 +81,14 @@ def make_model(encoder: str, tokenizer: PreTrainedTokenizerFast, hidden: int = 2
             "eos_token_id": end,
             "pad_token_id": end,
         },
-        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
-        tie_word_embeddings=False,
+        audio_token_index=placeholder,
+        tie_word_embeddings=False,  # type: ignore[call-arg]
     )
     model = Qwen2AudioForConditionalGeneration(config)
-    weights = {k: v for k, v in whisper.model.encoder.state_dict().items()}
+    weights = dict(whisper.model.encoder.state_dict())
     model.model.audio_tower.load_state_dict(weights, strict=True)
     model.model.audio_tower.requires_grad_(False)
-    model.generation_config.update(eos_token_id=end, pad_token_id=end, bos_token_id=end, do_sample=False, max_new_tokens=64)
+    model.generation_config.update(
+        eos_token_id=end, pad_token_id=end, bos_token_id=end, do_sample=False, max_new_tokens=64
+    )
     return model

@@ -53,7 +53,9 @@ def gender_question(gender: str) -> tuple[str, tuple[str, ...], str]:
     return ("gender", prompts.INSTRUCTIONS["gender"], GENDERS[gender])
 
 
-def sounds(recordings: list[Recording], sizes: Sizes, seed: int) -> Iterator[tuple[Wave, list[tuple[str, tuple[str, ...], str]]]]:
+def sounds(
+    recordings: list[Recording], sizes: Sizes, seed: int
+) -> Iterator[tuple[Wave, list[tuple[str, tuple[str, ...], str]]]]:
     """Every training clip with its questions; test recordings are never touched."""
     train = [r for r in recordings if not r.test]
     rng = np.random.default_rng(seed)
@@ -76,7 +78,10 @@ def sounds(recordings: list[Recording], sizes: Sizes, seed: int) -> Iterator[tup
         for copy in range(sizes.order_copies):
             speed = float(rng.choice(SPEEDS)) if copy else 1.0
             yield disturb(read(r.path, speed), rng), order_questions(r.labels["slots"])
-    known = {slot: sorted({r.labels["slots"][slot] for r in orders if slot in r.labels["slots"]}) for slot in prompts.QUESTIONS}
+    known = {
+        slot: sorted({r.labels["slots"][slot] for r in orders if slot in r.labels["slots"]})
+        for slot in prompts.QUESTIONS
+    }
     for wave, slots in synthetic.spoken_orders(known, sizes.synthetic_orders, rng):
         yield disturb(wave, rng), order_questions(slots)
 
@@ -114,7 +119,14 @@ def _numbers(
             yield disturb(join(source(digits), rng, pause)[: 30 * RATE], rng), number_questions(digits)
 
 
-def build(recordings: list[Recording], maker: FeatureMaker, sizes: Sizes, seed: int, workers: int, progress: Callable[[int], None]) -> list[Clip]:
+def build(
+    recordings: list[Recording],
+    maker: FeatureMaker,
+    sizes: Sizes,
+    seed: int,
+    workers: int,
+    progress: Callable[[int], None],
+) -> list[Clip]:
     """The corpus with encoder features; calls `progress(clips done)`."""
     clips: list[Clip] = []
     batch: list[tuple[Wave, list[tuple[str, tuple[str, ...], str]]]] = []

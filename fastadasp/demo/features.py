@@ -37,7 +37,8 @@ class FeatureMaker:
             out = layer(hidden, None)
             hidden = out[0] if isinstance(out, tuple) else out
         hidden = tower.avg_pooler(hidden.permute(0, 2, 1)).permute(0, 2, 1)
-        return tower.layer_norm(hidden)[0].half()
+        features: Tensor = tower.layer_norm(hidden)[0].half()
+        return features
 
     def many(self, waves: Sequence[Wave], workers: int) -> list[Tensor]:
         """Features of several clips, `workers` at a time with one thread each."""

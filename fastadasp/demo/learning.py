@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from fastadasp.demo import prompts
 from fastadasp.demo.corpus import Clip
 
-SHARES = {"asr": 0.32, "st": 0.24, "sqa": 0.26, "er": 0.11, "gender": 0.07}
-"""Share of the training samples each task gets."""
+SHARES = {"asr": 0.46, "sqa": 0.31, "er": 0.14, "gender": 0.09}
+"""Share of the training clips drawn for the sake of each task; all that is asked about a clip is trained at once."""
+
+Sample = tuple[Tensor, list[tuple[list[int], list[int]]]]
+"""Features [audio tokens, width] of a clip, and the (prompt, answer) token ids of each question about it."""
 
 
 @dataclass(frozen=True)
@@ -31,44 +36,46 @@ class Plan:
     rate: float = 1e-3
     warmup: int = 100
     tokens: int = 3600
-    checkpoint_minutes: float = 4.0
+    checkpoint_minutes: float = 3.0
+    compile: bool = False
     seed: int = 0
 
 
 class Sampler:
-    """Draws batches of samples of similar length: at most `tokens` positions each."""
+    """Draws batches of clips of similar length: at most `tokens` positions each."""
 
     def __init__(self, clips: list[Clip], tokenizer: Any, tokens: int, rng: np.random.Generator) -> None:
         self.clips, self.tokens, self.rng = clips, tokens, rng
-        self.encode: Callable[[str], list[int]] = lambda text: tokenizer(text).input_ids
-        self.by_task: dict[str, list[tuple[int, int]]] = {task: [] for task in SHARES}
-        for c, clip in enumerate(clips):
-            for q, (task, _, _) in enumerate(clip.questions):
-                self.by_task[task].append((c, q))
+        self.encode: Callable[[str], list[int]] = lru_cache(maxsize=65536)(lambda text: tokenizer(text).input_ids)
+        self.by_task: dict[str, list[int]] = {
+            task: [c for c, clip in enumerate(clips) if task in (asked for asked, _, _ in clip.questions)]
+            for task in SHARES
+        }
         self.before = self.encode("<|audio_bos|>")
 
-    def _draw(self) -> tuple[Tensor, list[int], list[int]]:
+    def _draw(self) -> Sample:
         task = str(self.rng.choice(list(SHARES), p=list(SHARES.values())))
-        c, q = self.by_task[task][int(self.rng.integers(len(self.by_task[task])))]
-        _, asked, answer = self.clips[c].questions[q]
-        # the task's own wording comes half of the time
-        wording = asked[0] if self.rng.random() < 0.5 else asked[int(self.rng.integers(len(asked)))]
-        prompt = self.encode(f"<|audio_eos|>{wording}{prompts.ANSWER_MARKER}")
-        return self.clips[c].features, prompt, self.encode(answer + prompts.END_OF_TEXT)
+        clip = self.clips[self.by_task[task][int(self.rng.integers(len(self.by_task[task])))]]
+        pairs = []
+        for _, asked, answer in clip.questions:
+            # the task's own wording comes half of the time
+            wording = asked[0] if self.rng.random() < 0.5 else asked[int(self.rng.integers(len(asked)))]
+            prompt = self.encode(f"<|audio_eos|>{wording}{prompts.ANSWER_MARKER}")
+            pairs.append((prompt, self.encode(answer + prompts.END_OF_TEXT)))
+        return clip.features, pairs
 
-    def __iter__(self) -> Iterator[list[tuple[Tensor, list[int], list[int]]]]:
+    def _length(self, sample: Sample) -> int:
+        return len(self.before) + len(sample[0]) + sum(len(p) + len(a) - 1 for p, a in sample[1])
+
+    def __iter__(self) -> Iterator[list[Sample]]:
         while True:
-            pool = sorted((self._draw() for _ in range(384)), key=lambda s: len(s[0]) + len(s[1]) + len(s[2]))
-            batches, batch = [], []
-            for sample in pool:
-                length = len(sample[0]) + len(sample[1]) + len(sample[2]) + 1
-                if batch and (len(batch) + 1) * length > self.tokens:
-                    batches.append(batch)
-                    batch = []
-                batch.append(sample)
-            batches.append(batch)
-            self.rng.shuffle(batches)
-            yield from batches
+            batches: list[list[Sample]] = [[]]
+            for sample in sorted((self._draw() for _ in range(256)), key=self._length):
+                if (len(batches[-1]) + 1) * self._length(sample) > self.tokens and batches[-1]:
+                    batches.append([])
+                batches[-1].append(sample)
+            for index in self.rng.permutation(len(batches)):
+                yield batches[int(index)]
 
 
 def mask_spans(features: Tensor, rng: np.random.Generator) -> Tensor:
@@ -83,25 +90,51 @@ def mask_spans(features: Tensor, rng: np.random.Generator) -> Tensor:
     return out
 
 
-def loss_of(model: Any, batch: list[tuple[Tensor, list[int], list[int]]], before: list[int], rng: np.random.Generator) -> Tensor:
-    """Cross-entropy of the answers; samples padded on the right, so that causality alone is the mask."""
+def loss_of(model: Any, batch: list[Sample], before: list[int], rng: np.random.Generator) -> Tensor:
+    """Cross-entropy of the answers.
+
+    All questions about a clip share one row: each sees the sound and itself, at the positions it has when asked alone.
+    An answer's tokens weigh 1/sqrt(their number), so that one-word answers count beside long ones.
+    """
     inner = model.model
     device = model.device
     embed = inner.language_model.embed_tokens
-    rows, labels = [], []
-    features = torch.cat([mask_spans(f, rng) for f, _, _ in batch]).to(device)
-    audio = functional.dropout(inner.multi_modal_projector(features), 0.1).split([len(f) for f, _, _ in batch])
+    features = torch.cat([mask_spans(f, rng) for f, _ in batch]).to(device)
+    audio = functional.dropout(inner.multi_modal_projector(features), 0.1).split([len(f) for f, _ in batch])
     start = embed(torch.tensor(before, device=device))
-    for sound, (_, prompt, answer) in zip(audio, batch, strict=True):
-        text = embed(torch.tensor([*prompt, *answer[:-1]], device=device))
-        rows.append(torch.cat([start, sound.to(start.dtype), text]))
-        silent = len(before) + len(sound) + len(prompt) - 1
-        labels.append(torch.tensor([-100] * silent + answer, device=device))
-    states = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
-    hidden = inner.language_model(inputs_embeds=states, use_cache=False).last_hidden_state
+    rows, labels, weights, segments, positions = [], [], [], [], []
+    for sound, (_, pairs) in zip(audio, batch, strict=True):
+        shared = len(before) + len(sound)
+        ids, label, weight, segment, position = [], [-100] * shared, [0.0] * shared, [0] * shared, list(range(shared))
+        for number, (prompt, answer) in enumerate(pairs, 1):
+            length = len(prompt) + len(answer) - 1
+            ids += [*prompt, *answer[:-1]]
+            label += [-100] * (len(prompt) - 1) + answer
+            weight += [len(answer) ** -0.5] * length
+            segment += [number] * length
+            position += range(shared, shared + length)
+        rows.append(torch.cat([start, sound.to(start.dtype), embed(torch.tensor(ids, device=device))]))
+        labels.append(torch.tensor(label))
+        weights.append(torch.tensor(weight))
+        segments.append(torch.tensor(segment))
+        positions.append(torch.tensor(position))
+    states = pad_sequence(rows, batch_first=True)
+    targets = pad_sequence(labels, batch_first=True, padding_value=-100).to(device)
+    part = pad_sequence(segments, batch_first=True).to(device)
+    length = part.shape[1]
+    sees = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
+    sees &= torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    hidden = inner.language_model(
+        inputs_embeds=states,
+        attention_mask=sees[:, None],
+        position_ids=pad_sequence(positions, batch_first=True).to(device),
+        use_cache=False,
+    ).last_hidden_state
     spoken = targets != -100
-    return functional.cross_entropy(model.lm_head(hidden[spoken]).float(), targets[spoken], label_smoothing=0.05)
+    share: Tensor = pad_sequence(weights, batch_first=True).to(device)[spoken]
+    logits = model.lm_head(hidden[spoken]).float()
+    each: Tensor = functional.cross_entropy(logits, targets[spoken], label_smoothing=0.05, reduction="none")
+    return (each * share).sum() / share.sum()
 
 
 def train(
@@ -114,7 +147,7 @@ def train(
     progress: Callable[[float, str], None],
     resume: dict[str, Any] | None = None,
 ) -> None:
-    """Trains in place. `save` gets the optimiser's state every few minutes and at the end, `progress` the share done."""
+    """Trains in place. `save` gets the optimiser's state every few minutes and at the end."""
     rng = np.random.default_rng(plan.seed + (resume["step"] if resume else 0))
     torch.manual_seed(plan.seed)
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -129,7 +162,10 @@ def train(
         step, used = resume["step"], resume["seconds"]
     model.train()
     model.model.audio_tower.eval()
-    began, saved, smooth = time.monotonic() - used, time.monotonic(), 0.0
+    if plan.compile:
+        for layer in model.model.language_model.layers:
+            layer.compile(dynamic=True)
+    began, saved, smooth = time.monotonic() - used, time.monotonic(), math.nan
     sampler = Sampler(clips, tokenizer, plan.tokens, rng)
     for batch in sampler:
         seconds = time.monotonic() - began
@@ -146,11 +182,13 @@ def train(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         step += 1
-        smooth = 0.98 * smooth + 0.02 * loss.item() if step > 1 else loss.item()
+        smooth = loss.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss.item()
         progress(done, f"step {step}  loss {smooth:.3f}")
         if step % 20 == 0:
             with log.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"step": step, "seconds": round(seconds, 1), "loss": smooth, "rate": rate}) + "\n")
+                lines.write(
+                    json.dumps({"step": step, "seconds": round(seconds, 1), "loss": smooth, "rate": rate}) + "\n"
+                )
         if time.monotonic() - saved > 60 * plan.checkpoint_minutes:
             save({"step": step, "seconds": time.monotonic() - began, "optimiser": optimiser.state_dict()})
             saved = time.monotonic()

@@ -46,7 +46,8 @@ SPECIAL_TOKENS = (END_OF_TEXT, "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>", AN
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'audio' %}" + AUDIO_PLACEHOLDER + "{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}" + AUDIO_PLACEHOLDER + "{% endif %}{% endfor %}"
     "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
     "{% endif %}" + ANSWER_MARKER + "{% elif message['role'] == 'assistant' %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

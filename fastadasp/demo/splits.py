@@ -38,7 +38,8 @@ def _order(text: str) -> str:
 def _rows(folder: Path) -> list[dict[str, Any]]:
     manifest = folder / "manifest.jsonl"
     if not manifest.is_file():
-        raise DataError(f"{folder.parent} has no {folder.name}/manifest.jsonl; it needs the folders {', '.join(FOLDERS)}")
+        needed = ", ".join(FOLDERS)
+        raise DataError(f"{folder.parent} has no {folder.name}/manifest.jsonl; it needs the folders {needed}")
     return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

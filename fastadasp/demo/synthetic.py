@@ -16,7 +16,9 @@ from fastadasp.demo.audio import DIGITS, Wave, read
 
 _ESPEAK = [
     f"{accent}+{variant}"
-    for accent, variant in itertools.product(("en-us", "en-gb", "en-gb-scotland"), ("m1", "m3", "m5", "m7", "f1", "f2", "f4"))
+    for accent, variant in itertools.product(
+        ("en-us", "en-gb", "en-gb-scotland"), ("m1", "m3", "m5", "m7", "f1", "f2", "f4")
+    )
 ]
 _FLITE = ("awb", "kal16", "rms", "slt")
 
@@ -49,7 +51,9 @@ def spoken_digits() -> dict[str, list[Wave]]:
     return {f"{p}:{v}": [speak((p, v), word) for word in DIGITS] for p, v in voices()}
 
 
-def spoken_orders(slots: dict[str, list[str]], count: int, rng: np.random.Generator) -> Iterator[tuple[Wave, dict[str, Any]]]:
+def spoken_orders(
+    slots: dict[str, list[str]], count: int, rng: np.random.Generator
+) -> Iterator[tuple[Wave, dict[str, Any]]]:
     """Coffee orders with random slots, in random voices and speeds: (sound, slots)."""
     speakers = voices()
     for _ in range(count if speakers else 0):

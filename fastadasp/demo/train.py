@@ -15,15 +15,22 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    data: Annotated[Path, typer.Option(help="folder with digits/, emotion/, orders/ and voices/, each with manifest.jsonl")],
-    encoder: Annotated[str, typer.Option(help="Whisper tiny.en: a transformers folder or a hub id")] = "openai/whisper-tiny.en",
+    data: Annotated[
+        Path, typer.Option(help="folder with digits/, emotion/, orders/ and voices/, each with manifest.jsonl")
+    ],
+    encoder: Annotated[
+        str, typer.Option(help="Whisper tiny.en: a transformers folder or a hub id")
+    ] = "openai/whisper-tiny.en",
     out: Annotated[Path, typer.Option(help="folder for the model, the log and checkpoints")] = Path("demo-model"),
     steps: Annotated[int, typer.Option(min=1, help="training steps")] = 4000,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="stop after this long, with the learning rate at its end")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="stop after this long, with the learning rate at its end")
+    ] = None,
     scale: Annotated[float, typer.Option(min=0.001, max=10, help="multiplies the size of the corpus")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="threads that compute features")] = 2,
     seed: Annotated[int, typer.Option(help="of the corpus, the weights and the order")] = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="compile the decoder; needs a C++ compiler")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
 ) -> None:
     """Train the embedded speech language model."""
@@ -52,12 +59,19 @@ def main(
     if scale != 1.0:
         sizes = corpus.Sizes(**{name: max(1, round(count * scale)) for name, count in vars(sizes).items()})
 
-    known = [answer for r in recordings if r.folder == "orders" for _, _, answer in corpus.order_questions(r.labels["slots"])]
+    known = [
+        answer for r in recordings if r.folder == "orders" for _, _, answer in corpus.order_questions(r.labels["slots"])
+    ]
     tokenizer = make_tokenizer(known + ["angry", "happy", "neutral", "sad", "female", "male"] * 20)
     processor = make_processor(tokenizer)
     model = make_model(encoder, tokenizer)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("{task.fields[note]}"), transient=False) as bar:
         cache = out / "corpus.pt"
         if resume and cache.is_file():
@@ -86,9 +100,18 @@ def main(
             model.save_pretrained(out / "model", state_dict=weights, max_shard_size="15MB")
             processor.save_pretrained(out / "model")
 
-        plan = Plan(steps=steps, minutes=math.inf if minutes is None else minutes, seed=seed)
+        plan = Plan(steps=steps, minutes=math.inf if minutes is None else minutes, compile=compiled, seed=seed)
         learning = bar.add_task("training", total=1.0, note="")
-        train(model, tokenizer, clips, plan, out / "log.jsonl", save, lambda d, n: bar.update(learning, completed=d, note=n), state)
+        train(
+            model,
+            tokenizer,
+            clips,
+            plan,
+            out / "log.jsonl",
+            save,
+            lambda d, n: bar.update(learning, completed=d, note=n),
+            state,
+        )
         bar.update(learning, completed=1.0)
     print(f"model written to {out / 'model'}")
 

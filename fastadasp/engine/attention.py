@@ -33,8 +33,10 @@ def _original(module: nn.Module, implementation: str) -> Callable[..., Any]:
                 f"{type(module).__name__} has no eager attention function of its own; "
                 'load the model with attn_implementation="sdpa"'
             )
-        return eager
-    return ALL_ATTENTION_FUNCTIONS[implementation]
+        function: Callable[..., Any] = eager
+    else:
+        function = ALL_ATTENTION_FUNCTIONS[implementation]
+    return function
 
 
 def _twin(implementation: str) -> str:

@@ -34,12 +34,11 @@ class Keys:
         rows = len(stream.lengths)
         before = self.repeated(rows)
         both = None
-        if before.valid is not None or stream.valid is not None:
-            device = before.valid.device if before.valid is not None else stream.spans.start.device
-            ones = [torch.ones(rows, n, dtype=torch.bool, device=device) for n in (self.length, stream.width)]
-            both = torch.cat(
-                [ones[0] if before.valid is None else before.valid, ones[1] if stream.valid is None else stream.valid], 1
-            )
+        padded = before.valid if before.valid is not None else stream.valid
+        if padded is not None:
+            left = padded.new_ones(rows, self.length) if before.valid is None else before.valid
+            right = padded.new_ones(rows, stream.width) if stream.valid is None else stream.valid
+            both = torch.cat([left, right], 1)
         totals = tuple(a + b for a, b in zip(before.lengths, stream.lengths, strict=True))
         return Keys(self.length + stream.width, totals, both, self.plain and plain)
 

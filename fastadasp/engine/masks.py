@@ -9,9 +9,7 @@ from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 
 
-def causal_mask(
-    implementation: str, config: Any, states: Tensor, keys: int, valid: Tensor | None
-) -> Any:
+def causal_mask(implementation: str, config: Any, states: Tensor, keys: int, valid: Tensor | None) -> Any:
     """The causal mask of queries `states` [B, T, D] over the last T of `keys` keys.
 
     Args:
@@ -39,6 +37,6 @@ def causal_mask(
     )
     if valid is not None and isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() == 4:
         # A padding query sees no key at all; let it see itself, so that no backend divides by zero.
-        own = torch.arange(keys - length, keys, device=mask.device).unsqueeze(1) == torch.arange(keys, device=mask.device)
-        mask = mask | own
+        columns = torch.arange(keys, device=mask.device)
+        mask = mask | (columns[keys - length :].unsqueeze(1) == columns)
     return mask

@@ -34,7 +34,6 @@ class Prompt:
         length: int,
         mask: Any,
         span_ids: Tensor | None,
-        embeds: Tensor | None,
     ) -> None:
         self.session, self.cache = session, cache
         self.known = state_of(cache)
@@ -43,19 +42,22 @@ class Prompt:
         self.inputs: dict[str, Any] | None = None
         self.plans: list[tuple[int, ...]] = []
         self.acts = False
+        self.remove = self.clip_keys = torch.zeros(0, dtype=torch.int64)
         self.stream = self.plain_stream = Stream((length,) * batch, length, None, _no_spans())
+        session.check_cache(cache, past, self.known)
         if span_ids is None and self.known is None:
             return  # nothing to reduce and nothing was: the model is on its own
         session.check_supported(mask, cache)
         self._look_at_padding(mask, span_ids, past, batch, length)
         if span_ids is not None:
-            self._plan(embeds)
+            self._plan()
 
     def _look_at_padding(self, mask: Any, span_ids: Tensor | None, past: int, batch: int, length: int) -> None:
-        """Finds the audio spans and the padding; the only wait for the device in a pass, and none in a decoding step."""
+        """Finds the audio spans and the padding: a pass's only wait for the device, and none in a decoding step."""
         if mask is not None and mask.shape[1] != past + length:
             raise ModelError(
-                f"the attention mask covers {mask.shape[1]} positions, but the cache holds {past} and the prompt adds {length}"
+                f"the attention mask covers {mask.shape[1]} positions, "
+                f"but the cache holds {past} and the prompt adds {length}"
             )
         valid = None if mask is None or length == 1 else mask[:, past:].bool()
         lengths = (length,) * batch
@@ -71,19 +73,14 @@ class Prompt:
             padded = before if min(counts) != past else None
             self.known = CacheState([Keys(past, counts, padded)] * len(self.session.layers))
 
-    def _plan(self, embeds: Tensor | None) -> None:
+    def _plan(self) -> None:
         session, spans = self.session, self.stream.spans
         layers = len(session.layers)
         self.plans = removals(session.strategy, layers, spans.tokens)
         self.acts = any(any(counts) for counts in self.plans)
         session.trace.layers.clear()
         if self.acts:
-            device = spans.start.device
-            self.remove = torch.tensor(self.plans, dtype=torch.int64).to(device)
-            self.clip_keys = torch.zeros(len(spans.tokens), dtype=torch.int64, device=device)
-            if embeds is not None:
-                with torch.no_grad():
-                    self.clip_keys = fingerprint_clips(embeds, spans)
+            self.remove = torch.tensor(self.plans, dtype=torch.int64).to(spans.start.device)
 
     def replan(self, layer: int, current: tuple[int, ...]) -> None:
         """After a merger that removed other counts than asked for at `layer`."""
@@ -94,7 +91,7 @@ class Prompt:
         self.remove = torch.tensor(self.plans, dtype=torch.int64).to(self.remove.device)
 
     def join(self, index: int) -> _Joined | None:
-        """The keys of a layer once this pass has been through it; None where nothing ever differs from the plain model."""
+        """A layer's keys once this pass has been through it; None where nothing ever differs from the plain model."""
         if self.known is None:
             return None
         old, stream = self.known.layers[index], self.stream
@@ -152,11 +149,14 @@ class LayerWork:
         if joined is None:
             return None
         prompt.keys.append(joined.keys)
-        self._arguments = kwargs
+        states = args[0] if args else kwargs["hidden_states"]
+        if self.index == 0 and prompt.acts:
+            with torch.no_grad():
+                prompt.clip_keys = fingerprint_clips(states, prompt.stream.spans)
+        self._arguments = kwargs = kwargs | (prompt.inputs or {})
         if joined.keys.plain:
             return None
-        states = args[0] if args else kwargs["hidden_states"]
-        return args, kwargs | (prompt.inputs or {}) | {"attention_mask": prompt.mask_for(joined, states)}
+        return args, kwargs | {"attention_mask": prompt.mask_for(joined, states)}
 
     def see_attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
         if self._acting() is not None:
@@ -237,7 +237,7 @@ class LayerWork:
 
     def _position(self, prompt: Prompt, reduction: Reduction, states: Tensor) -> dict[str, Any]:
         """The survivors' position arguments, in the layer's own names."""
-        given, changed = self._arguments, {}
+        given, changed = self._arguments, dict[str, Any]()
         positions, rotary = given.get("position_ids"), given.get("position_embeddings")
         if positions is not None:
             kept = reduction.select(positions.unsqueeze(-1)).squeeze(-1)
@@ -252,7 +252,6 @@ class LayerWork:
             else:
                 changed["position_embeddings"] = tuple(reduction.select(part) for part in rotary)
         return changed
-
 
     def _last_position(self, positions: Tensor) -> Tensor:
         """Each sample's last position, [B or 1, 1]."""

@@ -4,11 +4,12 @@ No model file is changed. For a layer that acts, with h the hidden states after 
 
 - the attention function shows the layer's queries and keys (`fastadasp.engine.attention`);
 - a pre-hook on the second norm makes the token plan and hands R h to the MLP;
-- a hook on the MLP expands its output with S, so that the block's own residual sum h + S mlp(norm(R h)) has the old length;
+- a hook on the MLP expands its output with S, so that the block's own residual sum h + S mlp(norm(R h)) has the old
+  length;
 - a hook on the layer reduces that sum. Since R S = 1 this is R h + mlp(norm(R h)), exactly the shorter block.
 
-Later layers get rotary embeddings, position ids and masks of the survivors from a pre-hook; each layer's cache simply has
-its own length.
+Later layers get rotary embeddings, position ids and masks of the survivors from a pre-hook; each layer's cache simply
+has its own length.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadasp.engine.attention import watching
+from fastadasp.engine.attention import Watcher, watching
+from fastadasp.engine.cache import CacheState
 from fastadasp.engine.prompt import LayerWork, Prompt
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
@@ -38,8 +40,8 @@ def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None
 
     Args:
         model: a transformers model of an installed family. On leaving, also by an exception, it is as it was.
-        spans: int [B, T], which clip each prompt position belongs to (0: none). Needed only where the model is called with
-            ``inputs_embeds``; otherwise audio tokens are found in ``input_ids``.
+        spans: int [B, T], which clip each prompt position belongs to (0: none). Needed only where the model is called
+            with ``inputs_embeds``; otherwise audio tokens are found in ``input_ids``.
 
     Raises:
         ModelError: the family is not supported, or another strategy is already applied to the model.
@@ -62,10 +64,11 @@ def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None
     _busy.add(decoder)
     try:
         with ExitStack() as stack:
-            watchers = {
+            watchers: dict[nn.Module, Watcher] = {
                 getattr(layer, adapter.attention): session.work[i].see_attention for i, layer in enumerate(layers)
             }
-            session.implementation = stack.enter_context(watching(decoder.config, watchers))
+            config: Any = decoder.config
+            session.implementation = stack.enter_context(watching(config, watchers))
             for handle in session.hook():
                 stack.callback(handle.remove)
             yield session.trace
@@ -117,9 +120,10 @@ class _Session:
         cache = kwargs.get("past_key_values")
         states = kwargs.get("inputs_embeds")
         ids = kwargs.get("input_ids", args[0] if args else None)
-        if states is None and ids is None:
+        given = states if states is not None else ids
+        if given is None:
             return  # the decoder's own message about that is clear
-        rows, length = (states if states is not None else ids).shape[:2]
+        rows, length = given.shape[:2]
         past = 0 if cache is None else int(cache.get_seq_length())
         self.prompt = Prompt(
             self,
@@ -128,14 +132,13 @@ class _Session:
             batch=rows,
             length=length,
             mask=kwargs.get("attention_mask"),
-            span_ids=self._spans_for(rows, length, past),
-            embeds=states,
+            span_ids=self._spans_for(rows, length, past, given.device),
         )
 
     def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.prompt, self.found_spans = None, None
 
-    def _spans_for(self, rows: int, length: int, past: int) -> Tensor | None:
+    def _spans_for(self, rows: int, length: int, past: int, device: torch.device) -> Tensor | None:
         """The span numbers of this forward pass, expanded to beams; None for a pass without audio."""
         if self.given_spans is not None:
             spans = self.given_spans
@@ -145,14 +148,18 @@ class _Session:
                 raise ModelError(
                     f"spans has shape {tuple(spans.shape)}, but the prompt has {rows} sample(s) of {length} positions"
                 )
-            return spans.repeat_interleave(rows // spans.shape[0], dim=0)
+            return spans.to(device).repeat_interleave(rows // spans.shape[0], dim=0)
         found = self.found_spans
         if found is None:
+            if length > 1:
+                raise ModelError(
+                    "audio tokens are found in input_ids, but the model was called without them; pass spans="
+                )
             return None
         if found.shape[1] != length:
             raise ModelError(
-                f"the prompt has {found.shape[1]} tokens but the decoder got {length}: give one audio placeholder for each "
-                "audio token (let the model's processor expand the prompt)"
+                f"the prompt has {found.shape[1]} tokens but the decoder got {length}: give one audio placeholder "
+                "for each audio token (let the model's processor expand the prompt)"
             )
         return found
 
@@ -160,18 +167,30 @@ class _Session:
         """Refuses what a strategy cannot work with, before the model runs."""
         if isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.dim() != 2):
             raise ModelError(
-                "strategies need the plain [batch, tokens] attention mask; ready-made masks (static caches, custom 4D masks) "
-                "are not supported: use the default dynamic cache"
+                "strategies need the plain [batch, tokens] attention mask; ready-made masks (static caches, custom 4D "
+                "masks) are not supported: use the default dynamic cache"
             )
         if cache is not None and getattr(cache, "is_compileable", False):
             raise ModelError("static caches are not supported with a strategy; use the default dynamic cache")
+
+    def check_cache(self, cache: Any, past: int, known: CacheState | None) -> None:
+        """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
+        if cache is None:
+            return
+        expected = [past] * len(self.layers) if known is None else [keys.length for keys in known.layers]
+        if [int(cache.get_seq_length(i)) for i in range(len(self.layers))] != expected:
+            raise ModelError(
+                "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
+                "cannot be cropped, copied or filled elsewhere (assisted and prompt lookup decoding do so)"
+            )
 
     def rotary(self, states: Tensor, positions: Tensor) -> Any:
         """Rotary embeddings of `positions` as the decoder makes them."""
         embed = getattr(self.decoder, self.adapter.rotary, None)
         if embed is None:
             raise StrategyError(
-                f'positions = "compact" needs rotary embeddings, which {type(self.decoder).__name__} lacks; use "original"'
+                f'positions = "compact" needs rotary embeddings, which {type(self.decoder).__name__} lacks; '
+                'use "original"'
             )
         with torch.no_grad():
             return embed(states, positions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -81,12 +82,14 @@ def find_spans(span_ids: Tensor, valid: Tensor | None) -> AudioSpans:
     for row, line in enumerate(numbers.numpy()):
         edges = [0, *((line[1:] != line[:-1]).nonzero()[0] + 1).tolist(), len(line)]
         seen = set()
-        for left, right in zip(edges[:-1], edges[1:], strict=True):
+        for left, right in pairwise(edges):
             clip = int(line[left])
             if clip == 0:
                 continue
             if clip in seen:
-                raise ModelError(f"audio clip {clip} of sample {row} lies in several pieces; its tokens must be adjacent")
+                raise ModelError(
+                    f"audio clip {clip} of sample {row} lies in several pieces; its tokens must be adjacent"
+                )
             if shown is not None and not bool(shown[row, left:right].all()):
                 raise ModelError(
                     f"the attention mask hides audio tokens of sample {row} (columns {left} to {right - 1}); "

@@ -126,8 +126,11 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
     share = None
     if plan.merges:
         weight = (real.float() if plan.weight is None else plan.weight.float()).where(kept, 0.0)
-        total = torch.zeros(first.shape, device=device).scatter_add_(1, slot, weight)
-        mean = weight / total.gather(1, slot).clamp_min(torch.finfo(torch.float32).tiny)
+        # A cluster whose weights are all zero takes the plain mean.
+        total = torch.zeros(first.shape, device=device).scatter_add(1, slot, weight)
+        weight = weight.masked_fill(total.gather(1, slot) == 0, 1.0)
+        total = torch.zeros(first.shape, device=device).scatter_add(1, slot, weight)
+        mean = weight / total.gather(1, slot)
         share = _put(torch.ones(batch, stream.width, device=device), rows, columns, real, mean)
     start = (order - emitted.long() + padding)[spans.sample, spans.start]
     after = spans.reduced(start, is_head.sum(1), tuple(survivors))

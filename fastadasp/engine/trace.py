@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """Token counts of one layer in the last prompt; one entry a sample in the ``_per_sample`` fields, padding not counted.
+    """Token counts of one layer in the last prompt; ``_per_sample`` fields hold one entry a sample, without padding.
 
     Attributes:
         layer: 0-based.

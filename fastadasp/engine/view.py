@@ -78,12 +78,14 @@ class LayerView:
     def noise(self, stream: int = 0) -> Tensor:
         """Uniform noise in [0, 1), float32 [clips, N].
 
-        It depends on the strategy's seed, the layer, the clip (its content) and the token's place in the clip alone: not
-        on the device, the batch or the padding. `stream` gives independent draws within a layer.
+        It depends on the strategy's seed, the layer, the clip (its content) and the token's place in the clip alone:
+        not on the device, the batch or the padding. `stream` gives independent draws within a layer.
         """
         steps = torch.arange(self.spans.longest, device=self.clip_keys.device)
-        base = _mix(torch.full_like(self.clip_keys, (self.seed << 16) + (self.layer_index << 4) + stream))
-        bits = _mix(_mix(base ^ self.clip_keys).unsqueeze(1) + steps)
+        bits = self.clip_keys
+        for part in (self.seed, self.layer_index, stream):
+            bits = _mix(bits ^ (part % 0x7FFFFFFFFFFFFFFF))
+        bits = _mix(bits.unsqueeze(1) + steps)
         return ((bits >> 8) & 0xFFFFFF).to(torch.float32) / float(1 << 24)
 
 
@@ -98,16 +100,20 @@ def _mix(x: Tensor) -> Tensor:
 def fingerprint_clips(embeds: Tensor, spans: AudioSpans) -> Tensor:
     """A number for each clip that follows its content: embeddings [B, T, D] -> int64 [clips].
 
-    Made of a few coarsely rounded statistics, so that rounding differences between a padded batch and a sample alone do
-    not change it.
+    Made of eight coarsely rounded sums, so that rounding differences between a padded batch and a sample alone do not
+    change it: a few channels, centred and scaled, under two fixed patterns of signs.
     """
     columns, valid = spans.columns()
-    few = embeds[..., :4][spans.sample.unsqueeze(1), columns].float() * valid.unsqueeze(-1)
-    count = valid.sum(1, keepdim=True)
-    scale = few.square().sum((1, 2)).div(count.squeeze(1) * 4).sqrt().clamp_min(1e-12)
-    rounded = (few.sum(1) / count / scale.unsqueeze(1) * 16).round().to(torch.int64)
-    key = _mix(count.squeeze(1).to(torch.int64))
-    for part in rounded.unbind(1):
+    real, count = valid.unsqueeze(-1), valid.sum(1).view(-1, 1, 1)
+    few = embeds[..., :4][spans.sample.unsqueeze(1), columns].float() * real
+    size = (few.square().sum((1, 2), keepdim=True) / (4 * count)).sqrt()
+    centred = (few - few.sum(1, keepdim=True) / count) * real
+    spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
+    hashed = _mix(torch.arange(spans.longest, device=valid.device))
+    signs = [1.0 - 2.0 * ((hashed >> bit) & 1) for bit in (11, 37)]
+    unit = centred / spread.maximum(1e-3 * size).clamp_min(1e-12)
+    sums = torch.stack([(unit * sign.unsqueeze(1)).sum(1) for sign in signs], 1) / count.sqrt()
+    key = _mix(count.flatten())
+    for part in (4 * sums).round().to(torch.int64).flatten(1).unbind(1):
         key = _mix(key ^ part)
     return key
-

@@ -19,8 +19,8 @@ class ModelAdapter:
     Attributes:
         name: the ``model_type`` of the family's configuration.
         summary: one line for listings.
-        decoder_paths: dotted paths to the text decoder (the module with the layers and their rotary embedding); the first
-            that exists is taken.
+        decoder_paths: dotted paths to the text decoder (the module with the layers and their rotary embedding); the
+            first that exists is taken.
         layers, attention, norm, mlp, rotary: attribute names: the decoder's layer list; each layer's attention, second
             norm and MLP; the decoder's rotary embedding.
         audio_token: the configuration's attribute with the id of the audio placeholder token; None if the family alone

@@ -61,7 +61,9 @@ def check_folder(path: str) -> None:
     if not folder.is_dir():
         if path.count("/") == 1 and not path.startswith((".", "/", "~")):
             return
-        raise ModelError(f"there is no model folder {path}; give a folder with config.json, or a hub id such as Qwen/Qwen2-Audio-7B")
+        raise ModelError(
+            f"there is no model folder {path}; give a folder with config.json, or a hub id such as Qwen/Qwen2-Audio-7B"
+        )
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{path} is not a model: it has no config.json")
@@ -94,6 +96,7 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     from fastadasp.models.adapter import adapter_for
 
     local = Path(path).is_dir()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
         name = (config.architectures or [None])[0]

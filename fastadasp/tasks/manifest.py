@@ -48,6 +48,18 @@ class ManifestTask(Task):
         self.instruction, self.where, self.max_new_tokens, self.summary = instruction, where or {}, max_new_tokens, summary
         self._score, self.higher_is_better = METRICS[metric]
 
+    def over(self, manifest: Path) -> ManifestTask:
+        """The same question and metric over the clips of another manifest (all of its lines)."""
+        return ManifestTask(
+            self.name,
+            manifest,
+            kind=self.kind,
+            metric=self.metric,
+            instruction=self.instruction,
+            max_new_tokens=self.max_new_tokens,
+            summary=self.summary,
+        )
+
     def examples(self, limit: int | None = None) -> list[Example]:
         if not self.manifest.is_file():
             raise DataError(f"task {self.name!r}: there is no manifest {self.manifest}")

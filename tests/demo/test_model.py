@@ -1,0 +1,101 @@
+"""The embedded model: loads offline, reads its prompt, and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastadasp.audio import read_audio
+from fastadasp.demo import data_path, evaluate, prompts
+from fastadasp.demo.features import FeatureMaker
+from fastadasp.demo.learning import loss_of
+
+Model = tuple[Any, Any]
+
+
+def test_sizes(demo_model: Model) -> None:
+    model, processor = demo_model
+    assert type(model).__name__ == "Qwen2AudioForConditionalGeneration"
+    assert type(processor).__name__ == "Qwen2AudioProcessor"
+    assert model.config.text_config.num_hidden_layers == 10
+    assert processor.feature_extractor.sampling_rate == 16_000
+    assert processor.tokenizer.padding_side == "left"
+    ids = processor.tokenizer("Ünïcode wörds, 123!").input_ids
+    assert processor.tokenizer.decode(ids) == "Ünïcode wörds, 123!"
+
+
+def test_chat_template_gives_the_prompt(demo_model: Model) -> None:
+    _, processor = demo_model
+    asked = prompts.INSTRUCTIONS["asr"][0]
+    message = {"role": "user", "content": [{"type": "audio", "audio": "x.ogg"}, {"type": "text", "text": asked}]}
+    text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    assert text == prompts.build_prompt(asked)
+
+
+def _clip(task: str) -> tuple[dict[str, Any], np.ndarray]:
+    row = evaluate.read_rows(data_path(), [task], 1)[0]
+    return row, read_audio(data_path() / row["audio_filepath"])
+
+
+@pytest.mark.parametrize("samples", [None, 16_000, 15_999, 24_161, 24_320])
+def test_training_features_are_those_of_the_whole_window(demo_model: Model, samples: int | None) -> None:
+    model, processor = demo_model
+    wave = _clip("sqa")[1][:samples]
+    text = prompts.build_prompt("Which size is ordered?")
+    inputs = processor(text=text, audio=wave, sampling_rate=16_000, return_tensors="pt")
+    heard: list[torch.Tensor] = []
+    hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    with torch.inference_mode():
+        model(**inputs)
+    hook.remove()
+    short = FeatureMaker(model.model.audio_tower, processor.feature_extractor)(wave).float()
+    count = int((inputs["input_ids"] == model.config.audio_token_id).sum())
+    assert len(short) == count
+    torch.testing.assert_close(short, heard[0].reshape(-1, short.shape[1])[:count].float(), atol=0.02, rtol=0.01)
+
+
+def test_training_loss_is_that_of_the_whole_model(demo_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All questions about a clip are trained in one row; each must count as if it were asked alone."""
+    model, processor = demo_model
+    monkeypatch.setattr("fastadasp.demo.learning.mask_spans", lambda features, rng: features.float())
+    monkeypatch.setattr("fastadasp.demo.learning.functional.dropout", lambda x, p, training=True: x)
+    _, wave = _clip("sqa")
+    features = FeatureMaker(model.model.audio_tower, processor.feature_extractor)(wave)
+    encode = lambda text: processor.tokenizer(text).input_ids  # noqa: E731
+    pairs, losses, weights = [], [], []
+    for asked, answered in (("Which size is ordered?", "small"), ("Which milk is ordered?", "a bit of whole milk")):
+        answer = encode(answered + prompts.END_OF_TEXT)
+        pairs.append((encode(f"<|audio_eos|>{asked}{prompts.ANSWER_MARKER}"), answer))
+        text = prompts.build_prompt(asked) + answered + prompts.END_OF_TEXT
+        inputs = processor(text=text, audio=wave, sampling_rate=16_000, return_tensors="pt")
+        assert inputs["input_ids"][0, -len(answer) :].tolist() == answer
+        with torch.inference_mode():
+            logits = model(**inputs).logits[0, -len(answer) - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(answer), label_smoothing=0.05)
+        losses.append(float(loss) * len(answer) ** 0.5)
+        weights.append(len(answer) ** 0.5)
+    with torch.inference_mode():
+        mine = loss_of(model, [(features, pairs)], encode("<|audio_bos|>"), np.random.default_rng(0))
+    assert float(mine) == pytest.approx(sum(losses) / sum(weights), abs=0.02)
+
+
+def test_it_transcribes_and_translates(demo_model: Model) -> None:
+    model, processor = demo_model
+    rows = [
+        row for row in evaluate.read_rows(data_path(), ["asr", "st"]) if row["seen_speaker"] and row["duration"] < 8
+    ]
+    rows = [row for task in ("asr", "st") for row in [r for r in rows if r["task"] == task][:6]]
+    scores = {s.task: s.value for s in evaluate.score(rows, evaluate.answer(model, processor, rows, data_path()))}
+    assert scores["asr"] <= 25
+    assert scores["st"] >= 60
+
+
+def test_evaluation_names_a_missing_test_set(tmp_path: Path) -> None:
+    from fastadasp.errors import DataError
+
+    with pytest.raises(DataError, match=r"manifest\.jsonl"):
+        evaluate.read_rows(tmp_path, ["asr"])

@@ -1,0 +1,147 @@
+"""The arrows between the rooms, read from the source: see docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fastadasp.registry import get_registry
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "fastadasp": ROOT / "fastadasp",
+    "fastadasp_plugins": ROOT / "plugins",
+    "fastadasp_strategies": ROOT / "strategies",
+}
+CONTRACTS = ("components", "hookspecs", "registry", "checks", "plugin", "budget", "recipe", "errors", "ops")
+PUBLIC = {"fastadasp", "fastadasp.ops"}
+LONGEST = 350
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: from where, of what, and when it happens."""
+
+    where: str
+    target: str
+    typing: bool
+    """Under ``if TYPE_CHECKING``: it never happens."""
+    lazy: bool
+    """Inside a function: it happens when that runs."""
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the three packages, with its import name."""
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            yield ".".join((package, *(part for part in parts if part != "__init__"))), path
+
+
+def imports(where: str, node: ast.AST, typing: bool = False, lazy: bool = False) -> Iterator[Import]:
+    """The imports below `node`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(where, alias.name, typing, lazy) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{where}: imports are absolute here"
+            yield Import(where, str(child.module), typing, lazy)
+            # `from fastadasp import demo` imports a module too
+            names = (f"{child.module}.{alias.name}" for alias in child.names)
+            yield from (Import(where, name, typing, lazy) for name in names if name in MODULES)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            for part in child.body:
+                yield from imports(where, ast.Module([part], []), True, lazy)
+            for part in child.orelse:
+                yield from imports(where, ast.Module([part], []), typing, lazy)
+        else:
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from imports(where, child, typing, lazy or inside)
+
+
+MODULES = {name for name, _ in modules()}
+IMPORTS = [found for name, path in modules() for found in imports(name, ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def under(name: str, *rooms: str) -> bool:
+    """Whether a module lies in one of these rooms of the core."""
+    return any(name == f"fastadasp.{room}" or name.startswith(f"fastadasp.{room}.") for room in rooms)
+
+
+def offenders(*rooms: str, banned: tuple[str, ...], lazy: bool = True) -> list[str]:
+    """Imports at run time from `rooms` into `banned` ones; with `lazy=False` only those at the top of a file."""
+    return [
+        f"{i.where} imports {i.target}"
+        for i in IMPORTS
+        if under(i.where, *rooms) and under(i.target, *banned) and not i.typing and (lazy or not i.lazy)
+    ]
+
+
+def test_the_core_imports_no_method() -> None:
+    packages = ("fastadasp_plugins", "fastadasp_strategies", "plugins", "strategies")
+    assert [i for i in IMPORTS if i.where.startswith("fastadasp.") and i.target.split(".")[0] in packages] == []
+
+
+def test_contracts_know_nothing_of_the_engine() -> None:
+    assert offenders(*CONTRACTS, banned=("engine", "compare", "demo", "cli")) == []
+
+
+def test_a_strategy_loads_the_engine_only_when_applied() -> None:
+    assert offenders("strategy", banned=("engine", "compare", "tasks", "demo", "cli"), lazy=False) == []
+
+
+def test_the_engine_serves_and_does_not_ask() -> None:
+    assert offenders("engine", banned=("compare", "tasks", "demo", "cli")) == []
+
+
+def test_models_and_tasks_stand_below_the_comparison() -> None:
+    assert offenders("models", "tasks", "audio", "efficiency", banned=("compare", "demo", "cli")) == []
+    assert offenders("tasks", banned=("engine", "models", "strategy")) == []
+
+
+def test_the_demo_is_a_guest_like_any_other() -> None:
+    assert offenders("demo", banned=("engine", "compare", "cli")) == []
+    assert offenders("compare", banned=("demo",)) == []
+
+
+def test_nothing_imports_the_command_line() -> None:
+    assert [i for i in IMPORTS if under(i.target, "cli")] == []
+
+
+@pytest.mark.parametrize("package", ["fastadasp_plugins", "fastadasp_strategies"])
+def test_methods_use_the_public_api_alone(package: str) -> None:
+    for i in IMPORTS:
+        if i.where.split(".")[0] == package and i.target.split(".")[0].startswith("fastadasp"):
+            allowed = PUBLIC | {"fastadasp.components"} if i.typing else PUBLIC
+            assert i.target in allowed, f"{i.where} imports {i.target}"
+
+
+def test_the_engine_and_contracts_name_no_method() -> None:
+    """No string of theirs is the name of a component or recipe that `plugins` or `strategies` bring."""
+    names = {e.name for e in get_registry().entries() if e.origin.module.split(".")[0] in list(PACKAGES)[1:]}
+    assert len(names) >= 13
+    for name, path in modules():
+        if under(name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant):
+                    assert node.value not in names, f"{name}, line {node.lineno}: {node.value!r}"
+
+
+def test_listing_needs_no_torch() -> None:
+    code = (
+        "import sys, fastadasp.cli; from fastadasp.registry import get_registry; get_registry().entries(); "
+        "print(*sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
+def test_files_stay_short(name: str, path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST

@@ -1,0 +1,141 @@
+"""The command line as a person uses it: right and wrong input, by subprocess."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastadasp.demo import model_path
+
+
+def fastadasp(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from fastadasp.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = "import sys; from fastadasp.cli import app; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        result = fastadasp("--help")
+        times.append(time.perf_counter() - begin)
+    assert result.returncode == 0
+    assert "compare" in result.stdout
+    assert min(times) < 2  # 0.1 s where nothing else runs; a loaded machine may take longer
+
+
+def test_compare_prints_a_table_and_writes_its_folder(tmp_path: Path) -> None:
+    result = fastadasp(
+        "compare", "--strategies", "weighted,prune,random", "--budgets", "0.5", "--limit", "2", "--output", "out", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    for word in ("full", "weighted", "prune", "random", "WER", "accuracy", "FLOPs removed", "results: out"):
+        assert word in result.stdout
+    assert "\x1b" not in result.stdout
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"results.jsonl", "predictions.jsonl", "run.json", "table.md"}
+
+
+def test_json_prints_nothing_else(tmp_path: Path) -> None:
+    result = fastadasp(
+        "compare", "--strategies", "prune", "--tasks", "er", "--budgets", "0.5", "--limit", "2", "--json", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    cells = json.loads(result.stdout)
+    assert [cell["strategy"] for cell in cells] == ["full", "prune"]
+
+
+@pytest.mark.parametrize("command", ["strategies", "plugins", "tasks"])
+def test_listings_name_their_origin(command: str) -> None:
+    plain, as_json = fastadasp(command), fastadasp(command, "--json")
+    assert plain.returncode == as_json.returncode == 0
+    assert "fastadasp" in plain.stdout
+    assert len(json.loads(as_json.stdout)) >= 5
+
+
+WRONG = {
+    "unknown strategy": (["--strategies", "weighed"], "Did you mean 'weighted'?"),
+    "unknown task": (["--tasks", "asrr"], "Did you mean 'asr'"),
+    "unknown device": (["--device", "gpu"], "device is one of auto, cpu, cuda, not 'gpu'"),
+    "budget 0": (["--budgets", "0"], "above 0 and below 1, not '0'"),
+    "budget 1": (["--budgets", "1"], "above 0 and below 1, not '1'"),
+    "negative budget": (["--budgets=-0.3"], "above 0 and below 1, not '-0.3'"),
+    "text for a budget": (["--budgets", "half"], "above 0 and below 1, not 'half'"),
+    "no budget": (["--budgets", ","], "no budget given"),
+    "no strategy": (["--strategies", ""], "no strategy given"),
+    "missing model": (["--model", "./nothing"], "there is no model folder ./nothing"),
+    "unknown dtype": (["--dtype", "float8"], "dtype is one of"),
+    "limit 0": (["--limit", "0"], "at least 1, not 0"),
+    "batch size 0": (["--batch-size", "0"], "at least 1, not 0"),
+    "missing recipe": (["--strategies", "./none.toml"], "there is no recipe file './none.toml'"),
+    "unknown field": (["--set", "shedule.name=decay"], "schedule"),
+    "unknown parameter": (["--set", "layers.laier=3"], "layer"),
+    "no such layer": (["--set", "layers.layer=99"], "start layer 99 does not exist"),
+    "parts that do not fit": (["--set", "merger.name=drop"], "reads importance"),
+    "missing manifest": (["--tasks", "asr=none.jsonl"], "there is no manifest none.jsonl"),
+    "unknown option": (["--frobnicate"], "No such option"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_message_and_exit_code_2(case: str, tmp_path: Path) -> None:
+    arguments, message = WRONG[case]
+    result = fastadasp("compare", "--limit", "2", "--output", "out", *arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_are_no_model(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = fastadasp("compare", "--limit", "1", "--model", "empty", cwd=tmp_path)
+    assert (result.returncode, "it has no config.json" in result.stderr) == (2, True)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text('{"model_type": "llama"}')
+    result = fastadasp("compare", "--limit", "1", "--model", "./text", cwd=tmp_path)
+    assert (result.returncode, "model of type 'llama'" in result.stderr) == (2, True)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_bytes((model_path() / "config.json").read_bytes())
+    result = fastadasp("compare", "--limit", "1", "--model", "./half", cwd=tmp_path)
+    assert (result.returncode, "cannot be loaded" in result.stderr) == (2, True)
+    assert "Traceback" not in result.stderr
+
+
+def test_recipes_with_faults(tmp_path: Path) -> None:
+    (tmp_path / "typo.toml").write_text('name = "typo"\nselekt = "random"\nmerger = "runs"\n')
+    result = fastadasp("compare", "--strategies", "typo.toml", "--limit", "1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "selekt" in result.stderr
+    assert "select" in result.stderr
+    (tmp_path / "broken.toml").write_text("name = \n")
+    result = fastadasp("compare", "--strategies", "broken.toml", "--limit", "1", cwd=tmp_path)
+    assert (result.returncode, "not valid TOML" in result.stderr) == (2, True)
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/inside"):
+        result = fastadasp("compare", "--limit", "1", "--output", place, cwd=tmp_path)
+        assert (result.returncode, "cannot be made" in result.stderr) == (2, True)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "results.jsonl").write_text("kept")
+    result = fastadasp("compare", "--limit", "1", "--output", "old", cwd=tmp_path)
+    assert (result.returncode, "already holds a run" in result.stderr) == (2, True)
+    assert (tmp_path / "old" / "results.jsonl").read_text() == "kept"
+
+
+def test_broken_recording_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "broken.flac").write_bytes(b"fLaC" + bytes(64))
+    (tmp_path / "clips.jsonl").write_text('{"audio_filepath": "broken.flac", "reference": "one"}\n')
+    result = fastadasp("compare", "--tasks", "asr=clips.jsonl", "--output", "out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "broken.flac cannot be read as audio" in result.stderr
+    assert not (tmp_path / "out").exists()

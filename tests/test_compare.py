@@ -1,0 +1,224 @@
+"""The comparison on the embedded model: files, records, sharing of the encoder, failures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import fastadasp
+from fastadasp import RunError, Scorer, hookimpl
+from fastadasp.compare import comparison
+from fastadasp.compare.clips import batches, prepare
+from fastadasp.compare.comparison import Settings, compare
+from fastadasp.compare.grid import make_grid
+from fastadasp.compare.records import Cell, Efficiency, Prediction, Run
+from fastadasp.compare.runner import run_cell
+from fastadasp.demo import model_path
+from fastadasp.models.load import LoadedModel, load_model
+
+DOCS = Path(__file__).parent.parent / "docs" / "results-format.md"
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model(str(model_path()), "cpu", "float32")
+
+
+def grid(**changes: Any) -> Any:
+    settings: dict[str, Any] = {"overrides": {}, "seed": 0, "limit": 3} | changes
+    strategies = settings.pop("strategies", ["weighted", "prune"])
+    return make_grid(strategies, settings.pop("budgets", ["0.5"]), settings.pop("tasks", ["asr"]), **settings)
+
+
+def run(tmp_path: Path, **changes: Any) -> tuple[comparison.Comparison, Path]:
+    folder = tmp_path / "run"
+    return compare(grid(**changes), Settings(str(model_path()), folder, "cpu")), folder
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_run_writes_what_its_format_says(tmp_path: Path) -> None:
+    result, folder = run(tmp_path, strategies=["weighted", "random"], budgets=["0.5", "ratio=0.2"], tasks=["asr", "er"])
+    assert result.status == "finished"
+    cells = [Cell.model_validate(line) for line in read_lines(folder / "results.jsonl")]
+    assert cells == result.cells
+    assert [(c.task, c.strategy, c.budget) for c in cells] == [
+        (task, *row)
+        for task in ("asr", "er")
+        for row in [("full", None), *((s, b) for s in ("weighted", "random") for b in (0.5, "ratio=0.2"))]
+    ]
+    predictions = [Prediction.model_validate(line) for line in read_lines(folder / "predictions.jsonl")]
+    assert len(predictions) == sum(cell.clips for cell in cells) == 30
+    stored = Run.model_validate(json.loads((folder / "run.json").read_text()))
+    assert (stored.status, stored.tasks) == ("finished", {"asr": 3, "er": 3})
+    assert stored.strategies["weighted"]["merger"]["name"] == "runs"
+    assert "merger runs" in stored.origins
+    for cell in cells:
+        cost = cell.efficiency
+        assert cost is not None
+        if cell.strategy == "full":
+            assert (cost.audio_tokens_removed, cost.flops_removed, cost.kv_removed) == (0, 0, 0)
+        elif cell.budget == 0.5:
+            assert cost.audio_tokens_removed == pytest.approx(0.5, abs=0.01)
+            assert 0.2 < cost.flops_removed < 0.5
+
+
+def test_every_key_is_documented() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    keys = {name for model in (Cell, Efficiency, Prediction, Run) for name in model.model_fields}
+    assert documented == keys
+    for model in (Cell, Efficiency, Prediction, Run):
+        for name, field in model.model_fields.items():
+            assert f"| `{name}` | {field.description} |" in text
+
+
+def test_the_encoder_runs_once_for_each_recording(loaded: LoadedModel) -> None:
+    tasks = grid(tasks=["asr", "st"], limit=2).examples
+    examples = [*tasks["asr"], *tasks["st"]]
+    assert len({e.audio for e in examples}) == 2
+    rows: list[int] = []
+    handle = loaded.model.model.audio_tower.register_forward_hook(lambda m, a, out: rows.append(len(out[0])))
+    try:
+        ready = prepare(loaded, examples, 4, lambda n: None)
+    finally:
+        handle.remove()
+    assert sum(rows) == 2
+    assert len(ready) == 4
+
+
+@torch.inference_mode()
+def test_shared_embeddings_give_the_models_own_answers(loaded: LoadedModel) -> None:
+    examples = grid(tasks=["st"], limit=3).examples["st"]
+    ready = prepare(loaded, examples, 2, lambda n: None)
+    clips = [ready[str(e.audio), e.instruction] for e in examples]
+    outcome = run_cell(loaded, None, clips, max_new_tokens=48, batch_size=3, progress=lambda n: None)
+    from fastadasp.compare.clips import prompt_text, read_clip
+
+    for example, answer in zip(examples, outcome.predictions, strict=True):
+        inputs = loaded.processor(
+            text=[prompt_text(loaded, example.instruction)],
+            audio=[read_clip(example, loaded)],
+            sampling_rate=16000,
+            return_tensors="pt",
+        )
+        tokens = loaded.model.generate(**inputs, max_new_tokens=48, do_sample=False)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
+        assert loaded.processor.batch_decode(new, skip_special_tokens=True)[0].strip() == answer
+
+
+def test_batches_are_padded_on_the_left(loaded: LoadedModel) -> None:
+    examples = grid(limit=3).examples["asr"]
+    ready = prepare(loaded, examples, 3, lambda n: None)
+    clips = [ready[str(e.audio), e.instruction] for e in examples]
+    (batch,) = batches(clips, 3, "cpu")
+    for row, place in enumerate(batch.places):
+        clip = clips[place]
+        assert int(batch.mask[row].sum()) == clip.tokens
+        assert torch.equal(batch.embeds[row, -clip.tokens :], clip.embeds)
+        assert torch.equal(batch.span_ids[row, -clip.tokens :], clip.span_ids)
+
+
+class _Breaks(Scorer):
+    name = "breaks"
+    gives = ("importance",)
+
+    def importance(self, layer: Any) -> Any:
+        raise RuntimeError("this scorer breaks")
+
+
+class _Plugin:
+    @hookimpl
+    def fastadasp_scorers(self) -> list[type[Scorer]]:
+        return [_Breaks]
+
+
+def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
+    registry = fastadasp.get_registry()
+    name = registry.register(_Plugin())
+    try:
+        recipe = tmp_path / "breaks.toml"
+        text = fastadasp.load_strategy("prune").replace(select="breaks").to_toml().replace('"prune"', '"breaks"', 1)
+        recipe.write_text(text)
+        result, folder = run(tmp_path, strategies=[str(recipe), "prune"])
+    finally:
+        registry.unregister(name)
+    assert result.status == "failed"
+    errors = {cell.strategy: cell.error for cell in result.cells}
+    assert errors["breaks"] == "RuntimeError: this scorer breaks"
+    assert errors["full"] is errors["prune"] is None
+    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+    assert "failed" in (folder / "table.md").read_text()
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastadasp.compare import runner
+
+    calls = []
+    real = runner.run_cell
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "run_cell", interrupted)
+    result, folder = run(tmp_path)
+    assert result.status == "cancelled"
+    assert [line["strategy"] for line in read_lines(folder / "results.jsonl")] == ["full"]
+    assert json.loads((folder / "run.json").read_text())["status"] == "cancelled"
+
+
+def test_another_run_is_never_overwritten(tmp_path: Path) -> None:
+    _, folder = run(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(RunError, match="already holds a run"):
+        run(tmp_path)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_two_strategies_of_one_name_are_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(fastadasp.load_strategy("weighted").to_toml())
+    with pytest.raises(RunError, match="both called 'weighted'"):
+        grid(strategies=["weighted", str(recipe)])
+
+
+def write_clips(folder: Path, **sounds: Any) -> Path:
+    rows = []
+    for name, wave in sounds.items():
+        soundfile.write(folder / f"{name}.flac", np.asarray(wave, np.float32), 16000)
+        rows.append(json.dumps({"audio_filepath": f"{name}.flac", "reference": "one", "id": name}))
+    path = folder / "clips.jsonl"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_short_and_silent_clips_run(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal(16000) * 0.1
+    clips = write_clips(tmp_path, silent=np.zeros(16000), short=noise[:800], usual=noise)
+    result, folder = run(tmp_path, tasks=[f"asr={clips}"], budgets=["0.5", "0.9"], limit=None)
+    assert result.status == "finished"
+    assert all(cell.clips == 3 for cell in result.cells)
+    assert {line["id"] for line in read_lines(folder / "predictions.jsonl")} == {"silent", "short", "usual"}
+
+
+def test_random_strategies_repeat_with_their_seed(tmp_path: Path) -> None:
+    answers = []
+    for place, seed in enumerate((1, 1, 2)):
+        folder = tmp_path / str(place)
+        work = grid(strategies=["random"], budgets=["0.7"], seed=seed, limit=6)
+        compare(work, Settings(str(model_path()), folder, "cpu", seed=seed))
+        answers.append([x["prediction"] for x in read_lines(folder / "predictions.jsonl") if x["strategy"] == "random"])
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2]
