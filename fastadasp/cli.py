@@ -81,7 +81,9 @@ def compare(
     ] = "0.3,0.5,0.7",
     model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")
+    ] = "auto",
     limit: Annotated[int | None, typer.Option(help="clips of each task; default: all")] = None,
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
     batch_size: Annotated[int, typer.Option(help="clips at a time")] = 12,
@@ -150,7 +152,9 @@ class _Bar:
 
         columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         console = _console(stderr=True)
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
         self._bar.start()
         self._task = self._bar.add_task("starting", total=None)
         return self
@@ -222,7 +226,13 @@ def plugins(as_json: JsonFlag = False) -> None:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
     lines = [
-        [r.name, f"{r.distribution} {r.version}", r.module, ", ".join(f"{c.kind} {c.name}" for c in r.components), r.state]
+        [
+            r.name,
+            f"{r.distribution} {r.version}",
+            r.module,
+            ", ".join(f"{c.kind} {c.name}" for c in r.components),
+            r.state,
+        ]
         for r in records
     ]
     _print_listing("plugins", ("name", "distribution", "module", "brings", "state"), lines)

@@ -36,8 +36,8 @@ class DecoderShape:
     def layer_flops(self, tokens_in: int, tokens_out: int, keys: int | None = None) -> int:
         """FLOPs of one layer (a multiply-add is two).
 
-        Projections act on `tokens_in`, attention on `tokens_in` x `keys` (the whole square, as torch's FlopCounterMode counts
-        it; default `keys` = `tokens_in`), the gated MLP on `tokens_out`.
+        Projections act on `tokens_in`, attention on `tokens_in` x `keys` (the whole square, as torch's FlopCounterMode
+        counts it; default `keys` = `tokens_in`), the gated MLP on `tokens_out`.
         """
         keys = tokens_in if keys is None else keys
         projections = 2 * tokens_in * self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
@@ -76,7 +76,9 @@ def sample_costs(
     """
     out = []
     for i, (sound, total) in enumerate(zip(audio, prompt, strict=True)):
-        path = [(x.tokens_in_per_sample[i], x.tokens_out_per_sample[i]) for x in layers] or [(total, total)] * shape.layers
+        path = [(x.tokens_in_per_sample[i], x.tokens_out_per_sample[i]) for x in layers] or [
+            (total, total)
+        ] * shape.layers
         keys = [x.kv_length_per_sample[i] for x in layers] or [total] * shape.layers
         out.append(
             SampleCost(

@@ -433,16 +433,17 @@ def test_without_a_cache():
         assert trace.layers == layers
 
 
-def test_a_prefilled_plain_cache():
-    """A text turn before the strategy came: the audio turn after it works on top."""
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prefilled_plain_cache(name):
+    """A text turn before the strategy came: nothing in it looks at the audio, so the turn after it is as in one prompt."""
     model, sample = audio_model(), Sample((12, 7), (23,), seed=5)
     inputs = batch(sample)
-    with strategy("average").apply(model):
+    with strategy(name).apply(model):
         whole = model(**inputs).logits
     cache = DynamicCache(config=model.config.text_config)
     model(input_ids=inputs["input_ids"][:, :9], past_key_values=cache, use_cache=True)
     rest = inputs | {"input_ids": inputs["input_ids"][:, 9:]}
-    with strategy("average").apply(model):
+    with strategy(name).apply(model):
         assert error(model(**rest, past_key_values=cache).logits[:, -1], whole[:, -1]) <= 1e-5
 
 

@@ -120,7 +120,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips padded on the left: `embeds` [B, T, D], `mask` and `span_ids` [B, T]; `places` are their places in the task."""
+    """Clips padded on the left: `embeds` [B, T, D], `mask` and `span_ids` [B, T]; `places` in the task's order."""
 
     clips: tuple[ReadyClip, ...]
     places: tuple[int, ...]

@@ -18,6 +18,7 @@ from fastadasp.compare.grid import FULL, Grid, Row
 from fastadasp.compare.records import Cell, Prediction, Run
 from fastadasp.compare.table import markdown
 from fastadasp.errors import RunError
+from fastadasp.recipe import SECTIONS
 from fastadasp.registry import get_registry
 
 
@@ -49,8 +50,8 @@ Progress = Callable[[str, int, int], None]
 def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None) -> Comparison:
     """Runs every cell and writes each as soon as it is done.
 
-    A cell that fails is recorded with its error and the others go on. On Ctrl-C what is finished stays and the status is
-    ``cancelled``.
+    A cell that fails is recorded with its error and the others go on. On Ctrl-C what is finished stays and the status
+    is ``cancelled``.
 
     Raises:
         FastAdaSPError: something is wrong before the first cell; nothing has been written then.
@@ -208,15 +209,15 @@ def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
 
 
 def _origins(grid: Grid) -> dict[str, str]:
-    kinds = {"select": "scorer", "weight": "scorer", "merger": "merger", "schedule": "schedule", "layers": "layer-selector"}
-    known = {(entry.kind, entry.name): entry.origin for entry in get_registry().entries()}
+    origins = {f"{entry.kind} {entry.name}": entry.origin for entry in get_registry().entries()}
     out = {}
     for strategy in grid.strategies.values():
-        for part, kind in kinds.items():
+        for part, kind in SECTIONS.items():
             component = getattr(strategy, part)
-            origin = None if component is None else known.get((kind, component.name))  # type: ignore[call-overload]
-            if origin is not None:
-                out[f"{kind} {component.name}"] = f"{origin.distribution} {origin.version} ({origin.module})"
+            label = "" if component is None else f"{kind} {component.name}"
+            if label in origins:
+                origin = origins[label]
+                out[label] = f"{origin.distribution} {origin.version} ({origin.module})"
     return out
 
 
@@ -256,7 +257,9 @@ def _git_commit() -> str | None:
     try:
         tracked = ["git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name]
         subprocess.run(tracked, capture_output=True, check=True)
-        head = subprocess.run(["git", "-C", str(here.parent), "rev-parse", "HEAD"], capture_output=True, check=True, text=True)
+        head = subprocess.run(
+            ["git", "-C", str(here.parent), "rev-parse", "HEAD"], capture_output=True, check=True, text=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip()

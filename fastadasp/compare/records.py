@@ -19,7 +19,9 @@ class Efficiency(Record):
     audio_tokens: float = Field(description="audio tokens of a clip before the first layer, mean")
     audio_tokens_left: float = Field(description="audio tokens of a clip that leave the last layer, mean")
     audio_tokens_removed: float = Field(description="fraction of all audio tokens gone by the last layer")
-    kv_bytes: float = Field(description="bytes of keys and values after the prompt, mean of a clip, padding not counted")
+    kv_bytes: float = Field(
+        description="bytes of keys and values after the prompt, mean of a clip, padding not counted"
+    )
     kv_removed: float = Field(description="fraction of those bytes removed against the full model")
     flops: float = Field(description="FLOPs of the decoder's prefill, mean of a clip (analytic; encoder not counted)")
     flops_removed: float = Field(description="fraction of those FLOPs removed against the full model")
@@ -35,7 +37,8 @@ class Cell(Record):
     strategy: str = Field(description="name of the strategy; `full` for the model without any")
     task: str = Field(description="name of the task")
     budget: float | str | None = Field(
-        description="fraction of the audio tokens removed by the last layer; `ratio=R` for the schedule's own ratio; null for the full model"
+        description="fraction of the audio tokens removed by the last layer; `ratio=R` for the schedule's own ratio; "
+        "null for the full model"
     )
     seed: int = Field(description="seed of random strategies")
     clips: int = Field(description="number of clips")

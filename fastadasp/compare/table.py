@@ -34,7 +34,7 @@ def task_title(task: Task, cells: Sequence[Cell]) -> str:
 def rows(task: Task, cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """One row of text a cell, in `COLUMNS`."""
     full = next((c.metrics.get(task.metric) for c in cells if c.strategy == FULL), None)
-    out = []
+    out: list[tuple[str, ...]] = []
     for cell in cells:
         head = (cell.strategy, "-" if cell.budget is None else str(cell.budget))
         cost = cell.efficiency

@@ -45,7 +45,12 @@ class ManifestTask(Task):
         if metric not in METRICS:
             raise DataError(f"task {name!r}: metric is one of {', '.join(METRICS)}, not {metric!r}")
         self.name, self.manifest, self.kind, self.metric = name, Path(manifest), kind, metric
-        self.instruction, self.where, self.max_new_tokens, self.summary = instruction, where or {}, max_new_tokens, summary
+        self.instruction, self.where, self.max_new_tokens, self.summary = (
+            instruction,
+            where or {},
+            max_new_tokens,
+            summary,
+        )
         self._score, self.higher_is_better = METRICS[metric]
 
     def over(self, manifest: Path) -> ManifestTask:

@@ -12,7 +12,10 @@ def normalise(text: str) -> str:
 
 
 def word_error_rate(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """``wer``: word error rate over all clips, percent (jiwer); loops can push it over 100. ``clamped_wer``: at most 100 a clip."""
+    """``wer``: word error rate over all clips, percent (jiwer); ``clamped_wer``: no clip counts more than 100 %.
+
+    An answer that loops can have a WER far over 100 %; the two differ then.
+    """
     import jiwer
 
     pairs = [(normalise(r), normalise(p)) for r, p in zip(references, predictions, strict=True)]
