@@ -435,7 +435,7 @@ def test_without_a_cache():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prefilled_plain_cache(name):
-    """A text turn before the strategy came: nothing in it looks at the audio, so the turn after it is as in one prompt."""
+    """A text turn before the strategy came: no text before the clip looks at it, so two turns are as one prompt."""
     model, sample = audio_model(), Sample((12, 7), (23,), seed=5)
     inputs = batch(sample)
     with strategy(name).apply(model):
