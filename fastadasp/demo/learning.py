@@ -23,8 +23,11 @@ from fastadasp.demo.corpus import Clip
 SHARES = {"asr": 0.46, "sqa": 0.31, "er": 0.14, "gender": 0.09}
 """Share of the training clips drawn for the sake of each task; all that is asked about a clip is trained at once."""
 
-Sample = tuple[Tensor, list[tuple[list[int], list[int]]]]
-"""Features [audio tokens, width] of a clip, and the (prompt, answer) token ids of each question about it."""
+WEIGHTS = {"asr": 1.0, "st": 1.0, "sqa": 1.0, "er": 5.0, "gender": 5.0}
+"""How much an answer counts in the loss; the tasks with one short answer a clip would else be drowned out."""
+
+Sample = tuple[Tensor, list[tuple[list[int], list[int], float]]]
+"""Features [audio tokens, width] of a clip, and (prompt token ids, answer token ids, weight) of each question."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,15 @@ class Sampler:
         task = str(self.rng.choice(list(SHARES), p=list(SHARES.values())))
         clip = self.clips[self.by_task[task][int(self.rng.integers(len(self.by_task[task])))]]
         pairs = []
-        for _, asked, answer in clip.questions:
+        for task, asked, answer in clip.questions:
             # the task's own wording comes half of the time
             wording = asked[0] if self.rng.random() < 0.5 else asked[int(self.rng.integers(len(asked)))]
             prompt = self.encode(f"<|audio_eos|>{wording}{prompts.ANSWER_MARKER}")
-            pairs.append((prompt, self.encode(answer + prompts.END_OF_TEXT)))
+            pairs.append((prompt, self.encode(answer + prompts.END_OF_TEXT), WEIGHTS[task]))
         return clip.features, pairs
 
     def _length(self, sample: Sample) -> int:
-        return len(self.before) + len(sample[0]) + sum(len(p) + len(a) - 1 for p, a in sample[1])
+        return len(self.before) + len(sample[0]) + sum(len(p) + len(a) - 1 for p, a, _ in sample[1])
 
     def __iter__(self) -> Iterator[list[Sample]]:
         while True:
@@ -94,7 +97,7 @@ def loss_of(model: Any, batch: list[Sample], before: list[int], rng: np.random.G
     """Cross-entropy of the answers.
 
     All questions about a clip share one row: each sees the sound and itself, at the positions it has when asked alone.
-    An answer's tokens weigh 1/sqrt(their number), so that one-word answers count beside long ones.
+    An answer's tokens weigh its task's weight / sqrt(their number), so that one-word answers count beside long ones.
     """
     inner = model.model
     device = model.device
@@ -106,11 +109,11 @@ def loss_of(model: Any, batch: list[Sample], before: list[int], rng: np.random.G
     for sound, (_, pairs) in zip(audio, batch, strict=True):
         shared = len(before) + len(sound)
         ids, label, weight, segment, position = [], [-100] * shared, [0.0] * shared, [0] * shared, list(range(shared))
-        for number, (prompt, answer) in enumerate(pairs, 1):
+        for number, (prompt, answer, counts) in enumerate(pairs, 1):
             length = len(prompt) + len(answer) - 1
             ids += [*prompt, *answer[:-1]]
             label += [-100] * (len(prompt) - 1) + answer
-            weight += [len(answer) ** -0.5] * length
+            weight += [counts * len(answer) ** -0.5] * length
             segment += [number] * length
             position += range(shared, shared + length)
         rows.append(torch.cat([start, sound.to(start.dtype), embed(torch.tensor(ids, device=device))]))

@@ -69,7 +69,7 @@ def test_training_loss_is_that_of_the_whole_model(demo_model: Model, monkeypatch
     pairs, losses, weights = [], [], []
     for asked, answered in (("Which size is ordered?", "small"), ("Which milk is ordered?", "a bit of whole milk")):
         answer = encode(answered + prompts.END_OF_TEXT)
-        pairs.append((encode(f"<|audio_eos|>{asked}{prompts.ANSWER_MARKER}"), answer))
+        pairs.append((encode(f"<|audio_eos|>{asked}{prompts.ANSWER_MARKER}"), answer, 2.0))
         text = prompts.build_prompt(asked) + answered + prompts.END_OF_TEXT
         inputs = processor(text=text, audio=wave, sampling_rate=16_000, return_tensors="pt")
         assert inputs["input_ids"][0, -len(answer) :].tolist() == answer

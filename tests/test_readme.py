@@ -1,0 +1,61 @@
+"""The README does what it says: its commands and its Python run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from fastadasp.demo import model_path
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    command.split("#")[0].strip()
+    for line in re.findall(r"^    (.+)$", README, re.MULTILINE)
+    for command in line.split(" && ")
+    if command.startswith("fastadasp ")
+]
+
+
+def test_the_readme_shows_commands() -> None:
+    assert any(command.startswith("fastadasp compare --strategies weighted,prune,random") for command in COMMANDS)
+    assert 'pip install -e ".[test]" && pytest' in README
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "clips.jsonl" not in c])
+def test_commands_run(command: str, tmp_path: Path) -> None:
+    words = shlex.split(command)[1:]
+    if words[0] == "compare":  # the same, on fewer clips and at one budget
+        words += ["--limit", "1", "--budgets", "0.5"]
+    run = [sys.executable, "-c", "from fastadasp.cli import main; main()", *words]
+    result = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def test_python_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    model = transformers.Qwen2AudioForConditionalGeneration.from_pretrained(model_path(), dtype=torch.float32).eval()
+    sound = "<|audio_bos|>" + "<|AUDIO|>" * 100 + "<|audio_eos|>"
+    tokenizer = transformers.AutoProcessor.from_pretrained(model_path()).tokenizer
+    ids = tokenizer(f"{sound}Transcribe the numbers.<|answer|>", return_tensors="pt").input_ids
+    frames = torch.zeros(1, 3000, dtype=torch.int64)
+    frames[:, :400] = 1
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "input_features": torch.randn(1, 80, 3000),
+        "feature_attention_mask": frames,
+        "max_new_tokens": 4,
+    }
+    names: dict[str, object] = {"model": model, "inputs": inputs}
+    exec(block, names)
+    layers = names["trace"].layers  # type: ignore[attr-defined]
+    assert layers[-1].audio_tokens == 50
+    assert layers[-1].kv_length == ids.shape[1] - 50
+    assert names["tokens"].shape[1] > ids.shape[1]  # type: ignore[attr-defined]
