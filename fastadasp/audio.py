@@ -32,11 +32,23 @@ def read_audio(path: Path, rate: int = 16_000, longest: float | None = None) -> 
         raise DataError(f"{path} is empty: it holds no samples")
     if not np.isfinite(wave).all():
         raise DataError(f"{path} holds values that are not finite")
-    seconds = len(wave) / given
-    if longest is not None and seconds > longest + 1e-6:
-        raise DataError(f"{path} lasts {seconds:.1f} s; this model hears at most {longest:g} s")
+    _refuse_longer(path, len(wave) / given, longest)
     mono = wave.mean(axis=1)
     if given != rate:
         ratio = Fraction(rate, given)
         mono = resample_poly(mono, ratio.numerator, ratio.denominator)
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def check_length(path: Path, longest: float | None) -> None:
+    """Refuses a recording of more than `longest` seconds by its header alone. Raises DataError."""
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as audio: {error}") from None
+    _refuse_longer(path, info.frames / info.samplerate, longest)
+
+
+def _refuse_longer(path: Path, seconds: float, longest: float | None) -> None:
+    if longest is not None and seconds > longest + 1e-6:
+        raise DataError(f"{path} lasts {seconds:.1f} s; this model hears at most {longest:g} s")

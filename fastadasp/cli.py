@@ -141,7 +141,10 @@ def _print_tables(grid: Grid, cells: list[Cell]) -> None:
 
     console = _console()
     for name, group in cells_by_task(cells).items():
-        console.print(rich_table(grid.tasks[name], group))
+        table = rich_table(grid.tasks[name], group)
+        needed = table.__rich_measure__(console, console.options.update(width=10_000)).maximum
+        console.width = max(console.width, needed)  # a narrow terminal breaks lines, but no figure is cut off
+        console.print(table)
 
 
 class _Bar:

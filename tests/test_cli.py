@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from fastadasp.demo import model_path
 
@@ -16,6 +22,24 @@ from fastadasp.demo import model_path
 def fastadasp(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from fastadasp.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def in_process(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and stderr of a small comparison, without the start of another process."""
+    from fastadasp.cli import main
+
+    out = str(folder / "out")
+    told, argv = io.StringIO(), ["fastadasp", "compare", "--tasks", "er", "--limit", "1", "--output", out, *arguments]
+    code = 0
+    with contextlib.chdir(folder), contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+        saved, sys.argv = sys.argv, argv
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        finally:
+            sys.argv = saved
+    return code, told.getvalue()
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
@@ -123,6 +147,35 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("fault", ["truncated", "other shapes", "no architecture"])
+def test_models_that_are_damaged(fault: str, tmp_path: Path) -> None:
+    shutil.copytree(model_path(), tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    if fault == "truncated":
+        weights = next((tmp_path / "model").glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:50_000])
+        message = "./model cannot be loaded: Error while deserializing header"
+    elif fault == "other shapes":
+        config["text_config"]["hidden_size"] //= 2
+        message = "its weights have other shapes than its config.json"
+    else:
+        del config["architectures"]
+        message = "its config.json names no architecture"
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    code, stderr = in_process(tmp_path, "--model", "./model")
+    assert (code, stderr.count("error: ")) == (2, 1)
+    assert message in stderr
+
+
+def test_a_hub_id_without_network_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    code, stderr = in_process(tmp_path, "--model", "nobody/nothing")
+    assert code == 2
+    assert stderr == "error: nobody/nothing cannot be loaded: the model hub cannot be reached and it is not cached\n"
+
+
 def test_recipes_with_faults(tmp_path: Path) -> None:
     (tmp_path / "typo.toml").write_text('name = "typo"\nselekt = "random"\nmerger = "runs"\n')
     result = fastadasp("compare", "--strategies", "typo.toml", "--limit", "1", cwd=tmp_path)
@@ -136,6 +189,8 @@ def test_recipes_with_faults(tmp_path: Path) -> None:
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
+    result = fastadasp("compare", "--limit", "1", "--output", "x" * 300, cwd=tmp_path)
+    assert (result.returncode, "cannot be written: File name too long" in result.stderr) == (2, True)
     for place in ("file", "file/inside"):
         result = fastadasp("compare", "--limit", "1", "--output", place, cwd=tmp_path)
         assert (result.returncode, "cannot be made" in result.stderr) == (2, True)
@@ -153,3 +208,57 @@ def test_broken_recording_is_named_before_anything_runs(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "broken.flac cannot be read as audio" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [([], "is empty: it holds no samples"), ([0.0, float("nan")], "not finite"), ([0.0] * 31 * 16_000, "lasts 31.0 s")],
+)
+def test_unusable_recordings_leave_no_folder(samples: list[float], message: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", np.asarray(samples, np.float32), 16_000, subtype="FLOAT")
+    (tmp_path / "clips.jsonl").write_text('{"audio_filepath": "clip.wav", "reference": "one"}\n')
+    code, stderr = in_process(tmp_path, "--tasks", "asr=clips.jsonl")
+    assert (code, stderr.count("\n")) == (2, 1)
+    assert message in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "clips.jsonl").write_text('{"audio_filepath": "clip.wav", "reference": "one"}\n')
+    code, stderr = in_process(tmp_path, "--tasks", "er,er=clips.jsonl")
+    assert (code, "task 'er' is given twice" in stderr) == (2, True)
+
+
+def test_no_column_is_cut_off(tmp_path: Path) -> None:
+    """A long name and budget, where the output is narrower than the table."""
+    long = ["--strategies", "fastadasp-dense", "--budgets", "ratio=0.0123456789"]
+    result = fastadasp("compare", "--tasks", "er", "--limit", "1", *long, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "…" not in result.stdout
+    assert {"fastadasp-dense", "ratio=0.0123456789", "decode"} <= set(result.stdout.split())
+
+
+def test_ctrl_c_prints_what_is_finished(tmp_path: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [
+        sys.executable,
+        "-c",
+        code + "from fastadasp.cli import main; main()",
+        "compare",
+        "--output",
+        "out",
+        "--tasks",
+        "er",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    results = tmp_path / "out" / "results.jsonl"
+    end = time.monotonic() + 240
+    while not (results.exists() and results.stat().st_size) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 130, stderr
+    assert "full" in stdout
+    assert "cancelled; " in stderr
+    assert "Traceback" not in stderr
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "cancelled"

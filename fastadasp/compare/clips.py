@@ -90,7 +90,8 @@ def prepare(
     sounds: dict[Path, Tensor] = {}
     wanted = list({(str(e.audio), e.instruction): e for e in examples}.values())
     first = list({e.audio: e for e in wanted}.values())
-    again = [e for e in wanted if e not in first]
+    chosen = {(str(e.audio), e.instruction) for e in first}
+    again = [e for e in wanted if (str(e.audio), e.instruction) not in chosen]
     for group, known in ((first, False), (again, True)):
         for begin in range(0, len(group), batch_size):
             batch = group[begin : begin + batch_size]

@@ -174,7 +174,8 @@ def _tables(grid: Grid, cells: list[Cell]) -> list[str]:
 
 
 def _check_fit(grid: Grid, loaded: Any) -> None:
-    """Refuses a recipe that does not fit the model before any cell runs."""
+    """Refuses a recipe or a recording that does not fit the model before any cell runs."""
+    from fastadasp.audio import check_length
     from fastadasp.engine.schedule import layer_ratios
     from fastadasp.models.adapter import adapter_for
 
@@ -183,6 +184,8 @@ def _check_fit(grid: Grid, loaded: Any) -> None:
     for row in grid.rows:
         if row.strategy is not None:
             layer_ratios(row.strategy, layers)
+    for path in {example.audio: None for examples in grid.examples.values() for example in examples}:
+        check_length(path, loaded.longest_clip)
 
 
 def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -17,14 +19,12 @@ class RunFolder:
     """Creates the folder and its files.
 
     Raises:
-        RunError: it cannot be written, or it already holds a run.
+        RunError: it cannot be written, or it already holds a run. Later also by every method, e.g. on a full disk.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        taken = [name for name in (RESULTS, PREDICTIONS, RUN) if (path / name).exists()]
-        if taken:
-            raise RunError(f"output folder {path} already holds a run ({', '.join(taken)}); choose another folder")
+        check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._results: IO[str] = (path / RESULTS).open("x", encoding="utf-8")
@@ -34,8 +34,9 @@ class RunFolder:
 
     def add(self, cell: Cell, predictions: list[Prediction]) -> None:
         """Writes a finished cell; its predictions first, so that a cell with results has all of its predictions."""
-        _write(self._predictions, predictions)
-        _write(self._results, [cell])
+        with _told(self.path):
+            _write(self._predictions, predictions)
+            _write(self._results, [cell])
 
     def write_run(self, run: Run) -> None:
         """Writes ``run.json`` in one step."""
@@ -44,23 +45,36 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Writes one file in one step."""
         part = self.path / (name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.path / name)
+        with _told(self.path):
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.path / name)
 
     def close(self) -> None:
-        self._results.close()
-        self._predictions.close()
+        with _told(self.path):
+            self._results.close()
+            self._predictions.close()
 
 
 def check_free(path: Path) -> None:
     """Says early, without writing, what would keep `RunFolder` from being made."""
-    if any((path / name).exists() for name in (RESULTS, PREDICTIONS, RUN)):
-        raise RunError(f"output folder {path} already holds a run; choose another folder")
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    with _told(path):
+        taken = [name for name in (RESULTS, PREDICTIONS, RUN) if (path / name).exists()]
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if taken:
+        raise RunError(f"output folder {path} already holds a run ({', '.join(taken)}); choose another folder")
     if not existing.is_dir():
         raise RunError(f"output folder {path} cannot be made: {existing} is a file")
     if not os.access(existing, os.W_OK):
         raise RunError(f"output folder {path} cannot be written: no permission in {existing}")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Trouble with the disk, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"output folder {path} cannot be written: {error.strerror or error}") from None
 
 
 def _write(file: IO[str], records: list[Cell] | list[Prediction]) -> None:

@@ -73,7 +73,12 @@ def make_grid(
             raise RunError(f"{names[strategy.name]} and {text} are both called {strategy.name!r}; rename one")
         names[strategy.name] = text
         rows += [Row(strategy.name, strategy.with_budget(amount), amount) for amount in dict.fromkeys(amounts)]
-    chosen = {task.name: task for task in (_find_task(text) for text in dict.fromkeys(tasks))}
+    chosen: dict[str, Task] = {}
+    for text in dict.fromkeys(tasks):
+        task = _find_task(text)
+        if task.name in chosen:
+            raise RunError(f"task {task.name!r} is given twice; compare one set of clips at a time")
+        chosen[task.name] = task
     examples = {name: task.examples(limit) for name, task in chosen.items()}
     _check_audio(examples)
     return Grid(tuple(rows), chosen, examples)
@@ -91,7 +96,7 @@ def _find_task(text: str) -> Task:
 
 
 def _check_audio(examples: dict[str, list[Example]]) -> None:
-    """Reads the head of every recording, so that a missing or broken one is known before the model runs."""
+    """Reads every recording, so that a missing or broken one is known before the model runs."""
     from fastadasp.audio import read_audio
 
     seen: set[Path] = set()

@@ -35,7 +35,7 @@ class Sizes:
     emotion_copies: int = 9
     order_copies: int = 4
     synthetic_orders: int = 800
-    voice_copies: int = 5
+    voice_copies: int = 14
 
 
 def number_questions(digits: list[int]) -> list[tuple[str, tuple[str, ...], str]]:
@@ -63,14 +63,12 @@ def sounds(
     for r in (r for r in train if r.folder == "emotion"):
         for copy in range(sizes.emotion_copies):
             speed = float(rng.choice([0.9, 0.95, 1.05, 1.1])) if copy else 1.0
-            asked = [("er", prompts.INSTRUCTIONS["er"], str(r.labels["emotion"]))]
-            if copy < 2:
-                asked.append(gender_question(EMODB_GENDER[r.speaker]))
-            yield disturb(read(r.path, speed), rng, mild=True), asked
+            feeling = ("er", prompts.INSTRUCTIONS["er"], str(r.labels["emotion"]))
+            yield disturb(read(r.path, speed), rng, mild=True), [feeling, gender_question(EMODB_GENDER[r.speaker])]
     for r in (r for r in train if r.folder == "voices"):
-        for _ in range(sizes.voice_copies):
+        for copy in range(sizes.voice_copies):
             wave = read(r.path, float(rng.choice([0.95, 1.0, 1.05])))
-            seconds = float(rng.uniform(2.0, 9.0))
+            seconds = float(rng.uniform(1.5, 8.0) if copy % 4 == 0 else rng.uniform(1.5, 4.0))
             begin = int(rng.uniform(0, max(len(wave) - seconds * RATE, 1)))
             yield disturb(wave[begin : begin + int(seconds * RATE)], rng), [gender_question(str(r.labels["gender"]))]
     orders = [r for r in train if r.folder == "orders"]

@@ -28,7 +28,7 @@ def main(
     ] = None,
     scale: Annotated[float, typer.Option(min=0.001, max=10, help="multiplies the size of the corpus")] = 1.0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="threads that compute features")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="threads: each has a part of the batch")] = 2,
     seed: Annotated[int, typer.Option(help="of the corpus, the weights and the order")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="compile the decoder; needs a C++ compiler")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
@@ -100,7 +100,9 @@ def main(
             model.save_pretrained(out / "model", state_dict=weights, max_shard_size="15MB")
             processor.save_pretrained(out / "model")
 
-        plan = Plan(steps=steps, minutes=math.inf if minutes is None else minutes, compile=compiled, seed=seed)
+        plan = Plan(
+            steps=steps, minutes=math.inf if minutes is None else minutes, compile=compiled, workers=workers, seed=seed
+        )
         learning = bar.add_task("training", total=1.0, note="")
         train(
             model,

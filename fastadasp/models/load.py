@@ -92,21 +92,41 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     dtype = choose_dtype(dtype, device)
 
     import transformers
+    from safetensors import SafetensorError
 
     from fastadasp.models.adapter import adapter_for
 
-    local = Path(path).is_dir()
+    local = Path(path).is_dir() or not _hub_answers(path)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
         name = (config.architectures or [None])[0]
         cls = getattr(transformers, str(name), None)
+        if name is None:
+            raise ModelError(f"{path} cannot be loaded: its config.json names no architecture")
         if cls is None:
             raise ModelError(f"{path}: transformers {transformers.__version__} has no architecture {name!r}")
         model = cls.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
         processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and local and not Path(path).is_dir():
+            raise ModelError(f"{path} cannot be loaded: the model hub cannot be reached and it is not cached") from None
+        if "ignore_mismatched_sizes" in str(error):
+            raise ModelError(f"{path} cannot be loaded: its weights have other shapes than its config.json") from None
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} cannot be loaded: {first}") from None
     adapter_for(model)
     return LoadedModel(model.to(device).eval(), processor, path, device, dtype)
+
+
+def _hub_answers(path: str) -> bool:
+    """Whether the model hub can be reached: one question, where transformers would retry for half a minute."""
+    import huggingface_hub
+
+    try:
+        huggingface_hub.model_info(path, timeout=10)
+    except huggingface_hub.errors.OfflineModeIsEnabled:
+        return False
+    except Exception as error:  # the HTTP library below changed between versions, and its errors with it
+        return getattr(error, "response", None) is not None or isinstance(error, ValueError)
+    return True
