@@ -175,14 +175,14 @@ def _tables(grid: Grid, cells: list[Cell]) -> list[str]:
 
 def _check_fit(grid: Grid, loaded: Any) -> None:
     """Refuses a recipe that does not fit the model before any cell runs."""
-    from fastadasp.engine.schedule import layer_ratios
+    from fastadasp.engine.schedule import check_fit
     from fastadasp.models.adapter import adapter_for
 
     adapter = adapter_for(loaded.model)
     layers = len(getattr(adapter.decoder(loaded.model), adapter.layers))
     for row in grid.rows:
         if row.strategy is not None:
-            layer_ratios(row.strategy, layers)
+            check_fit(row.strategy, layers)
 
 
 def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:

@@ -14,10 +14,11 @@ import torch
 
 from fastadasp.compare.clips import Batch, ReadyClip, batches
 from fastadasp.compare.records import Efficiency
-from fastadasp.efficiency import DecoderShape, SampleCost, sample_costs
+from fastadasp.efficiency import SampleCost, sample_costs
 from fastadasp.engine.trace import LayerTrace
 from fastadasp.models.adapter import adapter_for
 from fastadasp.models.load import LoadedModel
+from fastadasp.models.shape import DecoderShape
 from fastadasp.strategy import Strategy
 
 
