@@ -173,6 +173,17 @@ def test_out_of_reach_tells_the_range() -> None:
         recipe("single-shot", "pairs", kv=0.6).solve(PAPER, 50, [750])
 
 
+def test_a_site_in_the_cache_saves_bytes_and_no_flops() -> None:
+    """As for evicting keys and values: every layer computes on everything, but its own cache is the shorter one."""
+    method = recipe("single-shot", kv=0.4).model_copy(update={"site": "cache"})
+    solution = method.solve(PAPER, 50, [750])
+    assert (solution.flops_removed, solution.kv_removed) == (0, pytest.approx(0.4, abs=EXACT))
+    gone = 750 - solution.survivors[0][-1]
+    assert solution.kv_removed == pytest.approx(30 * gone / (32 * 800))
+    with pytest.raises(StrategyError, match="removes 0 to 0 of the prefill FLOPs"):
+        method.model_copy(update={"budget": Budget(flops=0.1)}).solve(PAPER, 50, [750])
+
+
 def test_prompts_too_short_to_be_exact() -> None:
     method = recipe("single-shot", start=1, flops=0.3)
     with pytest.raises(StrategyError, match=r"goes from 0\.\d+ to 0\.\d+ of the prefill FLOPs with the next token"):
