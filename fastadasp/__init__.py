@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from fastadasp.hookspecs import hookimpl
     from fastadasp.models.adapter import ModelAdapter
+    from fastadasp.models.shape import DecoderShape
     from fastadasp.registry import get_registry
     from fastadasp.strategy import Strategy, load_strategy
     from fastadasp.tasks.manifest import ManifestTask
@@ -39,6 +40,7 @@ __all__ = [
     "Budget",
     "Component",
     "DataError",
+    "DecoderShape",
     "Example",
     "FastAdaSPError",
     "LayerSelector",
@@ -79,6 +81,7 @@ _HOMES = {
     ),
     "hookspecs": ("hookimpl",),
     "models.adapter": ("ModelAdapter",),
+    "models.shape": ("DecoderShape",),
     "registry": ("get_registry",),
     "strategy": ("Strategy", "load_strategy"),
     "tasks.manifest": ("ManifestTask",),

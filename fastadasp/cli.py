@@ -27,7 +27,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-WIDTH = 108
+STRATEGIES, TASKS, BUDGETS = "weighted,prune,random", "asr,er", "0.3,0.5,0.7"
+"""What `compare` takes where neither an option nor a preset says otherwise."""
+
+WIDTH = 120
 """Columns that a table needs; used where the output is not a terminal."""
 
 
@@ -71,14 +74,30 @@ def _root(
 @app.command()
 def compare(
     strategies: Annotated[
-        str, typer.Option(help="names or TOML files of strategies, comma-separated")
-    ] = "weighted,prune,random",
+        str | None, typer.Option(help=f"names or TOML files of strategies, comma-separated; default: {STRATEGIES}")
+    ] = None,
     tasks: Annotated[
-        str, typer.Option(help="names of tasks, comma-separated; asr=clips.jsonl asks a task about clips of your own")
-    ] = "asr,er",
+        str | None,
+        typer.Option(
+            help="names of tasks, comma-separated; asr=clips.jsonl asks a task about clips of your own; "
+            f"default: {TASKS}"
+        ),
+    ] = None,
     budgets: Annotated[
-        str, typer.Option(help="fractions of the audio tokens to remove, or ratio=R for a schedule's own ratio")
-    ] = "0.3,0.5,0.7",
+        str | None,
+        typer.Option(
+            help="fractions to remove: of the audio tokens (0.3), of the decoder's prefill FLOPs (flops=0.3), of the "
+            "KV bytes (kv=0.3), or a schedule's own ratio (ratio=0.3); a prefix holds until the next, as in "
+            f"flops=0.1,0.2; default: {BUDGETS}"
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="paper-dense or paper-sparse: the paper's strategies, tasks and budgets, and its figures beside ours; "
+            "fastadasp presets lists them"
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     dtype: Annotated[
@@ -94,36 +113,49 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON and nothing else")] = False,
 ) -> None:
     """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
+    from fastadasp.budget import Budget
+    from fastadasp.compare import presets
     from fastadasp.compare.comparison import Settings
     from fastadasp.compare.comparison import compare as run
     from fastadasp.compare.grid import make_grid
     from fastadasp.demo import model_path
     from fastadasp.strategy import parse_overrides
 
+    usual = presets.Plan(_split(STRATEGIES), _split(TASKS), _split(BUDGETS))
+    plan = usual if preset is None else presets.plan(preset)
+    plan.change(*(None if given is None else _split(given) for given in (strategies, tasks, budgets)))
     grid = make_grid(
-        _split(strategies),
-        _split(budgets),
-        _split(tasks),
+        plan.strategies,
+        plan.budgets,
+        plan.tasks,
         overrides=parse_overrides(set_ or []),
         seed=seed,
         limit=limit,
+        budgets_of=plan.budgets_of,
     )
+    if plan.left_out:
+        print(f"preset {preset}: not installed and left out: {', '.join(plan.left_out)}", file=sys.stderr)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     arguments = {
-        "strategies": _split(strategies),
-        "tasks": _split(tasks),
-        "budgets": _split(budgets),
+        "preset": preset,
+        "strategies": plan.strategies,
+        "tasks": plan.tasks,
+        "budgets": [str(budget) for budget in Budget.several(plan.budgets)],
+        "budgets_of": plan.budgets_of,
         "set": set_ or [],
         "limit": limit,
         "batch_size": batch_size,
     }
-    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments)
+    appendix = "" if preset is None else presets.paper_markdown(preset)
+    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix)
     with _Bar() as bar:
         result = run(grid, settings, bar.update)
     if as_json:
         print(json.dumps([cell.model_dump(mode="json") for cell in result.cells], indent=2, ensure_ascii=False))
     else:
         _print_tables(grid, result.cells)
+        for table in presets.paper_tables(preset) if preset else ():
+            _console().print(table)
         print(f"results: {folder}")
     for cell in result.cells:
         if cell.error:
@@ -240,6 +272,25 @@ def plugins(as_json: JsonFlag = False) -> None:
     ]
     _print_listing("plugins", ("name", "distribution", "module", "brings", "state"), lines)
     _print_problems()
+
+
+@app.command()
+def presets(as_json: JsonFlag = False) -> None:
+    """List the presets of compare: the paper's tables, and which of their methods are installed."""
+    from fastadasp.compare.presets import read_paper
+
+    listed: list[dict[str, Any]] = []
+    for name, preset in read_paper().presets.items():
+        found = {method.title: method.installed() for method in preset.methods}
+        listed.append({"name": name, "summary": preset.summary, "tasks": list(preset.tasks), "methods": found})
+    if as_json:
+        print(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    lines = []
+    for row in listed:
+        methods = ", ".join(f"{title}: {here or 'not installed'}" for title, here in row["methods"].items())
+        lines.append([row["name"], row["summary"], ", ".join(row["tasks"]), methods])
+    _print_listing("presets", ("name", "summary", "tasks", "methods"), lines)
 
 
 def _origin(origin: Any) -> str:

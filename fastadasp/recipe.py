@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from fastadasp.budget import KINDS
 from fastadasp.checks import BASES, Kind, did_you_mean, name_fault
 from fastadasp.components import Component
 from fastadasp.errors import FastAdaSPError, StrategyError
@@ -28,7 +29,7 @@ SECTIONS: dict[str, Kind] = {
 }
 """The fields of a recipe that hold a component, with its kind."""
 
-SHORTHANDS = ("ratio", "tokens")
+SHORTHANDS = KINDS
 """Overrides that stand for the budget."""
 
 

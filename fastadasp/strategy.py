@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -33,7 +33,9 @@ from fastadasp.registry import get_registry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fastadasp.engine.solve import Solution
     from fastadasp.engine.trace import Trace
+    from fastadasp.models.shape import DecoderShape
 
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
 
@@ -127,6 +129,23 @@ class Strategy(BaseModel):
         """The strategy with another budget."""
         return self.replace(budget=budget)
 
+    def solve(self, shape: DecoderShape, text: int, audio: Sequence[int], *, nearest: bool = False) -> Solution:
+        """What the budget means for one prompt: the schedule's r, the token counts of each layer, what is removed.
+
+        Args:
+            shape: the model's sizes, e.g. ``DecoderShape.of(model.config.text_config)``.
+            text: text tokens of the prompt.
+            audio: audio tokens of each of its clips.
+            nearest: take the nearest whole token count where the prompt is too short to meet a ``flops`` or ``kv``
+                budget to 0.2 points, as the engine does.
+
+        Raises:
+            StrategyError: the budget cannot be met; says what can be reached.
+        """
+        from fastadasp.engine.solve import solve
+
+        return solve(self, shape, text, audio, nearest=nearest)
+
     def apply(self, model: nn.Module, *, spans: Tensor | None = None) -> AbstractContextManager[Trace]:
         """Works inside `model` while the context is open; yields a trace of what happened at each layer.
 
@@ -219,7 +238,8 @@ def load_strategy(name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Str
         **overrides: fields to change. A table merges into a section (``layers={"layer": 3}``), unless it names
             another component, which starts from its own defaults; so do dotted keys
             (``**{"schedule.name": "decay"}``). Anything else replaces: ``schedule="decay"``, ``budget=0.3``,
-            ``weight=None``. ``ratio=0.3`` and ``tokens=0.3`` stand for the budget.
+            ``weight=None``. ``tokens=0.3``, ``flops=0.3``, ``kv=0.3`` and ``ratio=0.3``
+            stand for the budget.
 
     Raises:
         UnknownNameError: no strategy of this name is installed.

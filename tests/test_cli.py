@@ -89,6 +89,46 @@ def test_json_prints_nothing_else(tmp_path: Path) -> None:
     assert [cell["strategy"] for cell in cells] == ["full", "prune"]
 
 
+def test_a_preset_prints_our_table_and_then_the_papers(tmp_path: Path) -> None:
+    result = fastadasp(
+        "compare", "--preset", "paper-dense", "--limit", "1", "--tasks", "asr,er", "--output", "out", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    ours, _, papers = result.stdout.partition("the paper's figures for WavLLM, not ours")
+    assert "fastadasp-decay" in ours
+    assert "flops=0.5" in ours
+    assert "185.79" not in ours
+    assert "185.79" in papers
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.index("| fastadasp-decay | flops=0.5 |") < table.index("not ours") < table.index("185.79")
+    arguments = json.loads((tmp_path / "out" / "run.json").read_text())["arguments"]
+    assert (arguments["preset"], arguments["tasks"]) == ("paper-dense", ["asr", "er"])
+    assert arguments["budgets"] == [f"flops={x}" for x in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    left_out = [
+        m for p in json.loads(fastadasp("presets", "--json").stdout)[:1] for m, s in p["methods"].items() if not s
+    ]
+    assert all(title in result.stderr for title in left_out)
+
+
+def test_presets_are_listed() -> None:
+    plain, as_json = fastadasp("presets"), json.loads(fastadasp("presets", "--json").stdout)
+    assert [(row["name"], row["tasks"]) for row in as_json] == [
+        ("paper-dense", ["asr", "st"]),
+        ("paper-sparse", ["er", "sqa"]),
+    ]
+    assert as_json[0]["methods"]["FastAdaSP constant"] == "fastadasp-dense"
+    assert "paper-dense" in plain.stdout
+
+
+def test_a_budget_out_of_reach_fails_its_cell_with_the_range(tmp_path: Path) -> None:
+    arguments = ("--strategies", "weighted", "--tasks", "er", "--budgets", "flops=0.1,0.9", "--limit", "2")
+    result = fastadasp("compare", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "failed: weighted flops=0.9 on er: StrategyError: 2 of 2 clips cannot meet the budget" in result.stderr
+    assert "removes 0 to 0." in result.stderr
+    assert "flops=0.1" in result.stdout
+
+
 @pytest.mark.parametrize("command", ["strategies", "plugins", "tasks"])
 def test_listings_name_their_origin(command: str) -> None:
     plain, as_json = fastadasp(command), fastadasp(command, "--json")
@@ -105,6 +145,9 @@ WRONG = {
     "budget 1": (["--budgets", "1"], "above 0 and below 1, not '1'"),
     "negative budget": (["--budgets=-0.3"], "above 0 and below 1, not '-0.3'"),
     "text for a budget": (["--budgets", "half"], "above 0 and below 1, not 'half'"),
+    "text after a prefix": (["--budgets", "flops=0.1,x"], "budget flops is the fraction removed"),
+    "unknown kind of budget": (["--budgets", "flop=0.1"], "Did you mean 'flops'?"),
+    "unknown preset": (["--preset", "paper"], "unknown preset 'paper'. Did you mean"),
     "no budget": (["--budgets", ","], "no budget given"),
     "no strategy": (["--strategies", ""], "no strategy given"),
     "missing model": (["--model", "./nothing"], "there is no model folder ./nothing"),

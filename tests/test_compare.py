@@ -15,7 +15,7 @@ import torch
 import fastadasp
 from fastadasp import RunError, Scorer, hookimpl
 from fastadasp.compare import comparison
-from fastadasp.compare.clips import batches, prepare
+from fastadasp.compare.clips import batches, encoder_flops, prepare
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
 from fastadasp.compare.records import Cell, Efficiency, Prediction, Run
@@ -70,6 +70,40 @@ def test_a_run_writes_what_its_format_says(tmp_path: Path) -> None:
         elif cell.budget == 0.5:
             assert cost.audio_tokens_removed == pytest.approx(0.5, abs=0.01)
             assert 0.2 < cost.flops_removed < 0.5
+
+
+def test_flops_budgets_are_met_and_reported_with_the_encoder(tmp_path: Path) -> None:
+    result, folder = run(tmp_path, strategies=["fastadasp-dense"], budgets=["flops=0.3", "0.5", "kv=0.3"], limit=4)
+    assert result.status == "finished"
+    assert [cell.budget for cell in result.cells] == [None, "flops=0.3", "flops=0.5", "kv=0.3"]
+    full, *rest = (cell.efficiency for cell in result.cells)
+    for cost, name, goal in zip(rest, ("flops", "flops", "kv"), (0.3, 0.5, 0.3), strict=True):
+        assert getattr(cost, f"{name}_removed") == pytest.approx(goal, abs=0.002)
+        share = full.flops / (full.flops + full.encoder_flops)
+        assert cost.flops_removed_with_encoder == pytest.approx(cost.flops_removed * share)
+    assert "in brackets with the encoder" in (folder / "table.md").read_text()
+
+
+def test_encoder_flops_are_those_of_its_matrix_products(loaded: LoadedModel) -> None:
+    """Two convolutions, the layers' products and attention over the fixed window of 1500 frames, the projector."""
+    sizes = loaded.model.config.audio_config
+    d, mlp, frames, bins = sizes.d_model, sizes.encoder_ffn_dim, sizes.max_source_positions, sizes.num_mel_bins
+    stem = 2 * 2 * frames * bins * 3 * d + 2 * frames * d * 3 * d
+    layer = 8 * frames * d * d + 4 * frames * frames * d + 4 * frames * d * mlp
+    projector = 2 * (frames // 2) * d * loaded.model.config.text_config.hidden_size
+    for example in grid(limit=2).examples["asr"]:
+        assert encoder_flops(loaded, example) == stem + sizes.encoder_layers * layer + projector
+
+
+def test_budgets_out_of_reach_fail_their_cell_before_it_runs(tmp_path: Path) -> None:
+    result, _ = run(tmp_path, strategies=["weighted"], budgets=["flops=0.3", "0.9"])
+    assert result.status == "failed"
+    full, met, failed = result.cells
+    assert full.error is met.error is None
+    assert failed.error is not None
+    assert failed.error.startswith("StrategyError: 3 of 3 clips cannot meet the budget; budget flops=0.9 cannot be met")
+    assert "removes 0 to 0." in failed.error
+    assert "(clip asr-0" in failed.error
 
 
 def test_every_key_is_documented() -> None:

@@ -78,6 +78,32 @@ def decoder_inputs(loaded: LoadedModel, inputs: dict[str, Any]) -> Tensor:
 
 
 @torch.inference_mode()
+def encoder_flops(loaded: LoadedModel, example: Example) -> int:
+    """FLOPs from one clip's features to the decoder's door (encoder and projector), as FlopCounterMode counts them.
+
+    Attention runs unfused for this one pass, since the counter does not know the fused kernel of CPUs.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = _features(loaded, [example])
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        decoder_inputs(loaded, inputs)
+    return int(counter.get_total_flops())
+
+
+def _features(loaded: LoadedModel, examples: Sequence[Example]) -> Any:
+    """What the processor makes of these examples, on the model's device."""
+    return loaded.processor(
+        text=[prompt_text(loaded, e.instruction) for e in examples],
+        audio=[read_clip(e, loaded) for e in examples],
+        sampling_rate=loaded.sampling_rate,
+        padding=True,
+        return_tensors="pt",
+    ).to(loaded.device)
+
+
+@torch.inference_mode()
 def prepare(
     loaded: LoadedModel, examples: Sequence[Example], batch_size: int, progress: Callable[[int], None]
 ) -> dict[tuple[str, str], ReadyClip]:
@@ -95,13 +121,7 @@ def prepare(
     for group, known in ((first, False), (again, True)):
         for begin in range(0, len(group), batch_size):
             batch = group[begin : begin + batch_size]
-            inputs = loaded.processor(
-                text=[prompt_text(loaded, e.instruction) for e in batch],
-                audio=[read_clip(e, loaded) for e in batch],
-                sampling_rate=loaded.sampling_rate,
-                padding=True,
-                return_tensors="pt",
-            ).to(loaded.device)
+            inputs = _features(loaded, batch)
             ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
             spans = adapter.span_ids(model, ids)
             embeds = model.get_input_embeddings()(ids) if known else decoder_inputs(loaded, inputs)

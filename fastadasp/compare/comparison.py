@@ -33,6 +33,8 @@ class Settings:
     batch_size: int = 12
     seed: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
+    appendix: str = ""
+    """Markdown that follows the tables in ``table.md``."""
 
 
 @dataclass
@@ -82,14 +84,14 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
         run.finished = _now()
         folder.write_run(run)
         if result.cells:
-            folder.write_text("table.md", "\n".join(_tables(grid, result.cells)))
+            folder.write_text("table.md", "\n".join([*_tables(grid, result.cells), settings.appendix]).rstrip() + "\n")
     return result
 
 
 def _run_cells(
     grid: Grid, settings: Settings, loaded: Any, folder: RunFolder, result: Comparison, progress: Progress
 ) -> None:
-    from fastadasp.compare.clips import prepare
+    from fastadasp.compare.clips import encoder_flops, prepare
     from fastadasp.compare.runner import run_cell, warm_up
 
     every = [example for examples in grid.examples.values() for example in examples]
@@ -98,6 +100,7 @@ def _run_cells(
     total = weight * clips + clips * len(grid.rows)
     ready = prepare(loaded, every, settings.batch_size, lambda n: progress("encoding", weight * n, total))
     done = weight * clips
+    encoder = encoder_flops(loaded, every[0])
     warm_up(loaded, ready[str(every[0].audio), every[0].instruction])
     for name, task in grid.tasks.items():
         examples = grid.examples[name]
@@ -130,6 +133,7 @@ def _run_cells(
                     max_new_tokens=task.max_new_tokens,
                     batch_size=settings.batch_size,
                     progress=advance,
+                    encoder_flops=encoder,
                 )
                 cell.metrics = task.score(outcome.predictions, [e.reference for e in examples])
                 cell.efficiency = outcome.efficiency
@@ -176,14 +180,14 @@ def _tables(grid: Grid, cells: list[Cell]) -> list[str]:
 def _check_fit(grid: Grid, loaded: Any) -> None:
     """Refuses a recipe or a recording that does not fit the model before any cell runs."""
     from fastadasp.audio import check_length
-    from fastadasp.engine.schedule import layer_ratios
+    from fastadasp.engine.schedule import check_fit
     from fastadasp.models.adapter import adapter_for
 
     adapter = adapter_for(loaded.model)
     layers = len(getattr(adapter.decoder(loaded.model), adapter.layers))
     for row in grid.rows:
         if row.strategy is not None:
-            layer_ratios(row.strategy, layers)
+            check_fit(row.strategy, layers)
     for path in {example.audio: None for examples in grid.examples.values() for example in examples}:
         check_length(path, loaded.longest_clip)
 

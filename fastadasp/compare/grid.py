@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,14 @@ def make_grid(
     overrides: dict[str, Any],
     seed: int,
     limit: int | None,
+    budgets_of: Mapping[str, Sequence[str | float]] | None = None,
 ) -> Grid:
-    """Reads every strategy, budget and task. Raises the error of whichever is wrong."""
+    """Reads every strategy, budget and task. Raises the error of whichever is wrong.
+
+    Args:
+        budgets: amounts; the prefix of a text (``flops=0.1``) holds until the next.
+        budgets_of: the budgets of those strategies that do not get `budgets`.
+    """
     if not strategies:
         raise RunError("no strategy given")
     if not budgets:
@@ -62,7 +68,7 @@ def make_grid(
         raise RunError("no task given")
     if limit is not None and limit < 1:
         raise RunError(f"limit is a number of clips, at least 1, not {limit}")
-    amounts = [Budget.of(text) for text in budgets]
+    amounts = Budget.several(budgets)
     rows = [Row(FULL, None, None)]
     names: dict[str, str] = {}
     for text in dict.fromkeys(strategies):
@@ -72,7 +78,8 @@ def make_grid(
         if strategy.name in names:
             raise RunError(f"{names[strategy.name]} and {text} are both called {strategy.name!r}; rename one")
         names[strategy.name] = text
-        rows += [Row(strategy.name, strategy.with_budget(amount), amount) for amount in dict.fromkeys(amounts)]
+        own = Budget.several(budgets_of[text]) if budgets_of and text in budgets_of else amounts
+        rows += [Row(strategy.name, strategy.with_budget(amount), amount) for amount in dict.fromkeys(own)]
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
         task = _find_task(text)

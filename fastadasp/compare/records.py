@@ -25,6 +25,15 @@ class Efficiency(Record):
     kv_removed: float = Field(description="fraction of those bytes removed against the full model")
     flops: float = Field(description="FLOPs of the decoder's prefill, mean of a clip (analytic; encoder not counted)")
     flops_removed: float = Field(description="fraction of those FLOPs removed against the full model")
+    encoder_flops: float | None = Field(
+        default=None,
+        description="FLOPs of audio encoder and projector for one clip, counted once by torch's FlopCounterMode; "
+        "null if not counted",
+    )
+    flops_removed_with_encoder: float | None = Field(
+        default=None,
+        description="fraction removed of the decoder's and the encoder's FLOPs together; null if not counted",
+    )
     prefill_seconds: float = Field(description="time of the decoder's prefill, median of a batch, seconds")
     decode_seconds: float = Field(description="time of all steps after the prefill, median of a batch, seconds")
     new_tokens: float = Field(description="decoding steps of a batch, mean")
@@ -37,8 +46,8 @@ class Cell(Record):
     strategy: str = Field(description="name of the strategy; `full` for the model without any")
     task: str = Field(description="name of the task")
     budget: float | str | None = Field(
-        description="fraction of the audio tokens removed by the last layer; `ratio=R` for the schedule's own ratio; "
-        "null for the full model"
+        description="fraction of the audio tokens removed by the last layer; `flops=F` of the decoder's prefill FLOPs; "
+        "`kv=K` of the bytes of keys and values; `ratio=R` for the schedule's own ratio; null for the full model"
     )
     seed: int = Field(description="seed of random strategies")
     clips: int = Field(description="number of clips")

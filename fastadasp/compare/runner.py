@@ -14,10 +14,13 @@ import torch
 
 from fastadasp.compare.clips import Batch, ReadyClip, batches
 from fastadasp.compare.records import Efficiency
-from fastadasp.efficiency import DecoderShape, SampleCost, sample_costs
+from fastadasp.efficiency import SampleCost, sample_costs
+from fastadasp.engine.solve import reach
 from fastadasp.engine.trace import LayerTrace
+from fastadasp.errors import StrategyError
 from fastadasp.models.adapter import adapter_for
 from fastadasp.models.load import LoadedModel
+from fastadasp.models.shape import DecoderShape
 from fastadasp.strategy import Strategy
 
 
@@ -67,9 +70,19 @@ def run_cell(
     max_new_tokens: int,
     batch_size: int,
     progress: Callable[[int], None],
+    encoder_flops: float | None = None,
 ) -> Outcome:
-    """Answers of the model under `strategy`; calls `progress(clips)` after each batch."""
+    """Answers of the model under `strategy`; calls `progress(clips)` after each batch.
+
+    Args:
+        encoder_flops: FLOPs of the encoder for one clip, to be reported with those of the decoder.
+
+    Raises:
+        StrategyError: some clips cannot meet the strategy's budget; nothing has run then.
+    """
     shape = DecoderShape.of(adapter_for(loaded.model).decoder(loaded.model).config)
+    if strategy is not None:
+        check_reach(strategy, shape, clips)
     width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
     answers = [""] * len(clips)
     costs: list[SampleCost] = []
@@ -85,7 +98,22 @@ def run_cell(
             decode.append(times[1])
             steps.append(times[2])
             progress(len(batch.clips))
-    return Outcome(answers, _efficiency(costs, prefill, decode, steps, batch_size))
+    return Outcome(answers, _efficiency(costs, prefill, decode, steps, batch_size, encoder_flops))
+
+
+def check_reach(strategy: Strategy, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
+    """Raises StrategyError if some of the clips cannot meet the budget: how many, and the one furthest from it."""
+    if not strategy.budget.per_prompt:
+        return
+    faults: list[tuple[float, str]] = []
+    for clip in clips:
+        text, audio = clip.tokens - clip.audio_tokens, [clip.audio_tokens]
+        try:
+            strategy.solve(shape, text, audio, nearest=True)
+        except StrategyError as error:
+            faults.append((reach(strategy, shape, text, audio)[1], f"{error} (clip {clip.example.id})"))
+    if faults:
+        raise StrategyError(f"{len(faults)} of {len(clips)} clips cannot meet the budget; {min(faults)[1]}")
 
 
 def _generate(
@@ -120,7 +148,12 @@ def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
 
 
 def _efficiency(
-    costs: Sequence[SampleCost], prefill: list[float], decode: list[float], steps: list[int], batch_size: int
+    costs: Sequence[SampleCost],
+    prefill: list[float],
+    decode: list[float],
+    steps: list[int],
+    batch_size: int,
+    encoder_flops: float | None,
 ) -> Efficiency:
     def removed(left: str, full: str) -> float:
         whole = sum(getattr(cost, full) for cost in costs)
@@ -137,6 +170,10 @@ def _efficiency(
         kv_removed=removed("kv_bytes", "kv_bytes_full"),
         flops=mean("flops"),
         flops_removed=removed("flops", "flops_full"),
+        encoder_flops=encoder_flops,
+        flops_removed_with_encoder=None
+        if encoder_flops is None
+        else (mean("flops_full") - mean("flops")) / (mean("flops_full") + encoder_flops),
         prefill_seconds=median(prefill),
         decode_seconds=median(decode),
         new_tokens=fmean(steps),

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.compare.grid import FULL
-from fastadasp.compare.records import Cell
+from fastadasp.compare.records import Cell, Efficiency
 from fastadasp.tasks.task import Task
 
 COLUMNS = (
@@ -22,6 +22,9 @@ COLUMNS = (
     "prefill",
     "decode",
 )
+
+NOTE = "FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too"
+"""Stands below a table."""
 
 
 def task_title(task: Task, cells: Sequence[Cell]) -> str:
@@ -39,7 +42,7 @@ def rows(task: Task, cells: Sequence[Cell]) -> list[tuple[str, ...]]:
         head = (cell.strategy, "-" if cell.budget is None else str(cell.budget))
         cost = cell.efficiency
         if cell.error is not None or cost is None:
-            out.append((*head, "failed", "", "", "", "", "", ""))
+            out.append((*head, "failed", *("",) * (len(COLUMNS) - 3)))
             continue
         value = cell.metrics[task.metric]
         change = "" if cell.strategy == FULL or full is None else f"{value - full:+.1f}"
@@ -51,7 +54,7 @@ def rows(task: Task, cells: Sequence[Cell]) -> list[tuple[str, ...]]:
                 change,
                 left,
                 _size(cost.kv_bytes),
-                f"{cost.flops_removed:.1%}",
+                _flops(cost),
                 _time(cost.prefill_seconds),
                 _time(cost.decode_seconds),
             )
@@ -62,6 +65,7 @@ def rows(task: Task, cells: Sequence[Cell]) -> list[tuple[str, ...]]:
 def rich_table(task: Task, cells: Sequence[Cell]) -> Table:
     """For the terminal."""
     table = Table(title=task_title(task, cells), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption, table.caption_justify = NOTE, "left"
     for place, column in enumerate(_header(task)):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
     last = FULL
@@ -78,12 +82,17 @@ def markdown(task: Task, cells: Sequence[Cell]) -> str:
     header = _header(task)
     lines = [f"**{task_title(task, cells)}**", "", f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
     lines += [f"| {' | '.join(line)} |" for line in rows(task, cells)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", NOTE]) + "\n"
 
 
 def _header(task: Task) -> tuple[str, ...]:
     name = task.metric if task.metric == "accuracy" else task.metric.upper()
     return tuple(name if column == "metric" else column for column in COLUMNS)
+
+
+def _flops(cost: Efficiency) -> str:
+    both = cost.flops_removed_with_encoder
+    return f"{cost.flops_removed:.1%}" + ("" if both is None else f" ({both:.1%})")
 
 
 def _size(count: float) -> str:

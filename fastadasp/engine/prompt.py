@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastadasp.engine.cache import CacheState, Keys, remember, state_of
 from fastadasp.engine.masks import causal_mask
-from fastadasp.engine.schedule import removals, removals_after
+from fastadasp.engine.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine.spans import AudioSpans, find_spans
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.trace import LayerTrace
@@ -75,19 +75,20 @@ class Prompt:
 
     def _plan(self) -> None:
         session, spans = self.session, self.stream.spans
-        layers = len(session.layers)
-        self.plans = removals(session.strategy, layers, spans.tokens)
+        lengths = BatchLengths(spans.tokens, spans.samples, self.stream.lengths)
+        self.plans = batch_removals(session.strategy, len(session.layers), session.shape, lengths)
         self.acts = any(any(counts) for counts in self.plans)
         session.trace.layers.clear()
         if self.acts:
             self.remove = torch.tensor(self.plans, dtype=torch.int64).to(spans.start.device)
 
-    def replan(self, layer: int, current: tuple[int, ...]) -> None:
-        """After a merger that removed other counts than asked for at `layer`."""
-        session = self.session
-        clips = self.plain_stream.spans.tokens
-        rest = removals_after(session.strategy, len(session.layers), layer, clips, current)
-        self.plans[layer + 1 :] = rest
+    def replan(self, layer: int, removed: tuple[int, ...]) -> None:
+        """After a merger that took other counts from the clips at `layer` than it was asked to."""
+        session, stream = self.session, self.plain_stream
+        lengths = BatchLengths(stream.spans.tokens, stream.spans.samples, stream.lengths)
+        taken = [*self.plans[:layer], removed]
+        rest = batch_removals_after(session.strategy, len(session.layers), session.shape, lengths, taken)
+        self.plans = [*taken, *rest]
         self.remove = torch.tensor(self.plans, dtype=torch.int64).to(self.remove.device)
 
     def join(self, index: int) -> _Joined | None:
@@ -232,7 +233,8 @@ class LayerWork:
         else:  # only the device knows how many went
             clusters = plan.cluster.masked_fill(~layer.valid, -1).amax(1) + 1
             survivors = tuple(int(n) for n in clusters.cpu())
-            prompt.replan(self.index, survivors)
+            removed = tuple(n - left for n, left in zip(stream.spans.tokens, survivors, strict=True))
+            prompt.replan(self.index, removed)
         return apply_plan(stream, plan, survivors)
 
     def _position(self, prompt: Prompt, reduction: Reduction, states: Tensor) -> dict[str, Any]:

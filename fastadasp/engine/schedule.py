@@ -1,18 +1,31 @@
-"""From a strategy's budget to token counts: how many audio tokens each clip loses at each layer."""
+"""From a schedule's ratios to token counts: how many audio tokens each clip keeps at each layer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fastadasp.strategy import Strategy
+from fastadasp.budget import ratios_of
+
+if TYPE_CHECKING:
+    from fastadasp.strategy import Strategy
 
 
 def layer_ratios(strategy: Strategy, num_layers: int) -> tuple[float, ...]:
-    """The fraction of its current audio tokens that each layer is to remove."""
+    """The fraction of its current audio tokens that each layer is to remove, for budgets that hold in any prompt."""
     start = strategy.layers.start_layer(num_layers)
     ratio = strategy.budget.ratio_for(strategy.schedule, start, num_layers)
     return strategy.schedule.ratios(ratio, start, num_layers)
+
+
+def check_fit(strategy: Strategy, num_layers: int) -> None:
+    """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
+    if not strategy.budget.per_prompt:
+        layer_ratios(strategy, num_layers)
+        return
+    start = strategy.layers.start_layer(num_layers)
+    ratios_of(strategy.schedule, 0.5, start, num_layers)
 
 
 def survivors_by_layer(
@@ -20,16 +33,16 @@ def survivors_by_layer(
 ) -> tuple[int, ...]:
     """Audio tokens of one clip that leave each layer from `first` on.
 
-    With a ``ratio`` budget layer i removes ``int(n r_i)`` of its current n tokens, as the released code does. With a
-    ``tokens`` budget the counts follow the schedule's ideal curve, each rounded to the nearest token, so that rounding
-    does not add up over the layers and the last count is the budget's to half a token.
+    Layer i removes ``int(n r_i)`` of its current n tokens, as the released code does. With a ``tokens`` budget the
+    counts follow the schedule's ideal curve, each rounded to the nearest token, so that rounding does not add up over
+    the layers and the last count is the budget's to half a token.
 
     Args:
-        ratios: the fraction each layer removes (`layer_ratios`).
+        ratios: the fraction each layer removes.
         tokens: audio tokens of the clip before layer 0.
         current: audio tokens of the clip before layer `first`, if not `tokens`.
     """
-    raw = strategy.budget.ratio is not None
+    raw = strategy.budget.kind != "tokens"
     now = tokens if current is None else current
     ideal, counts = float(tokens), []
     for layer, fraction in enumerate(ratios):
@@ -43,7 +56,7 @@ def survivors_by_layer(
 
 
 def removals(strategy: Strategy, num_layers: int, clips: Sequence[int]) -> list[tuple[int, ...]]:
-    """What each layer takes from each clip: `num_layers` tuples of one count a clip."""
+    """What each layer takes from each clip: `num_layers` tuples, one count a clip; not for ``flops`` and ``kv``."""
     ratios = layer_ratios(strategy, num_layers)
     paths = [(tokens, *survivors_by_layer(strategy, ratios, tokens)) for tokens in clips]
     return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers)]

@@ -18,6 +18,7 @@ import inspect
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,9 +27,11 @@ from torch import Tensor, nn
 from fastadasp.engine.attention import Watcher, watching
 from fastadasp.engine.cache import CacheState
 from fastadasp.engine.prompt import LayerWork, Prompt
+from fastadasp.engine.schedule import check_fit
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.models.adapter import ModelAdapter, adapter_for
+from fastadasp.models.shape import DecoderShape
 from fastadasp.strategy import Strategy
 
 _busy: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -55,7 +58,7 @@ def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None
         raise ModelError(
             f"{type(decoder).__name__} has layers of type {', '.join(sorted(kinds))}; only full_attention is supported"
         )
-    strategy.layers.start_layer(len(layers))
+    check_fit(strategy, len(layers))
     if decoder in _busy:
         raise ModelError(
             f"a strategy is already applied to this {type(model).__name__}; leave its context before entering another"
@@ -95,7 +98,14 @@ class _Session:
         self.trace = Trace()
         self.prompt: Prompt | None = None
         self.work = [LayerWork(self, i) for i in range(len(layers))]
+        self._shape: DecoderShape | None = None
         self._parameters = tuple(inspect.signature(type(model).forward).parameters)[1:]
+
+    def shape(self) -> DecoderShape:
+        """The decoder's sizes, for budgets that depend on them."""
+        if self._shape is None:
+            self._shape = replace(DecoderShape.of(self.decoder.config), layers=len(self.layers))
+        return self._shape
 
     def hook(self) -> Iterator[Any]:
         """Registers every hook and gives back its handle."""

@@ -1,0 +1,178 @@
+"""Presets: the paper's comparisons as `fastadasp compare --preset` runs them, with the paper's own figures.
+
+Names and figures stand in ``paper.toml``; what is installed is looked up when a preset is used.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from fastadasp.budget import BudgetKind
+from fastadasp.errors import RunError, UnknownNameError
+from fastadasp.registry import get_registry
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Method(_Data):
+    """One row of the paper's table.
+
+    Attributes:
+        title: the paper's name for it.
+        strategies: what stands for it here; the first that is installed is taken.
+        budget: the kind of budget it gets.
+        figures: for each task the paper's figures, one a fraction, in percent or points.
+    """
+
+    title: str
+    strategies: tuple[str, ...]
+    budget: BudgetKind = "flops"
+    figures: dict[str, tuple[float, ...]]
+
+    def installed(self) -> str | None:
+        """The strategy that stands for it, if one is installed."""
+        names = {entry.name for entry in get_registry().entries("strategy")}
+        return next((name for name in self.strategies if name in names), None)
+
+
+class Preset(_Data):
+    """One table of the paper, as a comparison.
+
+    Attributes:
+        table: which one.
+        tasks: the tasks here, each with the paper's metric.
+        full: for each task the paper's figure for the full model.
+    """
+
+    summary: str
+    table: str
+    tasks: dict[str, str]
+    full: dict[str, float]
+    methods: tuple[Method, ...]
+
+
+class Paper(_Data):
+    """Everything in ``paper.toml``; `fractions` are those of the FLOPs that the paper removes."""
+
+    source: str
+    model: str
+    fractions: tuple[float, ...]
+    presets: dict[str, Preset]
+
+
+@dataclass
+class Plan:
+    """A preset with what is installed: the arguments of a comparison.
+
+    Attributes:
+        budgets_of: the budgets of strategies that do not get the common ones.
+        left_out: methods that nothing installed stands for, each with the names looked for.
+    """
+
+    strategies: list[str] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
+    budgets: list[str] = field(default_factory=list)
+    budgets_of: dict[str, list[str]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def change(self, strategies: list[str] | None, tasks: list[str] | None, budgets: list[str] | None) -> None:
+        """Takes what a person gave in place of the plan's own; None for what was not given."""
+        if strategies is not None:
+            self.strategies, self.left_out = strategies, []
+        if budgets is not None:
+            self.budgets, self.budgets_of = budgets, {}
+        self.tasks = self.tasks if tasks is None else tasks
+
+
+@cache
+def read_paper() -> Paper:
+    """The content of ``paper.toml``."""
+    return Paper.model_validate(tomllib.loads(files(__package__).joinpath("paper.toml").read_text(encoding="utf-8")))
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name. Raises UnknownNameError."""
+    presets = read_paper().presets
+    if name not in presets:
+        raise UnknownNameError("preset", name, presets)
+    return presets[name]
+
+
+def plan(name: str) -> Plan:
+    """What a preset compares here. Raises RunError if none of its methods is installed."""
+    preset, fractions = find_preset(name), read_paper().fractions
+
+    def amounts(kind: BudgetKind) -> list[str]:
+        return [f"{kind}={fraction:g}" for fraction in fractions]
+
+    out = Plan(tasks=list(preset.tasks), budgets=amounts("flops"))
+    for method in preset.methods:
+        strategy = method.installed()
+        if strategy is None:
+            out.left_out.append(f"{method.title} ({' or '.join(method.strategies)})")
+            continue
+        out.strategies.append(strategy)
+        if method.budget != "flops":
+            out.budgets_of[strategy] = amounts(method.budget)
+    if not out.strategies:
+        raise RunError(f"preset {name!r}: none of its methods is installed: {', '.join(out.left_out)}")
+    return out
+
+
+def paper_title(preset: Preset, task: str) -> str:
+    """What stands above the paper's figures for a task."""
+    paper = read_paper()
+    where = f"{preset.tasks[task]}; {preset.table} of {paper.source}"
+    return f"{task}: the paper's figures for {paper.model}, not ours ({where})"
+
+
+def paper_header() -> tuple[str, ...]:
+    """Columns of a table of the paper's figures."""
+    return ("method", "here", "full", *(f"-{fraction:.0%} FLOPs" for fraction in read_paper().fractions))
+
+
+def paper_rows(preset: Preset, task: str) -> list[tuple[str, ...]]:
+    """The paper's figures for a task, a row a method, in `paper_header`."""
+    blank = ("",) * len(read_paper().fractions)
+    rows: list[tuple[str, ...]] = [("full model", "full", f"{preset.full[task]:.2f}", *blank)]
+    for method in preset.methods:
+        figures = tuple(f"{figure:.2f}" for figure in method.figures[task])
+        rows.append((method.title, method.installed() or "not installed", "", *figures))
+    return rows
+
+
+def paper_tables(name: str) -> list[Table]:
+    """The paper's figures for the terminal, a table a task."""
+    from rich import box
+    from rich.table import Table
+
+    preset, out = find_preset(name), []
+    for task in preset.tasks:
+        table = Table(title=paper_title(preset, task), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for place, column in enumerate(paper_header()):
+            table.add_column(column, justify="left" if place < 2 else "right", no_wrap=True)
+        for row in paper_rows(preset, task):
+            table.add_row(*row)
+        out.append(table)
+    return out
+
+
+def paper_markdown(name: str) -> str:
+    """The paper's figures for ``table.md``."""
+    preset, header, lines = find_preset(name), paper_header(), list[str]()
+    for task in preset.tasks:
+        lines += [f"**{paper_title(preset, task)}**", "", f"| {' | '.join(header)} |"]
+        lines += ["|---|---|" + "---:|" * (len(header) - 2)]
+        lines += [*(f"| {' | '.join(row)} |" for row in paper_rows(preset, task)), ""]
+    return "\n".join(lines)

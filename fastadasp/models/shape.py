@@ -1,0 +1,59 @@
+"""The sizes of a text decoder, and what its layers cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes that decide the cost of one decoder layer.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: channels of the hidden states.
+        heads, kv_heads: query heads, and key/value heads.
+        head_dim: channels of one head.
+        mlp: inner channels of the gated MLP.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+
+    @classmethod
+    def of(cls, config: Any) -> DecoderShape:
+        """From a text decoder's configuration."""
+        heads = config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            mlp=config.intermediate_size,
+        )
+
+    def layer_flops(self, tokens_in: int, tokens_out: int, keys: int | None = None) -> int:
+        """FLOPs of one layer (a multiply-add is two).
+
+        Projections act on `tokens_in`, attention on `tokens_in` x `keys` (the whole square, as torch's FlopCounterMode
+        counts it; default `keys` = `tokens_in`), the gated MLP on `tokens_out`.
+        """
+        keys = tokens_in if keys is None else keys
+        projections = 2 * tokens_in * self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
+        attention = 4 * tokens_in * keys * self.heads * self.head_dim
+        return projections + attention + 2 * tokens_out * 3 * self.hidden * self.mlp
+
+    def prefill_flops(self, layers: Sequence[tuple[int, int]]) -> int:
+        """FLOPs of a prompt whose layers see (tokens in, tokens out); embeddings and output head apart."""
+        return sum(self.layer_flops(entered, left) for entered, left in layers)
+
+    def kv_bytes(self, keys: Sequence[int], bytes_per_value: int) -> int:
+        """Bytes of the keys and values of one sample, given the keys in each layer."""
+        return sum(keys) * 2 * self.kv_heads * self.head_dim * bytes_per_value

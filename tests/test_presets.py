@@ -1,0 +1,140 @@
+"""The paper's presets: complete data, what is installed, and tables that cannot be taken for ours."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import fastadasp
+from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
+from fastadasp.compare import presets
+from fastadasp.compare.grid import make_grid
+from fastadasp.registry import Registry
+
+PAPER = Path(__file__).parents[1] / "fastadasp" / "compare" / "paper.toml"
+DENSE = ("H2O", "random merge", "random evict", "A-ToMe", "FastV", "FastAdaSP decay", "FastAdaSP constant")
+SPARSE = (*DENSE[:5], "FastAdaSP sparse")
+
+
+class _Recipes:
+    """A stand-in for recipes that other packages may bring."""
+
+    def __init__(self, *names: str) -> None:
+        self.recipes = [fastadasp.load_strategy("prune").replace(name=name) for name in names]
+
+    @hookimpl
+    def fastadasp_strategies(self) -> list[Strategy]:
+        return self.recipes
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks", "methods"), [("paper-dense", ["asr", "st"], DENSE), ("paper-sparse", ["er", "sqa"], SPARSE)]
+)
+def test_the_papers_tables_are_complete(name: str, tasks: list[str], methods: tuple[str, ...]) -> None:
+    paper = presets.read_paper()
+    preset = paper.presets[name]
+    assert paper.fractions == (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert "2410.03007" in paper.source
+    assert list(preset.tasks) == list(preset.full) == tasks
+    assert tuple(method.title for method in preset.methods) == methods
+    for method in preset.methods:
+        assert list(method.figures) == tasks
+        assert all(len(figures) == 5 for figures in method.figures.values())
+        assert method.budget == ("kv" if method.title == "H2O" else "flops")
+    assert {task: fastadasp.get_registry().get("task", task).metric for task in tasks} == {
+        task: metric.lower() for task, metric in preset.tasks.items()
+    }
+
+
+def test_figures_of_the_papers_tables() -> None:
+    """Spot checks against paper.md, sections 3 and 4."""
+    dense, sparse = (presets.find_preset(name) for name in ("paper-dense", "paper-sparse"))
+    figures = {method.title: method.figures for preset in (dense, sparse) for method in preset.methods}
+    assert (dense.full, sparse.full) == ({"asr": 2.25, "st": 21.56}, {"er": 72.80, "sqa": 67.60})
+    assert figures["FastAdaSP constant"] == {
+        "asr": (2.27, 2.49, 2.48, 2.96, 4.73),
+        "st": (21.47, 20.72, 19.81, 18.54, 17.45),
+    }
+    assert figures["FastAdaSP sparse"]["sqa"] == (67.65, 68.05, 67.45, 68.45, 68.70)
+    assert figures["H2O"]["er"][2] == 73.73
+    assert dense.methods[4].figures["asr"][4] == 185.79
+
+
+def test_a_plan_takes_what_is_installed() -> None:
+    registry = Registry(discover=False)
+    registry.register(_Recipes("random", "h2o", "fastadasp-dense"))
+    with registry.in_use():
+        plan = presets.plan("paper-dense")
+    assert plan.strategies == ["h2o", "random", "fastadasp-dense"]
+    assert plan.tasks == ["asr", "st"]
+    assert plan.budgets == [f"flops={x}" for x in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    assert plan.budgets_of == {"h2o": [f"kv={x}" for x in (0.1, 0.2, 0.3, 0.4, 0.5)]}
+    assert plan.left_out == [
+        "random evict (random-prune)",
+        "A-ToMe (a-tome)",
+        "FastV (prune or attention-prune)",
+        "FastAdaSP decay (fastadasp-decay)",
+    ]
+    registry.register(_Recipes("random-merge"), "more")
+    with registry.in_use():
+        assert presets.plan("paper-dense").strategies[1] == "random-merge"
+
+
+def test_presets_that_cannot_be_had() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown preset 'paper-dens'\. Did you mean 'paper-dense'"):
+        presets.plan("paper-dens")
+    with Registry(discover=False).in_use(), pytest.raises(RunError, match="none of its methods is installed: H2O"):
+        presets.plan("paper-sparse")
+
+
+def test_arguments_take_the_place_of_the_plans_own() -> None:
+    plan = presets.Plan(["a"], ["asr"], ["flops=0.1"], {"a": ["kv=0.1"]}, ["B (b)"])
+    plan.change(None, ["er"], None)
+    assert (plan.strategies, plan.tasks, plan.left_out) == (["a"], ["er"], ["B (b)"])
+    plan.change(["c"], None, ["0.5"])
+    assert (plan.strategies, plan.tasks, plan.budgets) == (["c"], ["er"], ["0.5"])
+    assert (plan.budgets_of, plan.left_out) == ({}, [])
+
+
+def test_strategies_may_have_budgets_of_their_own() -> None:
+    grid = make_grid(
+        ["weighted", "prune"],
+        ["flops=0.1", "0.2"],
+        ["er"],
+        overrides={},
+        seed=0,
+        limit=1,
+        budgets_of={"prune": ["kv=0.1", "0.3"]},
+    )
+    assert [(row.name, str(row.budget)) for row in grid.rows[1:]] == [
+        ("weighted", "flops=0.1"),
+        ("weighted", "flops=0.2"),
+        ("prune", "kv=0.1"),
+        ("prune", "kv=0.3"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["paper-dense", "paper-sparse"])
+def test_the_papers_figures_are_marked_as_the_papers(name: str) -> None:
+    from rich.console import Console
+
+    console = Console(width=120, file=io.StringIO())
+    for table in presets.paper_tables(name):
+        console.print(table)
+    shown, page = console.file.getvalue(), presets.paper_markdown(name)
+    for task in presets.find_preset(name).tasks:
+        for text in (" ".join(shown.split()), page):
+            assert f"{task}: the paper's figures for WavLLM, not ours" in text
+            assert "arXiv 2410.03007" in text
+    assert "…" not in shown
+    rows = [line for line in page.splitlines() if line.startswith("|") and "---" not in line]
+    assert {row.count("|") for row in rows} == {9}
+
+
+def test_the_data_name_their_source_and_travel_with_the_package() -> None:
+    assert json.dumps(presets.read_paper().model_dump())  # plain values
+    assert "EMNLP 2024" in PAPER.read_text(encoding="utf-8")
+    assert '"fastadasp.compare" = ["*.toml"]' in (PAPER.parents[2] / "pyproject.toml").read_text(encoding="utf-8")
