@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
-from fastadasp.components import Component, LayerSelector, Merger, Schedule, ScoreKind, Scorer
+from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, ScoreKind, Scorer
 
 Kind = Literal["scorer", "merger", "schedule", "layer-selector", "model", "task", "strategy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -74,6 +74,8 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         methods = gives
     if kind == "merger" and getattr(value, "reads", None) not in _SCORES:
         return f"{describe(value)} must set `reads` to {' or '.join(map(repr, _SCORES))}"
+    if issubclass(value, CalibratedSelector):
+        base, methods = CalibratedSelector, ("choose",)
     for method in methods:
         if fault := _method_fault(base, value, method):
             return f"{describe(value)} {fault}"

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp.engine.plan import TokenPlan
     from fastadasp.engine.view import LayerView
+    from fastadasp.selection.calibration import Calibration
+    from fastadasp.selection.choice import LayerChoice
 
 ScoreKind = Literal["importance", "affinity"]
 
@@ -107,4 +111,28 @@ class LayerSelector(Component):
 
     def start_layer(self, num_layers: int) -> int:
         """The first acting layer, 0-based, in [0, num_layers). Raises StrategyError if it does not fit the model."""
+        raise NotImplementedError
+
+
+class CalibratedSelector(LayerSelector):
+    """A layer selector that has to see the model at work before it can choose.
+
+    Subclasses define `choose`. What was chosen stands in the parameter `layer`, so a recipe that names a layer needs no
+    calibration any more.
+    """
+
+    layer: int | None = Field(default=None, ge=0)
+
+    def start_layer(self, num_layers: int) -> int:
+        if self.layer is None:
+            raise StrategyError(
+                f"layer selector {self.name!r} has not chosen a layer yet: run fastadasp select-layer (fastadasp compare "
+                "does so by itself), call strategy.calibrated(model, examples), or set layers.layer"
+            )
+        if self.layer >= num_layers:
+            raise StrategyError(f"start layer {self.layer} does not exist: the model has layers 0 to {num_layers - 1}")
+        return self.layer
+
+    def choose(self, calibration: Calibration) -> LayerChoice:
+        """Scores every layer in ``calibration.candidates`` and picks one of them."""
         raise NotImplementedError

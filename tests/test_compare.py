@@ -15,7 +15,7 @@ import torch
 import fastadasp
 from fastadasp import RunError, Scorer, hookimpl
 from fastadasp.compare import comparison
-from fastadasp.compare.clips import batches, encoder_flops, prepare
+from fastadasp.models.clips import batches, encoder_flops, prepare
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
 from fastadasp.compare.records import Cell, Efficiency, Prediction, Run
@@ -136,7 +136,7 @@ def test_shared_embeddings_give_the_models_own_answers(loaded: LoadedModel) -> N
     ready = prepare(loaded, examples, 2, lambda n: None)
     clips = [ready[str(e.audio), e.instruction] for e in examples]
     outcome = run_cell(loaded, None, clips, max_new_tokens=48, batch_size=3, progress=lambda n: None)
-    from fastadasp.compare.clips import prompt_text, read_clip
+    from fastadasp.models.clips import prompt_text, read_clip
 
     for example, answer in zip(examples, outcome.predictions, strict=True):
         inputs = loaded.processor(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -91,7 +90,7 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
 def _run_cells(
     grid: Grid, settings: Settings, loaded: Any, folder: RunFolder, result: Comparison, progress: Progress
 ) -> None:
-    from fastadasp.compare.clips import encoder_flops, prepare
+    from fastadasp.models.clips import encoder_flops, prepare
     from fastadasp.compare.runner import run_cell, warm_up
 
     every = [example for examples in grid.examples.values() for example in examples]
@@ -195,6 +194,8 @@ def _check_fit(grid: Grid, loaded: Any) -> None:
 def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
     import torch
 
+    from fastadasp.models.load import hash_weights
+
     name = torch.cuda.get_device_name() if loaded.device == "cuda" else _processor()
     return Run(
         status="running",
@@ -202,7 +203,7 @@ def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
         arguments=settings.arguments,
         seed=settings.seed,
         model=settings.model,
-        model_hash=_hash_weights(Path(settings.model)),
+        model_hash=hash_weights(Path(settings.model)),
         device=loaded.device,
         device_name=name,
         dtype=loaded.dtype,
@@ -245,17 +246,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def _hash_weights(folder: Path) -> str | None:
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _git_commit() -> str | None:

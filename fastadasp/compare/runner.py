@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fastadasp.compare.clips import Batch, ReadyClip, batches
+from fastadasp.models.clips import Batch, ReadyClip, batches
 from fastadasp.compare.records import Efficiency
 from fastadasp.efficiency import SampleCost, sample_costs
 from fastadasp.engine.solve import reach

@@ -78,7 +78,7 @@ class Prompt:
         lengths = BatchLengths(spans.tokens, spans.samples, self.stream.lengths)
         self.plans = batch_removals(session.strategy, len(session.layers), session.shape, lengths)
         self.acts = any(any(counts) for counts in self.plans)
-        session.trace.layers.clear()
+        session.trace.begin()
         if self.acts:
             self.remove = torch.tensor(self.plans, dtype=torch.int64).to(spans.start.device)
 
@@ -235,7 +235,9 @@ class LayerWork:
             survivors = tuple(int(n) for n in clusters.cpu())
             removed = tuple(n - left for n, left in zip(stream.spans.tokens, survivors, strict=True))
             prompt.replan(self.index, removed)
-        return apply_plan(stream, plan, survivors)
+        reduction, left = apply_plan(stream, plan, survivors)
+        self.session.trace.follow(reduction.target, reduction.width)
+        return reduction, left
 
     def _position(self, prompt: Prompt, reduction: Reduction, states: Tensor) -> dict[str, Any]:
         """The survivors' position arguments, in the layer's own names."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,29 @@ class LayerTrace:
 
 @dataclass
 class Trace:
-    """Filled as the model runs: `layers` describes the last prompt (empty before the first)."""
+    """Filled as the model runs: `layers` describes the last prompt (empty before the first).
+
+    Attributes:
+        keep_assignment: whether `assignment` is kept; set it before the model runs.
+        assignment: int64 [batch, tokens], where each token of the last prompt went: its column (a merged token: its
+            cluster's) in the sequence that leaves the last layer, -1 for a token that was dropped. None if no token
+            was removed, or if it was not asked for.
+    """
 
     layers: list[LayerTrace] = field(default_factory=list)
+    keep_assignment: bool = False
+    assignment: Tensor | None = None
+
+    def begin(self) -> None:
+        """A new prompt."""
+        self.layers.clear()
+        self.assignment = None
+
+    def follow(self, target: Tensor, width: int) -> None:
+        """A reduction: `target` int64 [batch, tokens] holds each token's new column, `width` or more if it is gone."""
+        if not self.keep_assignment:
+            return
+        old = self.assignment
+        new = target if old is None else target.gather(1, old.clamp_min(0))
+        gone = new >= width if old is None else (old < 0) | (new >= width)
+        self.assignment = new.masked_fill(gone, -1)

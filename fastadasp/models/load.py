@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,33 @@ class LoadedModel:
         """Seconds that fit into the encoder's window, if it has one."""
         length = getattr(self.processor.feature_extractor, "chunk_length", None)
         return None if length is None else float(length)
+
+    def weights_hash(self) -> str:
+        """SHA-256 over the weights: the files of a local folder, else the tensors; for a model hub, its commit."""
+        commit = getattr(self.model.config, "_commit_hash", None)
+        return hash_weights(Path(self.path)) or commit or _hash_tensors(self.model)
+
+
+def hash_weights(folder: Path) -> str | None:
+    """SHA-256 over the weight files of a local model; None where there are none."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hash_tensors(model: Any) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def choose_device(device: str) -> str:

@@ -1,0 +1,84 @@
+"""What a layer selector answers, and what is kept of it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class LayerChoice(BaseModel):
+    """A selector's answer.
+
+    Attributes:
+        layer: the chosen start layer, counted from 0.
+        losses: for each candidate layer what starting there is estimated to lose; larger = worse. The unit is the
+            selector's own (nats for entropies); only the order counts.
+        details: how the losses were estimated, as JSON values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    losses: dict[int, float]
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def least(cls, losses: dict[int, float], **details: Any) -> LayerChoice:
+        """The layer with the least loss; of equal ones the first."""
+        return cls(layer=min(losses, key=lambda layer: losses[layer]), losses=losses, details=details)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.layer not in self.losses:
+            raise ValueError(f"the chosen layer {self.layer} has no loss; layers with one: {sorted(self.losses)}")
+        return self
+
+
+class CalibrationClip(BaseModel):
+    """One clip that a choice was made on; `sha256` is that of the recording's file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    audio: str
+    sha256: str
+    instruction: str
+
+
+class Selection(BaseModel):
+    """A choice with everything it depends on, as it is cached.
+
+    Attributes:
+        choice: the selector's answer.
+        selector: its name and parameters.
+        strategy: the recipe's name.
+        strategy_hash: `Strategy.content_hash`, the layer not yet chosen.
+        budget: what all candidates remove, e.g. ``flops=0.3``.
+        left_out: layers that cannot meet the budget, each with the reason.
+        model: folder or hub id.
+        model_hash: SHA-256 over its weights.
+        dtype: number format that it ran in.
+        clips: the calibration clips.
+        clips_from: what they are: a task's own calibration clips or the first of its clips.
+        seconds: how long it took.
+        made: when, ISO 8601, UTC.
+        format: version of these fields.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    choice: LayerChoice
+    selector: dict[str, Any]
+    strategy: str
+    strategy_hash: str
+    budget: str
+    left_out: dict[int, str]
+    model: str
+    model_hash: str
+    dtype: str
+    clips: tuple[CalibrationClip, ...]
+    clips_from: str
+    seconds: float
+    made: str
+    format: int = 1
