@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastadasp import ops as ops
     from fastadasp.budget import Budget
-    from fastadasp.components import Component, LayerSelector, Merger, Schedule, Scorer
+    from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, Scorer
     from fastadasp.engine.plan import TokenPlan
     from fastadasp.engine.view import LayerView
     from fastadasp.errors import (
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     )
     from fastadasp.hookspecs import hookimpl
     from fastadasp.models.adapter import ModelAdapter
+    from fastadasp.models.load import LoadedModel, load_model
     from fastadasp.models.shape import DecoderShape
     from fastadasp.registry import get_registry
+    from fastadasp.selection.calibration import Calibration, Features
+    from fastadasp.selection.choice import LayerChoice, Selection
+    from fastadasp.selection.select import select_layer
     from fastadasp.strategy import Strategy, load_strategy
     from fastadasp.tasks.manifest import ManifestTask
     from fastadasp.tasks.task import Example, Task
@@ -38,13 +42,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "CalibratedSelector",
+    "Calibration",
     "Component",
     "DataError",
     "DecoderShape",
     "Example",
     "FastAdaSPError",
+    "Features",
+    "LayerChoice",
     "LayerSelector",
     "LayerView",
+    "LoadedModel",
     "ManifestTask",
     "Merger",
     "ModelAdapter",
@@ -53,6 +62,7 @@ __all__ = [
     "RunError",
     "Schedule",
     "Scorer",
+    "Selection",
     "Strategy",
     "StrategyError",
     "Task",
@@ -61,13 +71,15 @@ __all__ = [
     "__version__",
     "get_registry",
     "hookimpl",
+    "load_model",
     "load_strategy",
     "ops",
+    "select_layer",
 ]
 
 _HOMES = {
     "budget": ("Budget",),
-    "components": ("Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
+    "components": ("CalibratedSelector", "Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
     "engine.plan": ("TokenPlan",),
     "engine.view": ("LayerView",),
     "errors": (
@@ -81,8 +93,12 @@ _HOMES = {
     ),
     "hookspecs": ("hookimpl",),
     "models.adapter": ("ModelAdapter",),
+    "models.load": ("LoadedModel", "load_model"),
     "models.shape": ("DecoderShape",),
     "registry": ("get_registry",),
+    "selection.calibration": ("Calibration", "Features"),
+    "selection.choice": ("LayerChoice", "Selection"),
+    "selection.select": ("select_layer",),
     "strategy": ("Strategy", "load_strategy"),
     "tasks.manifest": ("ManifestTask",),
     "tasks.task": ("Example", "Task"),

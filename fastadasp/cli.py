@@ -147,7 +147,7 @@ def compare(
         "batch_size": batch_size,
     }
     appendix = "" if preset is None else presets.paper_markdown(preset)
-    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix)
+    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix, _say)
     with _Bar() as bar:
         result = run(grid, settings, bar.update)
     if as_json:

@@ -118,10 +118,12 @@ class CalibratedSelector(LayerSelector):
     """A layer selector that has to see the model at work before it can choose.
 
     Subclasses define `choose`. What was chosen stands in the parameter `layer`, so a recipe that names a layer needs no
-    calibration any more.
+    calibration any more. Candidates are compared at the recipe's own budget if that is one of FLOPs, else at `flops`
+    (the fraction of the decoder's prefill FLOPs removed).
     """
 
     layer: int | None = Field(default=None, ge=0)
+    flops: float = Field(default=0.3, gt=0, lt=1)
 
     def start_layer(self, num_layers: int) -> int:
         if self.layer is None:

@@ -25,7 +25,7 @@ from pydantic import (
 
 from fastadasp.budget import Budget
 from fastadasp.checks import name_fault
-from fastadasp.components import Component, LayerSelector, Merger, Schedule, Scorer
+from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, Scorer
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.recipe import Faults, build_component, explain, override, parse_overrides, read_toml, show
 from fastadasp.registry import get_registry
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from fastadasp.engine.solve import Solution
     from fastadasp.engine.trace import Trace
+    from fastadasp.models.load import LoadedModel
     from fastadasp.models.shape import DecoderShape
+    from fastadasp.tasks.task import Example
 
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
 
@@ -157,6 +159,26 @@ class Strategy(BaseModel):
         from fastadasp.engine.session import apply_strategy
 
         return apply_strategy(self, model, spans=spans)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the start layer has still to be chosen."""
+        return isinstance(self.layers, CalibratedSelector) and self.layers.layer is None
+
+    def calibrated(self, model: LoadedModel, examples: Sequence[Example], *, cached: bool = True) -> Strategy:
+        """The strategy with its start layer chosen on these examples, for layer selectors that need to see the model.
+
+        Args:
+            model: from `fastadasp.load_model`.
+            examples: clips with questions; their references are not looked at.
+            cached: reuse an earlier choice if nothing changed.
+
+        Raises:
+            StrategyError: the selector needs no calibration, or no layer meets the budget.
+        """
+        from fastadasp.selection.select import at_layer, select_layer
+
+        return at_layer(self, select_layer(model, self, examples, cached=cached).choice.layer)
 
     @field_validator("name")
     @classmethod

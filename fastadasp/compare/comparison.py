@@ -19,6 +19,7 @@ from fastadasp.compare.table import markdown
 from fastadasp.errors import RunError
 from fastadasp.recipe import SECTIONS
 from fastadasp.registry import get_registry
+from fastadasp.selection.cache import Notice, warn
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Settings:
     arguments: dict[str, Any] = field(default_factory=dict)
     appendix: str = ""
     """Markdown that follows the tables in ``table.md``."""
+    notice: Notice = warn
+    """Is told what a person should know, e.g. of a stale cache."""
 
 
 @dataclass
@@ -73,7 +76,7 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
     folder.write_run(run)
     result = Comparison([], "running")
     try:
-        _run_cells(grid, settings, loaded, folder, result, progress)
+        _run_cells(grid, settings, loaded, folder, result, run, progress)
         result.status = "failed" if any(cell.error for cell in result.cells) else "finished"
     except KeyboardInterrupt:
         result.status = "cancelled"
@@ -88,18 +91,24 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
 
 
 def _run_cells(
-    grid: Grid, settings: Settings, loaded: Any, folder: RunFolder, result: Comparison, progress: Progress
+    grid: Grid, settings: Settings, loaded: Any, folder: RunFolder, result: Comparison, run: Run, progress: Progress
 ) -> None:
-    from fastadasp.models.clips import encoder_flops, prepare
     from fastadasp.compare.runner import run_cell, warm_up
+    from fastadasp.compare.starts import Starts, needed_examples
+    from fastadasp.models.clips import encoder_flops, prepare
 
+    calibration = needed_examples(grid)
     every = [example for examples in grid.examples.values() for example in examples]
+    every += [example for examples, _ in calibration.values() for example in examples]
     # the encoder's window is long: a clip takes about as long there as in several cells
     weight, clips = 6, sum(len(examples) for examples in grid.examples.values())
-    total = weight * clips + clips * len(grid.rows)
+    total = weight * len(every) + clips * len(grid.rows)
     ready = prepare(loaded, every, settings.batch_size, lambda n: progress("encoding", weight * n, total))
-    done = weight * clips
+    starts = Starts(grid, loaded, calibration, ready, settings.notice)
+    run.start_layers = starts.made
+    done = weight * len(every)
     encoder = encoder_flops(loaded, every[0])
+    layers = num_layers(loaded)
     warm_up(loaded, ready[str(every[0].audio), every[0].instruction])
     for name, task in grid.tasks.items():
         examples = grid.examples[name]
@@ -125,9 +134,11 @@ def _run_cells(
             )
             predictions: list[Prediction] = []
             try:
+                strategy = starts.strategy(row, name, prepared)
+                cell.layer = None if strategy is None else strategy.layers.start_layer(layers)
                 outcome = run_cell(
                     loaded,
-                    row.strategy,
+                    strategy,
                     prepared,
                     max_new_tokens=task.max_new_tokens,
                     batch_size=settings.batch_size,
@@ -176,16 +187,22 @@ def _tables(grid: Grid, cells: list[Cell]) -> list[str]:
     return [markdown(grid.tasks[name], group) for name, group in cells_by_task(cells).items()]
 
 
+def num_layers(loaded: Any) -> int:
+    """Decoder layers of a loaded model."""
+    from fastadasp.models.adapter import adapter_for
+
+    adapter = adapter_for(loaded.model)
+    return len(getattr(adapter.decoder(loaded.model), adapter.layers))
+
+
 def _check_fit(grid: Grid, loaded: Any) -> None:
     """Refuses a recipe or a recording that does not fit the model before any cell runs."""
     from fastadasp.audio import check_length
     from fastadasp.engine.schedule import check_fit
-    from fastadasp.models.adapter import adapter_for
 
-    adapter = adapter_for(loaded.model)
-    layers = len(getattr(adapter.decoder(loaded.model), adapter.layers))
+    layers = num_layers(loaded)
     for row in grid.rows:
-        if row.strategy is not None:
+        if row.strategy is not None and not row.strategy.needs_calibration:
             check_fit(row.strategy, layers)
     for path in {example.audio: None for examples in grid.examples.values() for example in examples}:
         check_length(path, loaded.longest_clip)

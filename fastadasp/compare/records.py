@@ -49,6 +49,9 @@ class Cell(Record):
         description="fraction of the audio tokens removed by the last layer; `flops=F` of the decoder's prefill FLOPs; "
         "`kv=K` of the bytes of keys and values; `ratio=R` for the schedule's own ratio; null for the full model"
     )
+    layer: int | None = Field(
+        default=None, description="layer that the schedule starts at, counted from 0; null for the full model"
+    )
     seed: int = Field(description="seed of random strategies")
     clips: int = Field(description="number of clips")
     metrics: dict[str, float] = Field(description="metrics of the task, in percent or points; empty if the cell failed")
@@ -70,6 +73,24 @@ class Prediction(Record):
     tags: dict[str, str] = Field(description="labels of the clip, e.g. `speaker`, `seen_speaker`")
 
 
+class StartLayer(Record):
+    """A start layer that was chosen on calibration clips."""
+
+    strategy: str = Field(description="as in results.jsonl")
+    task: str = Field(description="as in results.jsonl")
+    budget: str = Field(description="as in results.jsonl")
+    layer: int = Field(description="layer that was used")
+    choice: int = Field(
+        description="layer that the selector chose; another was used if a clip cannot meet the budget from there"
+    )
+    compared_at: str = Field(description="budget at which the candidate layers were compared")
+    losses: dict[int, float] = Field(description="estimated loss of each candidate layer, larger is worse")
+    left_out: dict[int, str] = Field(description="layers that cannot meet that budget, with the reason")
+    details: dict[str, Any] = Field(description="how the selector estimated, e.g. points, projection, variance kept")
+    clips: list[str] = Field(description="ids of the calibration clips")
+    clips_from: str = Field(description="what the calibration clips are")
+
+
 class Run(Record):
     """``run.json``: what was run, with what, and how it ended."""
 
@@ -89,3 +110,6 @@ class Run(Record):
     strategies: dict[str, dict[str, Any]] = Field(description="contents of each recipe, by name")
     origins: dict[str, str] = Field(description="distribution, version and module of each recipe's components")
     tasks: dict[str, int] = Field(description="clips of each task")
+    start_layers: list[StartLayer] = Field(
+        default_factory=list, description="start layers that were chosen on calibration clips; none for recipes that name one"
+    )

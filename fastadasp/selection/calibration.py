@@ -19,6 +19,9 @@ from fastadasp.models.load import LoadedModel
 from fastadasp.models.shape import DecoderShape
 from fastadasp.strategy import Strategy
 
+WORDS = 1024
+"""Vocabulary entries that `Features.probabilities` keeps."""
+
 Length = tuple[int, int]
 """Text and audio tokens of a prompt."""
 
@@ -54,6 +57,7 @@ class Features:
     survivors: Tensor
     prompt: Tensor
     answer: Tensor
+    probabilities: Tensor
 
 
 class Calibration:
@@ -106,6 +110,7 @@ class Calibration:
             raise StrategyError(f"no start layer of {self.num_layers} meets the budget: {self.left_out[0]}")
         self._features: dict[int | None, Features] = {}
         self._answers: list[Tensor] | None = None
+        self._words: Tensor | None = None
 
     def at(self, layer: int) -> Strategy:
         """The strategy, started at `layer` under the common budget."""
@@ -115,10 +120,14 @@ class Calibration:
     def features(self, layer: int | None = None) -> Features:
         """The features of the run that starts to remove at `layer`, or of the full model; computed once."""
         if layer not in self._features:
+            if layer is not None:
+                self.features(None)  # says which words are kept
             strategy = None if layer is None else self.at(layer)
-            parts = [
-                self._run(clip, answer, strategy) for clip, answer in zip(self.clips, self._say(), strict=True)
-            ]
+            parts = [self._run(clip, answer, strategy) for clip, answer in zip(self.clips, self._say(), strict=True)]
+            if self._words is None:
+                total = torch.stack([part[-1].square().sum(0) for part in parts]).sum(0)
+                self._words = total.topk(min(WORDS, len(total))).indices.sort().values
+                parts = [(*part[:-1], part[-1][:, self._words]) for part in parts]
             self._features[layer] = Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
         return self._features[layer]
 
@@ -163,16 +172,18 @@ class Calibration:
                 whole = torch.ones(1, length + answer.shape[1], dtype=torch.int64, device=device)
                 embeds = clip.embeds.to(device).unsqueeze(0)
                 out = model(inputs_embeds=embeds, attention_mask=whole[:, :length], use_cache=True)
+                said = [out.logits[0, -1:]]
                 moved = None if trace is None or trace.assignment is None else trace.assignment[0].cpu()
                 if answer.shape[1] > 1:
                     steps = torch.arange(length, length + answer.shape[1] - 1, device=device)
-                    model(
+                    then = model(
                         input_ids=answer[:, :-1],
                         attention_mask=whole[:, :-1],
                         position_ids=steps.unsqueeze(0),
                         past_key_values=out.past_key_values,
                         use_cache=True,
                     )
+                    said.append(then.logits[0])
         finally:
             handle.remove()
         states, place = seen[0], torch.arange(length) if moved is None else moved
@@ -181,7 +192,9 @@ class Calibration:
         text = int(length - sound.nonzero()[-1] - 1)  # text after the audio, which the last token is part of
         prompt = states[len(states) - text :]
         read = torch.cat([states[-1:], *seen[1:]])
-        return states[_nearest(columns)], states[columns[columns >= 0].unique()], prompt, read
+        odds = torch.cat(said).float().softmax(-1).sqrt().cpu()
+        kept = odds if self._words is None else odds[:, self._words]
+        return states[_nearest(columns)], states[columns[columns >= 0].unique()], prompt, read, kept
 
 
 def _nearest(columns: Tensor) -> Tensor:

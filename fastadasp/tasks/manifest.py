@@ -28,6 +28,7 @@ class ManifestTask(Task):
     Args:
         where: a line counts if it has these values, e.g. ``{"task": "asr"}``.
         metric: ``wer``, ``bleu`` or ``accuracy``.
+        calibration: a manifest of further clips, to choose parameters on.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ManifestTask(Task):
         where: Mapping[str, Any] | None = None,
         max_new_tokens: int = 64,
         summary: str = "",
+        calibration: Path | None = None,
     ) -> None:
         if metric not in METRICS:
             raise DataError(f"task {name!r}: metric is one of {', '.join(METRICS)}, not {metric!r}")
@@ -52,6 +54,7 @@ class ManifestTask(Task):
             summary,
         )
         self._score, self.higher_is_better = METRICS[metric]
+        self._calibration = calibration
 
     def over(self, manifest: Path) -> ManifestTask:
         """The same question and metric over the clips of another manifest (all of its lines)."""
@@ -64,6 +67,9 @@ class ManifestTask(Task):
             max_new_tokens=self.max_new_tokens,
             summary=self.summary,
         )
+
+    def calibration(self, limit: int) -> list[Example]:
+        return self.over(self._calibration).examples(limit) if self._calibration else []
 
     def examples(self, limit: int | None = None) -> list[Example]:
         if not self.manifest.is_file():

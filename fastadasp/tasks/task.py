@@ -44,6 +44,10 @@ class Task(ABC):
     def examples(self, limit: int | None = None) -> list[Example]:
         """The clips, always in the same order; the first `limit` of them if given. Raises DataError."""
 
+    def calibration(self, limit: int) -> list[Example]:
+        """Up to `limit` clips to choose parameters on, none of them among `examples`; empty if the task has none."""
+        return []
+
     @abstractmethod
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         """Metrics by name, in percent or points as the field prints them (WER 2.5 means 2.5 %)."""

@@ -1,0 +1,88 @@
+"""Where choices are kept: one JSON file each, in a folder of the platform's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fastadasp.selection.choice import Selection
+
+VARIABLE = "FASTADASP_CACHE"
+"""The environment variable that names another folder."""
+
+Notice = Callable[[str], None]
+"""Is told, in a sentence, what a person should know."""
+
+_MEANINGS = {
+    "format": "its format",
+    "model_hash": "the model's weights",
+    "dtype": "the number format",
+    "strategy_hash": "the recipe",
+    "clips": "the calibration clips",
+    "clips_from": "where the calibration clips come from",
+}
+"""What makes an entry stale."""
+
+
+def warn(message: str) -> None:
+    """The usual `Notice`: a Python warning."""
+    warnings.warn(message, stacklevel=2)
+
+
+def cache_folder() -> Path:
+    """The folder that ``FASTADASP_CACHE`` names, else fastadasp's in the platform's cache."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    home = Path.home()
+    if sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "fastadasp"
+
+
+def entry_path(label: str, identity: Mapping[str, Any]) -> Path:
+    """The file of a choice. `identity` says which choice it is; all else, if it changes, makes the entry stale."""
+    text = json.dumps(dict(identity), sort_keys=True, ensure_ascii=False)
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in label)
+    return cache_folder() / "layers" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+
+
+def read_entry(path: Path, wanted: Mapping[str, Any], notice: Notice) -> Selection | None:
+    """The entry, if there is one and it was made from what is `wanted` (fields of `Selection`).
+
+    A stale or damaged one is reported and not used.
+    """
+    try:
+        found = Selection.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        notice(f"cached layer choice {path} cannot be read; it is made anew")
+        return None
+    changed = [_MEANINGS.get(field, field) for field, value in wanted.items() if getattr(found, field) != value]
+    if changed:
+        notice(f"cached layer choice {path} is stale (changed: {', '.join(changed)}); it is made anew")
+        return None
+    return found
+
+
+def write_entry(path: Path, selection: Selection, notice: Notice) -> None:
+    """Writes an entry in one step; a cache that cannot be written is reported and done without."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(selection.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        notice(f"layer choice cannot be cached in {path.parent}: {error.strerror or error}")

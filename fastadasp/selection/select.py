@@ -1,0 +1,151 @@
+"""Chooses the start layer of a strategy on calibration clips, or takes the choice from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fastadasp.budget import Budget
+from fastadasp.components import CalibratedSelector
+from fastadasp.errors import DataError, StrategyError
+from fastadasp.models.clips import ReadyClip, prepare
+from fastadasp.models.load import LoadedModel
+from fastadasp.selection.cache import Notice, entry_path, read_entry, warn, write_entry
+from fastadasp.selection.calibration import Calibration
+from fastadasp.selection.choice import CalibrationClip, LayerChoice, Selection
+from fastadasp.strategy import Strategy
+from fastadasp.tasks.task import Example, Task
+
+CLIPS = 16
+"""Calibration clips, unless told otherwise."""
+
+OWN, FIRST, GIVEN = "the task's calibration clips", "the first clips of the task", "clips given by the caller"
+
+
+def calibration_examples(task: Task, count: int = CLIPS) -> tuple[list[Example], str]:
+    """The clips to calibrate a task on, and what they are."""
+    own = task.calibration(count)
+    return (own, OWN) if own else (task.examples(count), FIRST)
+
+
+def selector_of(strategy: Strategy) -> CalibratedSelector:
+    """The strategy's layer selector. Raises StrategyError if it is not one that is calibrated."""
+    if not isinstance(strategy.layers, CalibratedSelector):
+        raise StrategyError(
+            f"recipe {strategy.name!r}: layer selector {strategy.layers.name!r} needs no calibration; name one that "
+            "does as layers.name"
+        )
+    return strategy.layers
+
+
+def common_budget(strategy: Strategy) -> Budget:
+    """What the candidates are compared at: the recipe's own FLOPs, or those that its selector names."""
+    return strategy.budget if strategy.budget.kind == "flops" else Budget(flops=selector_of(strategy).flops)
+
+
+def select_layer(
+    loaded: LoadedModel,
+    strategy: Strategy,
+    examples: Sequence[Example],
+    *,
+    label: str = "clips",
+    clips_from: str = GIVEN,
+    max_new_tokens: int = 32,
+    ready: Mapping[tuple[str, str], ReadyClip] | None = None,
+    cached: bool = True,
+    notice: Notice = warn,
+) -> Selection:
+    """The strategy's layer selector, at work on these examples.
+
+    Args:
+        label: what the examples are called, e.g. the task's name.
+        clips_from: what they are, for the record.
+        max_new_tokens: longest answer that is looked at.
+        ready: examples that are already prepared, by (recording, instruction).
+        cached: take the choice from the cache where it is there and not stale, and put a new one in.
+        notice: is told about stale and damaged entries.
+
+    Raises:
+        StrategyError: the selector needs no calibration, or no layer meets the budget.
+        DataError: there are no clips, or one cannot be read.
+    """
+    begin = time.monotonic()
+    selector = selector_of(strategy)
+    if not examples:
+        raise DataError("a layer cannot be chosen without calibration clips")
+    open_selector = selector.model_copy(update={"layer": None})
+    strategy = strategy.replace(layers=open_selector)
+    about = {"name": selector.name, **open_selector.parameters()}
+    budget = common_budget(strategy)
+    clips = tuple(
+        CalibrationClip(id=e.id, audio=e.audio.name, sha256=_hash_file(e.audio), instruction=e.instruction)
+        for e in examples
+    )
+    source = {
+        "format": Selection.model_fields["format"].default,
+        "model_hash": loaded.weights_hash(),
+        "dtype": loaded.dtype,
+        "strategy_hash": strategy.content_hash(),
+        "clips": clips,
+        "clips_from": clips_from,
+    }
+    identity = {
+        "model": str(Path(loaded.path).absolute()) if Path(loaded.path).is_dir() else loaded.path,
+        "strategy": strategy.name,
+        "selector": about,
+        "budget": [str(strategy.budget), str(budget)],
+        "label": label,
+        "clips": len(clips),
+        "answer": max_new_tokens,
+    }
+    path = entry_path(f"{selector.name}-{strategy.name}-{label}", identity)
+    if cached and (found := read_entry(path, source, notice)):
+        return found
+    if ready is None:
+        ready = prepare(loaded, examples, len(examples), lambda _: None)
+    chosen = [ready[str(e.audio), e.instruction] for e in examples]
+    calibration = Calibration(loaded, strategy, chosen, budget, max_new_tokens=max_new_tokens)
+    choice = check_choice(selector, open_selector.choose(calibration), calibration)
+    selection = Selection.model_validate(
+        source
+        | {
+            "choice": choice,
+            "selector": about,
+            "strategy": strategy.name,
+            "budget": str(budget),
+            "left_out": calibration.left_out,
+            "model": loaded.path,
+            "seconds": round(time.monotonic() - begin, 3),
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+    if cached:
+        write_entry(path, selection, notice)
+    return selection
+
+
+def check_choice(selector: CalibratedSelector, choice: LayerChoice, calibration: Calibration) -> LayerChoice:
+    """Refuses an answer that leaves the candidates. Raises StrategyError."""
+    if not isinstance(choice, LayerChoice) or set(choice.losses) != set(calibration.candidates):
+        given = sorted(choice.losses) if isinstance(choice, LayerChoice) else choice
+        raise StrategyError(
+            f"layer selector {selector.name!r} is faulty: it must give a LayerChoice with a loss for each of the layers "
+            f"{list(calibration.candidates)}, but gave {given}"
+        )
+    return choice
+
+
+def at_layer(strategy: Strategy, layer: int) -> Strategy:
+    """The strategy with its selector's choice filled in."""
+    return strategy.replace(layers=selector_of(strategy).model_copy(update={"layer": layer}))
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,130 @@
+"""Transfer entropy: starts where the answer keeps most of what the full model's answer knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from fastadasp import CalibratedSelector, LayerChoice, StrategyError, hookimpl
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastadasp import Calibration, LayerSelector
+
+MOST = 4096
+"""Points that an estimate is made from; of more, evenly spaced ones are taken."""
+
+
+class TransferEntropy(CalibratedSelector):
+    """The layer from which a reduction loses the least information, by an estimate of entropies.
+
+    With F the features of the full model at the decoder's end and F_L those of the model reduced from layer L on, both
+    at the same tokens and projected onto the principal axes of F, each of unit variance, `form` is what is estimated:
+
+    - ``mutual``: the loss is H(F | F_L) = H(F) - I(F; F_L). H(F) is the same for all layers, so the loss reported is
+      -I(F; F_L), in nats.
+    - ``residual``: the loss is H(F - F_L), which bounds H(F | F_L) from above.
+    - ``difference``: the loss is abs(H(F) - H(F_L)), a merged token counted as often as it had members. The form of the
+      paper, with equal numbers of points.
+    - ``resampled`` (audio only): the same with the tokens that are left, and as many of the full model's, drawn at random.
+
+    `features` are those of the audio tokens (as in the paper), of the prompt's text after them, of the places that the
+    answer is read from, or (``probabilities``) the square roots of the next token's probabilities there, whose
+    distances are Hellinger's.
+
+    Source: Lu et al., FastAdaSP, EMNLP 2024, which compares entropies of the audio features at equal ratios; the
+    estimators are those of Kozachenko and Leonenko (1987), Kraskov, Stoegbauer and Grassberger (2004) and, for
+    ``gaussian``, of closed form. Candidates here are compared at equal FLOPs.
+    """
+
+    name: ClassVar[str] = "transfer-entropy"
+    summary: ClassVar[str] = "the layer that loses the least information about the full model's answer"
+
+    form: Literal["mutual", "residual", "difference", "resampled"] = "mutual"
+    features: Literal["probabilities", "answer", "prompt", "audio"] = "probabilities"
+    estimator: Literal["knn", "gaussian"] = "knn"
+    k: int = Field(default=4, ge=1)
+    dims: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.form == "resampled" and self.features != "audio":
+            raise ValueError('form = "resampled" is about audio tokens that are left; set features = "audio"')
+        return self
+
+    def choose(self, calibration: Calibration) -> LayerChoice:
+        from fastadasp import estimators
+
+        full = self._points(calibration, None)
+        dims = min(self.dims, full.shape[1], len(full) - 1)
+        if len(full) <= self.k or dims < 1:
+            raise StrategyError(
+                f"layer selector {self.name!r} has {len(full)} points, too few for k = {self.k}: give more calibration clips"
+            )
+        axes = estimators.project(full, dims)
+        scale = axes.points.std(0)
+        scale[scale == 0] = 1.0
+        losses = {}
+        for layer in calibration.candidates:
+            if self.form == "resampled":
+                losses[layer] = self._resampled(calibration, layer, full, dims, scale)
+                continue
+            left = estimators.project(self._points(calibration, layer), dims, reference=full).points
+            losses[layer] = self._loss(axes.points / scale, left / scale)
+        return LayerChoice.least(
+            losses,
+            points=len(full),
+            dims=dims,
+            k=self.k if self.estimator == "knn" else None,
+            variance_kept=round(float(axes.variance_kept), 6),
+        )
+
+    def _points(self, calibration: Calibration, layer: int | None) -> NDArray[np.float64]:
+        """The chosen features, [points, D]; the same tokens for every layer."""
+        points: NDArray[np.float64] = getattr(calibration.features(layer), self.features).double().numpy()
+        return points[:: -(-len(points) // MOST)]
+
+    def _loss(self, full: NDArray[np.float64], left: NDArray[np.float64]) -> float:
+        """The estimated loss between matching points [points, dims], in nats."""
+        if self.form == "mutual":
+            return -self._mutual(full, left)
+        if self.form == "residual":
+            return self._entropy(full - left)
+        return abs(self._entropy(full) - self._entropy(left))
+
+    def _resampled(
+        self, calibration: Calibration, layer: int, full: NDArray[np.float64], dims: int, scale: NDArray[np.float64]
+    ) -> float:
+        """Entropies of the tokens that are left and of as many of the full model's."""
+        from fastadasp import estimators
+
+        survivors = calibration.features(layer).survivors.double().numpy()
+        survivors = survivors[:: -(-len(survivors) // MOST)]
+        rng = np.random.default_rng(calibration.strategy.seed)
+        drawn = full[np.sort(rng.permutation(len(full))[: len(survivors)])]
+        few, left = (estimators.project(part, dims, reference=full).points / scale for part in (drawn, survivors))
+        return abs(self._entropy(few) - self._entropy(left))
+
+    def _entropy(self, points: NDArray[np.float64]) -> float:
+        from fastadasp import estimators
+
+        if self.estimator == "gaussian":
+            return float(estimators.gaussian_entropy(points))
+        return float(estimators.knn_entropy(points, self.k))
+
+    def _mutual(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+        from fastadasp import estimators
+
+        if self.estimator == "knn":
+            return float(estimators.knn_mutual_information(x, y, self.k))
+        parts = (estimators.gaussian_entropy(part, covariance="full") for part in (x, y, np.hstack([x, y])))
+        own, other, both = parts
+        return float(own + other - both)
+
+
+@hookimpl
+def fastadasp_layer_selectors() -> list[type[LayerSelector]]:
+    return [TransferEntropy]
