@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastadasp import cli_select
 from fastadasp.errors import FastAdaSPError, UnknownNameError
+from fastadasp.terminal import console as _console
+from fastadasp.terminal import say
+from fastadasp.terminal import split as _split
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fastadasp.compare.grid import Grid
     from fastadasp.compare.records import Cell
 
@@ -30,9 +32,6 @@ app = typer.Typer(
 STRATEGIES, TASKS, BUDGETS = "weighted,prune,random", "asr,er", "0.3,0.5,0.7"
 """What `compare` takes where neither an option nor a preset says otherwise."""
 
-WIDTH = 120
-"""Columns that a table needs; used where the output is not a terminal."""
-
 
 def main() -> None:
     """Entry point: errors meant for people become one message and exit code 2."""
@@ -41,17 +40,6 @@ def main() -> None:
     except FastAdaSPError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=max(console.width, WIDTH))
 
 
 def _show_version(value: bool) -> None:
@@ -147,7 +135,7 @@ def compare(
         "batch_size": batch_size,
     }
     appendix = "" if preset is None else presets.paper_markdown(preset)
-    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix, _say)
+    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix, say)
     with _Bar() as bar:
         result = run(grid, settings, bar.update)
     if as_json:
@@ -202,6 +190,9 @@ class _Bar:
 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print as JSON")]
+
+
+app.command()(cli_select.select_layer)
 
 
 @app.command()

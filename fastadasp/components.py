@@ -128,8 +128,8 @@ class CalibratedSelector(LayerSelector):
     def start_layer(self, num_layers: int) -> int:
         if self.layer is None:
             raise StrategyError(
-                f"layer selector {self.name!r} has not chosen a layer yet: run fastadasp select-layer (fastadasp compare "
-                "does so by itself), call strategy.calibrated(model, examples), or set layers.layer"
+                f"layer selector {self.name!r} has not chosen a layer yet: fastadasp select-layer finds one (fastadasp "
+                "compare does so by itself), and so does strategy.calibrated(model, examples); or set layers.layer"
             )
         if self.layer >= num_layers:
             raise StrategyError(f"start layer {self.layer} does not exist: the model has layers 0 to {num_layers - 1}")

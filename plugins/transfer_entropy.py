@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from fastadasp import CalibratedSelector, LayerChoice, StrategyError, hookimpl
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from fastadasp import Calibration, LayerSelector
@@ -27,9 +27,9 @@ class TransferEntropy(CalibratedSelector):
     - ``mutual``: the loss is H(F | F_L) = H(F) - I(F; F_L). H(F) is the same for all layers, so the loss reported is
       -I(F; F_L), in nats.
     - ``residual``: the loss is H(F - F_L), which bounds H(F | F_L) from above.
-    - ``difference``: the loss is abs(H(F) - H(F_L)), a merged token counted as often as it had members. The form of the
-      paper, with equal numbers of points.
-    - ``resampled`` (audio only): the same with the tokens that are left, and as many of the full model's, drawn at random.
+    - ``difference``: the loss is abs(H(F) - H(F_L)), the paper's form at equal numbers of points: a merged token counts
+      as often as it has members.
+    - ``resampled``: the same for the audio tokens that are left and as many of the full model's, drawn at random.
 
     `features` are those of the audio tokens (as in the paper), of the prompt's text after them, of the places that the
     answer is read from, or (``probabilities``) the square roots of the next token's probabilities there, whose
@@ -62,7 +62,8 @@ class TransferEntropy(CalibratedSelector):
         dims = min(self.dims, full.shape[1], len(full) - 1)
         if len(full) <= self.k or dims < 1:
             raise StrategyError(
-                f"layer selector {self.name!r} has {len(full)} points, too few for k = {self.k}: give more calibration clips"
+                f"layer selector {self.name!r} has {len(full)} points, too few for k = {self.k}: "
+                "give more calibration clips"
             )
         axes = estimators.project(full, dims)
         scale = axes.points.std(0)
@@ -99,6 +100,8 @@ class TransferEntropy(CalibratedSelector):
         self, calibration: Calibration, layer: int, full: NDArray[np.float64], dims: int, scale: NDArray[np.float64]
     ) -> float:
         """Entropies of the tokens that are left and of as many of the full model's."""
+        import numpy as np
+
         from fastadasp import estimators
 
         survivors = calibration.features(layer).survivors.double().numpy()
@@ -116,6 +119,8 @@ class TransferEntropy(CalibratedSelector):
         return float(estimators.knn_entropy(points, self.k))
 
     def _mutual(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+        import numpy as np
+
         from fastadasp import estimators
 
         if self.estimator == "knn":

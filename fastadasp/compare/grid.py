@@ -82,7 +82,7 @@ def make_grid(
         rows += [Row(strategy.name, strategy.with_budget(amount), amount) for amount in dict.fromkeys(own)]
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
-        task = _find_task(text)
+        task = find_task(text)
         if task.name in chosen:
             raise RunError(f"task {task.name!r} is given twice; compare one set of clips at a time")
         chosen[task.name] = task
@@ -91,7 +91,7 @@ def make_grid(
     return Grid(tuple(rows), chosen, examples)
 
 
-def _find_task(text: str) -> Task:
+def find_task(text: str) -> Task:
     """A task by name, or ``name=manifest.jsonl`` for its question and metric over other clips."""
     name, _, manifest = text.partition("=")
     task = get_registry().get("task", name)

@@ -111,5 +111,6 @@ class Run(Record):
     origins: dict[str, str] = Field(description="distribution, version and module of each recipe's components")
     tasks: dict[str, int] = Field(description="clips of each task")
     start_layers: list[StartLayer] = Field(
-        default_factory=list, description="start layers that were chosen on calibration clips; none for recipes that name one"
+        default_factory=list,
+        description="start layers that were chosen on calibration clips; none for recipes that name one",
     )

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from fastadasp.models.clips import Batch, ReadyClip, batches
 from fastadasp.compare.records import Efficiency
 from fastadasp.efficiency import SampleCost, sample_costs
 from fastadasp.engine.solve import reach
 from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import StrategyError
 from fastadasp.models.adapter import adapter_for
+from fastadasp.models.clips import Batch, ReadyClip, batches
 from fastadasp.models.load import LoadedModel
 from fastadasp.models.shape import DecoderShape
 from fastadasp.strategy import Strategy

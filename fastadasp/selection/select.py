@@ -132,8 +132,8 @@ def check_choice(selector: CalibratedSelector, choice: LayerChoice, calibration:
     if not isinstance(choice, LayerChoice) or set(choice.losses) != set(calibration.candidates):
         given = sorted(choice.losses) if isinstance(choice, LayerChoice) else choice
         raise StrategyError(
-            f"layer selector {selector.name!r} is faulty: it must give a LayerChoice with a loss for each of the layers "
-            f"{list(calibration.candidates)}, but gave {given}"
+            f"layer selector {selector.name!r} is faulty: it must give a LayerChoice with a loss for each of "
+            f"the layers {list(calibration.candidates)}, but gave {given}"
         )
     return choice
 
