@@ -15,12 +15,12 @@ import torch
 import fastadasp
 from fastadasp import RunError, Scorer, hookimpl
 from fastadasp.compare import comparison
-from fastadasp.models.clips import batches, encoder_flops, prepare
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
 from fastadasp.compare.records import Cell, Efficiency, Prediction, Run
 from fastadasp.compare.runner import run_cell
 from fastadasp.demo import model_path
+from fastadasp.models.clips import batches, encoder_flops, prepare
 from fastadasp.models.load import LoadedModel, load_model
 
 DOCS = Path(__file__).parent.parent / "docs" / "results-format.md"
