@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastadasp.engine.view import LayerView
     from fastadasp.errors import (
         DataError,
+        EstimateError,
         FastAdaSPError,
         ModelError,
         PluginError,
@@ -41,6 +42,7 @@ __all__ = [
     "Component",
     "DataError",
     "DecoderShape",
+    "EstimateError",
     "Example",
     "FastAdaSPError",
     "LayerSelector",
@@ -72,6 +74,7 @@ _HOMES = {
     "engine.view": ("LayerView",),
     "errors": (
         "DataError",
+        "EstimateError",
         "FastAdaSPError",
         "ModelError",
         "PluginError",
