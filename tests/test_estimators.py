@@ -328,7 +328,7 @@ def test_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastadasp.estimators import blocks
 
     assert blocks.block_rows(1000) == 1000
-    assert blocks.block_rows(10**6) * 8 * 10**6 <= blocks.BLOCK_BYTES <= 64 * 2**20
+    assert blocks.block_rows(10**6) * 8 * 10**6 <= blocks.BLOCK_BYTES <= 32 * 2**20
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 2**16)
     assert max(d.numel() for _, d in blocks.blocks(torch.zeros(2000, 2, dtype=torch.float64), 2.0)) <= 2**13
 

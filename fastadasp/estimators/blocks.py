@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fastadasp.estimators.points import Array
 
-BLOCK_BYTES = 64 * 2**20
-"""Size of one block of distances; with the workspace of the search for the smallest, memory stays below 256 MB."""
+BLOCK_BYTES = 32 * 2**20
+"""Size of one block of distances; with the next block and the workspace of the search, memory stays below 256 MB."""
 
 
 def block_rows(count: int) -> int:
