@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastadasp.engine.view import LayerView
     from fastadasp.errors import (
         DataError,
+        EstimateError,
         FastAdaSPError,
         ModelError,
         PluginError,
@@ -47,6 +48,7 @@ __all__ = [
     "Component",
     "DataError",
     "DecoderShape",
+    "EstimateError",
     "Example",
     "FastAdaSPError",
     "Features",
@@ -84,6 +86,7 @@ _HOMES = {
     "engine.view": ("LayerView",),
     "errors": (
         "DataError",
+        "EstimateError",
         "FastAdaSPError",
         "ModelError",
         "PluginError",

@@ -42,5 +42,9 @@ class DataError(FastAdaSPError):
     """Audio or a data set that cannot be used."""
 
 
+class EstimateError(FastAdaSPError):
+    """Points or arguments that an estimator of entropy or information cannot use."""
+
+
 class RunError(FastAdaSPError):
     """A run that cannot start: bad arguments, or an output folder that must not be touched."""

@@ -110,6 +110,11 @@ def test_the_demo_is_a_guest_like_any_other() -> None:
     assert offenders("compare", banned=("demo",)) == []
 
 
+def test_the_estimators_stand_alone() -> None:
+    ours = {i.target for i in IMPORTS if under(i.where, "estimators") and i.target.startswith("fastadasp")}
+    assert {target for target in ours if not under(target, "estimators")} == {"fastadasp.errors"}
+
+
 def test_nothing_imports_the_command_line() -> None:
     assert [i for i in IMPORTS if under(i.target, "cli")] == []
 
