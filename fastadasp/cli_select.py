@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.errors import RunError
+from fastadasp.errors import RunError, StrategyError
 from fastadasp.terminal import console, say, split
 
 if TYPE_CHECKING:
@@ -188,8 +188,21 @@ def _recipes(request: Request) -> list[list[Strategy]]:
         if _calibrates(recipe):
             recipe = recipe.replace(layers=recipe.layers.model_copy(update={"layer": None}))
         for budget in Budget.several(request.budgets):
-            out.append([recipe.with_budget(budget).replace(**variant) for variant in variants])
+            out.append(_fitting(recipe.with_budget(budget), variants))
     return out
+
+
+def _fitting(recipe: Strategy, variants: Sequence[dict[str, Any]]) -> list[Strategy]:
+    """The recipe's variants whose parameters fit together. Raises StrategyError if none does."""
+    made, faults = [], []
+    for variant in variants:
+        try:
+            made.append(recipe.replace(**variant))
+        except StrategyError as fault:
+            faults.append(fault)
+    if not made:
+        raise faults[0]
+    return made
 
 
 def _calibrates(recipe: Strategy) -> bool:

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
     from fastadasp import Calibration, LayerSelector
 
-MOST = 4096
+MOST = 1024
 """Points that an estimate is made from; of more, evenly spaced ones are taken."""
+
+FLOOR = 0.01
+"""Standard deviation of the noise, in those of the projected features, below which entropies see no difference: what a
+reduction leaves exactly as it was would otherwise have an entropy of minus infinity."""
 
 
 class TransferEntropy(CalibratedSelector):
@@ -56,31 +60,31 @@ class TransferEntropy(CalibratedSelector):
         return self
 
     def choose(self, calibration: Calibration) -> LayerChoice:
-        from fastadasp import estimators
-
         full = self._points(calibration, None)
         dims = min(self.dims, full.shape[1], len(full) - 1)
-        if len(full) <= self.k or dims < 1:
+        if len(full) <= max(self.k, 2):
             raise StrategyError(
                 f"layer selector {self.name!r} has {len(full)} points, too few for k = {self.k}: "
                 "give more calibration clips"
             )
-        axes = estimators.project(full, dims)
-        scale = axes.points.std(0)
-        scale[scale == 0] = 1.0
+        if self.form == "mutual" and self.estimator == "gaussian":
+            dims = min(dims, (len(full) - 1) // 2)  # the joint covariance has twice as many
+        axes, variance_kept = _project(full, full, dims)
+        scale = axes.std(0)
+        scale = scale.clip(min=1e-6 * scale.max())
         losses = {}
         for layer in calibration.candidates:
             if self.form == "resampled":
                 losses[layer] = self._resampled(calibration, layer, full, dims, scale)
                 continue
-            left = estimators.project(self._points(calibration, layer), dims, reference=full).points
-            losses[layer] = self._loss(axes.points / scale, left / scale)
+            left, _ = _project(self._points(calibration, layer), full, dims)
+            losses[layer] = self._loss(axes / scale, left / scale)
         return LayerChoice.least(
             losses,
             points=len(full),
             dims=dims,
             k=self.k if self.estimator == "knn" else None,
-            variance_kept=round(float(axes.variance_kept), 6),
+            variance_kept=round(variance_kept, 6),
         )
 
     def _points(self, calibration: Calibration, layer: int | None) -> NDArray[np.float64]:
@@ -89,9 +93,19 @@ class TransferEntropy(CalibratedSelector):
         return points[:: -(-len(points) // MOST)]
 
     def _loss(self, full: NDArray[np.float64], left: NDArray[np.float64]) -> float:
-        """The estimated loss between matching points [points, dims], in nats."""
+        """The estimated loss between matching points [points, dims] of unit variance, in nats."""
+        import numpy as np
+
+        from fastadasp import estimators
+
+        if self.form == "mutual" and self.estimator == "knn":
+            return -float(estimators.knn_mutual_information(full, left, self.k))
+        rng = np.random.default_rng(0)
+        full, left = (part + FLOOR * rng.standard_normal(part.shape) for part in (full, left))
         if self.form == "mutual":
-            return -self._mutual(full, left)
+            parts = (full, left, np.hstack([full, left]))
+            own, other, both = (float(estimators.gaussian_entropy(part, covariance="full")) for part in parts)
+            return both - own - other
         if self.form == "residual":
             return self._entropy(full - left)
         return abs(self._entropy(full) - self._entropy(left))
@@ -102,13 +116,11 @@ class TransferEntropy(CalibratedSelector):
         """Entropies of the tokens that are left and of as many of the full model's."""
         import numpy as np
 
-        from fastadasp import estimators
-
         survivors = calibration.features(layer).survivors.double().numpy()
         survivors = survivors[:: -(-len(survivors) // MOST)]
         rng = np.random.default_rng(calibration.strategy.seed)
         drawn = full[np.sort(rng.permutation(len(full))[: len(survivors)])]
-        few, left = (estimators.project(part, dims, reference=full).points / scale for part in (drawn, survivors))
+        few, left = (_project(part, full, dims)[0] / scale for part in (drawn, survivors))
         return abs(self._entropy(few) - self._entropy(left))
 
     def _entropy(self, points: NDArray[np.float64]) -> float:
@@ -118,16 +130,17 @@ class TransferEntropy(CalibratedSelector):
             return float(estimators.gaussian_entropy(points))
         return float(estimators.knn_entropy(points, self.k))
 
-    def _mutual(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-        import numpy as np
 
-        from fastadasp import estimators
+def _project(
+    points: NDArray[np.float64], reference: NDArray[np.float64], dims: int
+) -> tuple[NDArray[np.float64], float]:
+    """Points on the principal axes of `reference`, [points, dims], and the share of their variance that this keeps."""
+    import numpy as np
 
-        if self.estimator == "knn":
-            return float(estimators.knn_mutual_information(x, y, self.k))
-        parts = (estimators.gaussian_entropy(part, covariance="full") for part in (x, y, np.hstack([x, y])))
-        own, other, both = parts
-        return float(own + other - both)
+    from fastadasp import estimators
+
+    made = estimators.project(points, dims, reference)
+    return np.asarray(made.points), float(made.variance_kept)
 
 
 @hookimpl

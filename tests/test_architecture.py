@@ -20,7 +20,7 @@ PACKAGES = {
     "fastadasp_strategies": ROOT / "strategies",
 }
 CONTRACTS = ("components", "hookspecs", "registry", "checks", "plugin", "budget", "recipe", "errors", "ops")
-PUBLIC = {"fastadasp", "fastadasp.ops"}
+PUBLIC = {"fastadasp", "fastadasp.ops", "fastadasp.estimators"}
 LONGEST = 350
 
 
@@ -105,6 +105,12 @@ def test_models_and_tasks_stand_below_the_comparison() -> None:
     assert offenders("tasks", banned=("engine", "models", "strategy")) == []
 
 
+def test_layer_selection_stands_between_the_comparison_and_the_engine() -> None:
+    assert offenders("selection", banned=("compare", "demo", "cli", "cli_select")) == []
+    assert offenders("models", "tasks", "engine", banned=("selection",)) == []
+    assert offenders(*CONTRACTS, "strategy", banned=("selection",), lazy=False) == []
+
+
 def test_the_demo_is_a_guest_like_any_other() -> None:
     assert offenders("demo", banned=("engine", "compare", "cli")) == []
     assert offenders("compare", banned=("demo",)) == []
@@ -132,7 +138,7 @@ def test_the_engine_and_contracts_name_no_method() -> None:
     names = {e.name for e in get_registry().entries() if e.origin.module.split(".")[0] in list(PACKAGES)[1:]}
     assert len(names) >= 13
     for name, path in modules():
-        if under(name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare"):
+        if under(name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare", "selection"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant):
                     assert node.value not in names, f"{name}, line {node.lineno}: {node.value!r}"

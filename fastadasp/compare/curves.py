@@ -61,8 +61,8 @@ def sweep_table(found: Sweep) -> Table:
     several = "" if len(found.estimates) == 1 else f"; the best of {len(found.estimates)} selectors is shown"
     table.caption = (
         f"rank correlation with {found.metric} {_number(best.correlation)}, with {found.metric} against the full "
-        f"model's answers {_number(best.correlation_full)}; of {found.metric} between halves of the {found.clips} clips "
-        f"{_number(found.halves)}; full model {found.full:.1f}{several}"
+        f"model's answers {_number(best.correlation_full)}; of {found.metric} between halves of the clips "
+        f"({found.clips}) {_number(found.halves)}; full model {found.full:.1f}{several}"
     )
     return table
 
