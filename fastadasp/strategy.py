@@ -166,15 +166,10 @@ class Strategy(BaseModel):
         return isinstance(self.layers, CalibratedSelector) and self.layers.layer is None
 
     def calibrated(self, model: LoadedModel, examples: Sequence[Example], *, cached: bool = True) -> Strategy:
-        """The strategy with its start layer chosen on these examples, for layer selectors that need to see the model.
+        """The strategy with its start layer chosen on these examples (their references are not looked at).
 
-        Args:
-            model: from `fastadasp.load_model`.
-            examples: clips with questions; their references are not looked at.
-            cached: reuse an earlier choice if nothing changed.
-
-        Raises:
-            StrategyError: the selector needs no calibration, or no layer meets the budget.
+        `model` is from `fastadasp.load_model`; an earlier choice is reused if `cached` and nothing changed.
+        Raises StrategyError if the selector needs no calibration, or no layer meets the budget.
         """
         from fastadasp.selection.select import at_layer, select_layer
 

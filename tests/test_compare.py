@@ -17,7 +17,7 @@ from fastadasp import RunError, Scorer, hookimpl
 from fastadasp.compare import comparison
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
-from fastadasp.compare.records import Cell, Efficiency, Prediction, Run
+from fastadasp.compare.records import Cell, Efficiency, Prediction, Run, StartLayer
 from fastadasp.compare.runner import run_cell
 from fastadasp.demo import model_path
 from fastadasp.models.clips import batches, encoder_flops, prepare
@@ -109,9 +109,9 @@ def test_budgets_out_of_reach_fail_their_cell_before_it_runs(tmp_path: Path) -> 
 def test_every_key_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    keys = {name for model in (Cell, Efficiency, Prediction, Run) for name in model.model_fields}
+    keys = {name for model in (Cell, Efficiency, Prediction, Run, StartLayer) for name in model.model_fields}
     assert documented == keys
-    for model in (Cell, Efficiency, Prediction, Run):
+    for model in (Cell, Efficiency, Prediction, Run, StartLayer):
         for name, field in model.model_fields.items():
             assert f"| `{name}` | {field.description} |" in text
 

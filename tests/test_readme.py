@@ -29,7 +29,8 @@ def test_the_readme_shows_commands() -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "clips.jsonl" not in c])
-def test_commands_run(command: str, tmp_path: Path) -> None:
+def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
     words = shlex.split(command)[1:]
     if words[0] == "compare":  # the same, on fewer clips and at one budget
         words += ["--limit", "1", "--budgets", "0.5"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +20,7 @@ from fastadasp.errors import RunError
 from fastadasp.recipe import SECTIONS
 from fastadasp.registry import get_registry
 from fastadasp.selection.cache import Notice, warn
+from fastadasp.tasks.task import Example
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
     Raises:
         FastAdaSPError: something is wrong before the first cell; nothing has been written then.
     """
+    from fastadasp.compare.starts import needed_examples
     from fastadasp.models.load import check_folder, choose_device, choose_dtype, load_model
 
     if settings.batch_size < 1:
@@ -69,14 +71,15 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
     choose_dtype(settings.dtype, choose_device(settings.device))
     progress("loading the model", 0, 1)
     loaded = load_model(settings.model, settings.device, settings.dtype)
-    _check_fit(grid, loaded)
+    calibration = needed_examples(grid)
+    _check_fit(grid, loaded, [example for examples, _ in calibration.values() for example in examples])
 
     folder = RunFolder(settings.output)
     run = _describe(grid, settings, loaded)
     folder.write_run(run)
     result = Comparison([], "running")
     try:
-        _run_cells(grid, settings, loaded, folder, result, run, progress)
+        _run_cells(grid, settings, loaded, calibration, folder, result, run, progress)
         result.status = "failed" if any(cell.error for cell in result.cells) else "finished"
     except KeyboardInterrupt:
         result.status = "cancelled"
@@ -91,13 +94,19 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
 
 
 def _run_cells(
-    grid: Grid, settings: Settings, loaded: Any, folder: RunFolder, result: Comparison, run: Run, progress: Progress
+    grid: Grid,
+    settings: Settings,
+    loaded: Any,
+    calibration: dict[str, tuple[list[Example], str]],
+    folder: RunFolder,
+    result: Comparison,
+    run: Run,
+    progress: Progress,
 ) -> None:
     from fastadasp.compare.runner import run_cell, warm_up
-    from fastadasp.compare.starts import Starts, needed_examples
+    from fastadasp.compare.starts import Starts
     from fastadasp.models.clips import encoder_flops, prepare
 
-    calibration = needed_examples(grid)
     every = [example for examples in grid.examples.values() for example in examples]
     every += [example for examples, _ in calibration.values() for example in examples]
     # the encoder's window is long: a clip takes about as long there as in several cells
@@ -195,7 +204,7 @@ def num_layers(loaded: Any) -> int:
     return len(getattr(adapter.decoder(loaded.model), adapter.layers))
 
 
-def _check_fit(grid: Grid, loaded: Any) -> None:
+def _check_fit(grid: Grid, loaded: Any, more: Iterable[Example]) -> None:
     """Refuses a recipe or a recording that does not fit the model before any cell runs."""
     from fastadasp.audio import check_length
     from fastadasp.engine.schedule import check_fit
@@ -204,7 +213,8 @@ def _check_fit(grid: Grid, loaded: Any) -> None:
     for row in grid.rows:
         if row.strategy is not None and not row.strategy.needs_calibration:
             check_fit(row.strategy, layers)
-    for path in {example.audio: None for examples in grid.examples.values() for example in examples}:
+    every = [example for examples in grid.examples.values() for example in examples]
+    for path in {example.audio: None for example in [*every, *more]}:
         check_length(path, loaded.longest_clip)
 
 

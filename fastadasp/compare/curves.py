@@ -37,31 +37,26 @@ def choice_table(task: str, selection: Selection) -> Table:
     return table
 
 
-def shown(found: Sweep) -> Estimate:
-    """The selector that is printed: the only one, or of several the one that ranks best."""
-    return max(found.estimates, key=lambda estimate: -2.0 if estimate.correlation is None else estimate.correlation)
-
-
 def sweep_panel(found: Sweep) -> Panel:
     """A sweep as a plot."""
-    best = shown(found)
-    title = f"{found.task}, {found.strategy}, {found.budget}: chosen {best.layer}, {best.behind:.1f} points behind"
-    return Panel(title, best.losses, best.layer, found.outcome, found.metric)
+    shown = found.estimates[0]
+    title = f"{found.task}, {found.strategy}, {found.budget}: chosen {shown.layer}, {shown.behind:.1f} points behind"
+    return Panel(title, shown.losses, shown.layer, found.outcome, found.metric)
 
 
 def sweep_table(found: Sweep) -> Table:
     """Estimate and outcome of every layer."""
-    best = shown(found)
+    shown = found.estimates[0]
     table = _table(sweep_panel(found).title, ("layer", "estimated loss", found.metric, "against full", ""))
-    for layer, loss in best.losses.items():
+    for layer, loss in shown.losses.items():
         cells = (f"{loss:.4f}", f"{found.outcome[layer]:.1f}", f"{found.outcome_full[layer]:.1f}")
-        table.add_row(_mark(layer, best.layer), *cells, _bar(loss, best.losses.values()))
+        table.add_row(_mark(layer, shown.layer), *cells, _bar(loss, shown.losses.values()))
     for layer in found.left_out:
         table.add_row(str(layer), "-", "-", "-", "left out: cannot meet the budget")
-    several = "" if len(found.estimates) == 1 else f"; the best of {len(found.estimates)} selectors is shown"
+    several = "" if len(found.estimates) == 1 else f"; the first of {len(found.estimates)} selectors is shown"
     table.caption = (
-        f"rank correlation with {found.metric} {_number(best.correlation)}, with {found.metric} against the full "
-        f"model's answers {_number(best.correlation_full)}; of {found.metric} between halves of the clips "
+        f"rank correlation with {found.metric} {_number(shown.correlation)}, with {found.metric} against the full "
+        f"model's answers {_number(shown.correlation_full)}; of {found.metric} between halves of the clips "
         f"({found.clips}) {_number(found.halves)}; full model {found.full:.1f}{several}"
     )
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class LoadedModel:
         length = getattr(self.processor.feature_extractor, "chunk_length", None)
         return None if length is None else float(length)
 
+    @cached_property
     def weights_hash(self) -> str:
         """SHA-256 over the weights: the files of a local folder, else the tensors; for a model hub, its commit."""
         commit = getattr(self.model.config, "_commit_hash", None)

@@ -86,7 +86,7 @@ def select_layer(
     )
     source = {
         "format": Selection.model_fields["format"].default,
-        "model_hash": loaded.weights_hash(),
+        "model_hash": loaded.weights_hash,
         "dtype": loaded.dtype,
         "strategy_hash": strategy.content_hash(),
         "clips": clips,
