@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -336,6 +337,16 @@ def test_a_strangers_selector_works_like_ours(loaded: LoadedModel, clips: list[R
     assert choose(loaded, clips, recipe("deepest"))[0] == made
     with pytest.raises(StrategyError, match="'astray' is faulty"):
         choose(loaded, clips, recipe("astray"))
+
+
+def test_the_documented_selector_works(loaded: LoadedModel, clips: list[ReadyClip]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "layer-selection.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Agreement" in block]
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/layer-selection.md", "exec"), names)
+    made, _ = choose(loaded, clips, recipe(names["Agreement"]()), cached=False)
+    assert all(0 <= loss <= 1 for loss in made.choice.losses.values())
+    assert made.choice.details == {"points": 18}
 
 
 def test_a_selector_without_choose_is_refused() -> None:
