@@ -213,12 +213,15 @@ def strategies(as_json: JsonFlag = False) -> None:
     for entry in get_registry().entries("strategy"):
         recipe = entry.value.to_dict()
         parts = {p: recipe[p]["name"] for p in ("select", "weight", "merger", "schedule", "layers") if recipe.get(p)}
-        listed.append({"name": entry.name, "summary": entry.summary, **parts, "origin": _origin(entry.origin)})
+        needs = sorted(entry.value.needs())
+        origin = _origin(entry.origin)
+        listed.append({"name": entry.name, "summary": entry.summary, **parts, "needs": needs, "origin": origin})
     if as_json:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
-    columns = ("name", "select", "weight", "merger", "schedule", "origin")
-    _print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in listed])
+    columns = ("name", "select", "weight", "merger", "schedule", "needs", "origin")
+    shown = [{**row, "needs": ", ".join(row["needs"]) or "-"} for row in listed]
+    _print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in shown])
     _print_problems()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import AudioSpans
+from fastadasp.errors import StrategyError
 
 
 @dataclass
@@ -24,6 +25,9 @@ class LayerView:
             rotary embedding.
         states: hidden states after the layer's attention, before its second norm, [B, T, D].
         scale: what the model multiplies attention logits by.
+        key_valid: bool [B, past + T], False for padding; None where no sample is padded.
+        remove: int64 [clips], how many tokens each clip loses here; None where that is not known.
+        removals: `remove` as host integers; None where that is not known.
     """
 
     layer_index: int
@@ -36,6 +40,8 @@ class LayerView:
     scale: float
     key_valid: Tensor | None
     clip_keys: Tensor
+    remove: Tensor | None = None
+    removals: tuple[int, ...] | None = None
     _columns: Tensor = field(init=False, repr=False)
     _received: Tensor | None = field(default=None, init=False, repr=False)
     valid: Tensor = field(init=False)
@@ -74,6 +80,50 @@ class LayerView:
             whole = received_attention(self.query, self.key, self.scale, self.key_valid)
             self._received = self.gather(whole[:, -self.states.shape[1] :])
         return self._received
+
+    def last_query_attention(self) -> Tensor:
+        """Attention of the last token of each clip's sample to the audio tokens, mean over heads: float32 [clips, N].
+
+        Of one query row a sample, so time and memory grow with the prompt, not with its square.
+        """
+        batch, heads, length, dim = self.query.shape
+        groups, total = self.key.shape[1], self.key.shape[2]
+        columns = torch.arange(total, device=self.key.device)
+        last = columns[-1:].expand(batch) if self.key_valid is None else (self.key_valid * columns).amax(1)
+        row = (last - (total - length)).view(-1, 1, 1, 1).expand(-1, heads, 1, dim)
+        query = self.query.gather(2, row).reshape(batch, groups, heads // groups, dim)
+        logits = torch.matmul(query * self.scale, self.key.transpose(-1, -2))
+        hidden = columns > last.unsqueeze(1)
+        if self.key_valid is not None:
+            hidden = hidden | ~self.key_valid
+        weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        return self.gather(weights.mean((1, 2))[:, total - length :])
+
+    def text(self) -> tuple[Tensor, Tensor]:
+        """Hidden states of the text tokens (neither audio nor padding) in each clip's own sample.
+
+        Returns:
+            States [clips, M, D], M being the most text tokens of any of these samples, in the order of the prompt; and
+            bool [clips, M], False for padding after a shorter text.
+
+        Raises:
+            StrategyError: a clip's sample has no text. That is known on the host.
+        """
+        counts = self.spans.text
+        if 0 in counts:
+            sample = self.spans.samples[counts.index(0)]
+            raise StrategyError(f"sample {sample} has no text tokens beside its audio, and this strategy needs text")
+        batch, length = self.states.shape[:2]
+        plain = torch.ones(batch, length + 1, dtype=torch.bool, device=self.states.device)
+        plain[self.spans.sample.unsqueeze(1), self._columns.where(self.valid, length)] = False
+        plain = plain[:, :length]
+        if self.key_valid is not None:
+            plain = plain & self.key_valid[:, -length:]
+        # a stable sort brings the columns of text to the front
+        order = (~plain).to(torch.int8).argsort(dim=1, stable=True)[:, : max(counts, default=0)]
+        columns = order[self.spans.sample]
+        steps = torch.arange(columns.shape[1], device=columns.device)
+        return self.states[self.spans.sample.unsqueeze(1), columns], steps < plain.sum(1)[self.spans.sample, None]
 
     def noise(self, stream: int = 0) -> Tensor:
         """Uniform noise in [0, 1), float32 [clips, N].
