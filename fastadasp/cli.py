@@ -309,7 +309,12 @@ def _print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]])
         table.add_column(column, overflow="fold")
     for line in lines:
         table.add_row(*line)
-    _console().print(table)
+    console = _console()
+    if not console.is_terminal:  # nobody's window to fit into
+        console.width = max(
+            console.width, table.__rich_measure__(console, console.options.update(width=10_000)).maximum
+        )
+    console.print(table)
 
 
 def _print_problems() -> None:

@@ -54,6 +54,13 @@ class LayerView:
     def tokens(self) -> tuple[int, ...]:
         return self.spans.tokens
 
+    def most_kept(self) -> int:
+        """The most tokens that any clip keeps here, on the host; all tokens if that is not known."""
+        kept = self.tokens
+        if self.removals is not None:
+            kept = tuple(n - k for n, k in zip(kept, self.removals, strict=True))
+        return max(kept, default=0)
+
     def gather(self, x: Tensor) -> Tensor:
         """Audio tokens out of a whole sequence: [B, T, ...] -> [clips, N, ...]."""
         return x[self.spans.sample.unsqueeze(1), self._columns]
@@ -99,8 +106,11 @@ class LayerView:
         weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
         return self.gather(weights.mean((1, 2))[:, total - length :])
 
-    def text(self) -> tuple[Tensor, Tensor]:
+    def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
         """Hidden states of the text tokens (neither audio nor padding) in each clip's own sample.
+
+        Args:
+            asker: who needs text, for the error's message.
 
         Returns:
             States [clips, M, D], M being the most text tokens of any of these samples, in the order of the prompt; and
@@ -112,7 +122,7 @@ class LayerView:
         counts = self.spans.text
         if 0 in counts:
             sample = self.spans.samples[counts.index(0)]
-            raise StrategyError(f"sample {sample} has no text tokens beside its audio, and this strategy needs text")
+            raise StrategyError(f"{asker} needs text, but sample {sample} has no text tokens beside its audio")
         batch, length = self.states.shape[:2]
         plain = torch.ones(batch, length + 1, dtype=torch.bool, device=self.states.device)
         plain[self.spans.sample.unsqueeze(1), self._columns.where(self.valid, length)] = False
