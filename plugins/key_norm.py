@@ -17,7 +17,7 @@ class KeyNorm(Scorer):
     """|K_j|, with K the keys after rotary embedding, all key/value heads concatenated; L2 norm or L1 norm.
 
     Source: Wen et al., DART ("Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters
-    More"), EMNLP 2025, whose pivots are the tokens with the largest L1 norm (``order = 1``). The default differs because
+    More"), EMNLP 2025, whose pivots are the tokens with the largest L1 norm (``order = 1``). The default differs since
     rotary embedding leaves the L2 norm alone; the L1 norm depends on where in the prompt the clip stands.
     """
 
