@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -129,6 +130,37 @@ def test_exactly_k_go_and_a_clip_alone_gets_the_same(name, case):
         numbers = [c for c in ours if c >= 0]
         assert list(dict.fromkeys(numbers)) == list(range(len(values) - k))  # in the order of their first tokens
         assert merger.capacity(len(values)) == len(values) - 1
+
+
+def on_meta(view):
+    """The view without its values: whatever asks for one, as a wait for the device does, fails."""
+    spans = replace(
+        view.spans, **{name: getattr(view.spans, name).to("meta") for name in ("sample", "start", "counts")}
+    )
+    names = ("query", "key", "states", "key_valid", "clip_keys", "remove")
+    return replace(view, spans=spans, **{name: getattr(view, name).to("meta") for name in names})
+
+
+BUILT_IN = [
+    (kind, entry.name)
+    for kind in ("scorer", "merger")
+    for entry in fastadasp.get_registry().entries(kind)
+    if entry.origin.distribution == "fastadasp"
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_no_component_waits_for_the_device(kind, name):
+    generator = torch.Generator().manual_seed(0)
+    clips = [(torch.randn(n, 8, generator=generator), torch.randn(n, HEADS, DIM)) for n in (9, 12)]
+    view, part = on_meta(make_view(clips, [4, 5])), component(kind, name)
+    if kind == "scorer":
+        for score in part.gives:
+            assert getattr(part, score)(view).device.type == "meta"
+        return
+    select = torch.empty(2, 12 - (part.reads == "affinity"), device="meta")
+    weight = torch.empty(2, 12, device="meta") if part.uses_weight else None
+    assert part.plan(view, select, weight, view.remove).cluster.shape == (2, 12)
 
 
 # ---- mergers, each against its definition ----
