@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
-from fastadasp.components import Component, LayerSelector, Merger, Schedule, ScoreKind, Scorer
+from fastadasp.components import Component, LayerSelector, Merger, Need, Schedule, ScoreKind, Scorer, Site
 
 Kind = Literal["scorer", "merger", "schedule", "layer-selector", "model", "task", "strategy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -23,6 +23,8 @@ BASES: dict[str, type[Component]] = {
 
 _METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
 _SCORES: tuple[str, ...] = get_args(ScoreKind)
+_NEEDS: tuple[str, ...] = get_args(Need)
+_SITES: tuple[str, ...] = get_args(Site)
 _NAME = re.compile(r"[a-z0-9]+(?:[._+-][a-z0-9]+)*")
 
 
@@ -74,6 +76,14 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         methods = gives
     if kind == "merger" and getattr(value, "reads", None) not in _SCORES:
         return f"{describe(value)} must set `reads` to {' or '.join(map(repr, _SCORES))}"
+    if kind in ("scorer", "merger"):
+        needs = getattr(value, "needs", None)
+        if not isinstance(needs, frozenset) or not needs <= set(_NEEDS):
+            return f"{describe(value)} must set `needs` to a frozenset of {' and/or '.join(map(repr, _NEEDS))}"
+    if kind == "merger":
+        sites = getattr(value, "sites", None)
+        if not isinstance(sites, tuple) or not sites or not set(sites) <= set(_SITES):
+            return f"{describe(value)} must set `sites` to a tuple of {' and/or '.join(map(repr, _SITES))}"
     for method in methods:
         if fault := _method_fault(base, value, method):
             return f"{describe(value)} {fault}"

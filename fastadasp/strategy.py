@@ -25,7 +25,7 @@ from pydantic import (
 
 from fastadasp.budget import Budget
 from fastadasp.checks import name_fault
-from fastadasp.components import Component, LayerSelector, Merger, Schedule, Scorer
+from fastadasp.components import Component, LayerSelector, Merger, Need, Schedule, Scorer, Site
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.recipe import Faults, build_component, explain, override, parse_overrides, read_toml, show
 from fastadasp.registry import get_registry
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from fastadasp.models.shape import DecoderShape
 
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
-
-
-Site = Literal["input", "block", "cache"]
 
 
 class Strategy(BaseModel):
@@ -122,6 +119,12 @@ class Strategy(BaseModel):
     def to_toml(self) -> str:
         """The text of a recipe file that reads back to an equal strategy."""
         return tomli_w.dumps(self.to_dict())
+
+    def needs(self) -> frozenset[Need]:
+        """What its components cannot do without: ``attention``, ``text``, ``order`` (`fastadasp.components.Need`)."""
+        parts = (self.select, self.merger) if self.weight is None else (self.select, self.merger, self.weight)
+        own = frozenset[Need]().union(*(part.needed() for part in parts))
+        return own if self.then is None else own | self.then.needs()
 
     def content_hash(self) -> str:
         """SHA-256 over every field: equal for equal recipes, on every machine."""
@@ -221,10 +224,10 @@ class Strategy(BaseModel):
                 f"`weight` needs importance, but scorer {self.weight.name!r} gives {_gives(self.weight)}. Scorers "
                 f"that give importance: {_scorers('importance')}"
             )
-        if self.site == "cache" and self.merger.uses_weight:
+        if self.site not in self.merger.sites:
             faults.append(
-                f"`site`: merger {self.merger.name!r} averages tokens, but keys in a cache already carry their "
-                "positions and cannot be averaged; at the site cache take a merger that drops"
+                f"`site`: merger {self.merger.name!r} cannot act at {self.site!r}, only at "
+                f"{' or '.join(map(repr, self.merger.sites))}. Mergers that can: {_mergers(self.site)}"
             )
         if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
             faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
@@ -305,6 +308,11 @@ def _is_path(value: str | os.PathLike[str]) -> bool:
 
 def _gives(scorer: Scorer) -> str:
     return " and ".join(scorer.gives)
+
+
+def _mergers(site: str) -> str:
+    names = [entry.name for entry in get_registry().entries("merger") if site in entry.value.sites]
+    return ", ".join(names) or "none installed"
 
 
 def _scorers(score: str) -> str:

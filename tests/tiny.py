@@ -130,7 +130,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "merger": {"name": "pairs", "overlap": "skip"},
         "schedule": "constant",
     },
-    "random-drop": {"select": "random", "merger": "drop", "schedule": "decay"},
+    "random-prune-decay": {"select": "random", "merger": "drop", "schedule": "decay"},
     "before": {
         "select": "random",
         "weight": "random",
@@ -173,9 +173,11 @@ def strategy(name: str, **changes: Any) -> fastadasp.Strategy:
 
 
 def strategy_names() -> list[str]:
-    """Every installed strategy and every recipe here."""
-    installed = [entry.name for entry in fastadasp.get_registry().entries("strategy")]
-    return [*installed, *RECIPES]
+    """Every installed strategy and every recipe here; one name for strategies that do the same."""
+    installed: dict[str, str] = {}
+    for entry in fastadasp.get_registry().entries("strategy"):
+        installed.setdefault(entry.value.replace(name="x", summary="", source="").content_hash(), entry.name)
+    return [*installed.values(), *RECIPES]
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:

@@ -34,6 +34,11 @@ class HeadView(LayerView):
         """The audio tokens' hidden states, repeated for each head: [clips x heads, N, D]."""
         return self._of_whole().hidden.repeat_interleave(self.heads, dim=0)
 
+    def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
+        """The whole layer's text tokens, repeated for each head."""
+        states, valid = self._of_whole().text(asker)
+        return states.repeat_interleave(self.heads, dim=0), valid.repeat_interleave(self.heads, dim=0)
+
     def _of_whole(self) -> LayerView:
         if self.whole is None:
             raise StrategyError("a view by heads is made by the engine from a view of the layer")
@@ -60,6 +65,8 @@ def by_head(layer: LayerView) -> HeadView:
         "query": grouped,
         "key": layer.key.reshape(batch * heads, 1, total, dim),
         "key_valid": None if layer.key_valid is None else layer.key_valid.repeat_interleave(heads, dim=0),
+        "remove": None if layer.remove is None else layer.remove.repeat_interleave(heads),
+        "removals": None if layer.removals is None else tuple(n for n in layer.removals for _ in range(heads)),
         "clip_keys": mix(layer.clip_keys.unsqueeze(1) + head).flatten(),
     }
     return HeadView(**given, heads=heads, whole=layer)

@@ -104,11 +104,13 @@ class LayerWork:
         self._arguments = {}
         return output
 
-    def _view(self, prompt: Prompt, states: Tensor, seen: Seen | None, seed: int) -> LayerView:
+    def _view(
+        self, prompt: Prompt, states: Tensor, seen: Seen | None, remove: Tensor, removals: list[tuple[int, ...]]
+    ) -> LayerView:
         return LayerView(
             layer_index=self.index,
             num_layers=len(self.session.layers),
-            seed=seed,
+            seed=self.session.strategy.seed,
             spans=prompt.stream.spans,
             query=None if seen is None else seen.query,
             key=None if seen is None else seen.key,
@@ -116,9 +118,12 @@ class LayerWork:
             scale=1.0 if seen is None else seen.scale,
             key_valid=None if seen is None else seen.valid,
             clip_keys=prompt.clip_keys,
+            token_valid=prompt.stream.valid,
+            remove=remove[self.index],
+            removals=removals[self.index],
         )
 
-    def _plan(self, strategy: Strategy, layer: LayerView, remove: Tensor) -> TokenPlan:
+    def _plan(self, strategy: Strategy, layer: LayerView) -> TokenPlan:
         merger = strategy.merger
         if merger.reads == "affinity":
             pairs = layer.valid[:, 1:]
@@ -126,7 +131,7 @@ class LayerWork:
         else:
             select = strategy.select.importance(layer).masked_fill(~layer.valid, float("inf"))
         weight = strategy.weight.importance(layer) if strategy.weight is not None else None
-        plan = merger.plan(layer, select, weight, remove)
+        plan = merger.plan(layer, select, weight, layer.remove)
         if plan.cluster.shape != layer.valid.shape:
             raise StrategyError(
                 f"merger {merger.name!r} gave a plan of shape {tuple(plan.cluster.shape)}, "
@@ -136,8 +141,8 @@ class LayerWork:
 
     def _reduce(self, prompt: Prompt, states: Tensor, seen: Seen | None) -> tuple[Reduction, Stream]:
         strategy, stream = self.session.strategy, prompt.stream
-        layer = self._view(prompt, states, seen, strategy.seed)
-        plan = self._plan(strategy, layer, prompt.remove[self.index])
+        layer = self._view(prompt, states, seen, prompt.remove, prompt.plans)
+        plan = self._plan(strategy, layer)
         if strategy.merger.is_exact():
             removed = prompt.plans[self.index]
             survivors = tuple(n - k for n, k in zip(stream.spans.tokens, removed, strict=True))

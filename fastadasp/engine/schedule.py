@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastadasp.budget import ratios_of
+from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.strategy import Strategy
@@ -23,6 +24,11 @@ def check_fit(strategy: Strategy, num_layers: int) -> None:
     """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
     if strategy.then is not None:
         check_fit(strategy.then, num_layers)
+    if strategy.site == "input" and "attention" in strategy.needs() and strategy.layers.start_layer(num_layers) == 0:
+        raise StrategyError(
+            f"strategy {strategy.name!r} looks at attention, but before layer 0 there is none yet: "
+            'start at layer 1 or later, or take site = "block"'
+        )
     if not strategy.budget.per_prompt:
         layer_ratios(strategy, num_layers)
         return

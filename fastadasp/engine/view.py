@@ -26,6 +26,10 @@ class LayerView:
         states: hidden states [B, T, D]: after the layer's attention, before its second norm; at site ``input`` what
             enters the layer.
         scale: what the model multiplies attention logits by.
+        key_valid: bool [B, past + T], False for padding; None where no sample is padded.
+        token_valid: bool [B, T], False for padding among the hidden states; None where no sample is padded.
+        remove: int64 [clips], how many tokens each clip loses here; None where that is not known.
+        removals: `remove` as host integers; None where that is not known.
     """
 
     layer_index: int
@@ -38,6 +42,9 @@ class LayerView:
     scale: float
     key_valid: Tensor | None
     clip_keys: Tensor
+    token_valid: Tensor | None = None
+    remove: Tensor | None = None
+    removals: tuple[int, ...] | None = None
     _columns: Tensor = field(init=False, repr=False)
     _received: Tensor | None = field(default=None, init=False, repr=False)
     valid: Tensor = field(init=False)
@@ -49,6 +56,13 @@ class LayerView:
     @property
     def tokens(self) -> tuple[int, ...]:
         return self.spans.tokens
+
+    def most_kept(self) -> int:
+        """The most tokens that any clip keeps here, on the host; all tokens if that is not known."""
+        kept = self.tokens
+        if self.removals is not None:
+            kept = tuple(n - k for n, k in zip(kept, self.removals, strict=True))
+        return max(kept, default=0)
 
     def gather(self, x: Tensor) -> Tensor:
         """Audio tokens out of a whole sequence: [B, T, ...] -> [clips, N, ...]."""
@@ -83,6 +97,54 @@ class LayerView:
                 'there are no queries and keys before the first layer; use site = "block", or a later start layer'
             )
         return self.query, self.key
+
+    def last_query_attention(self) -> Tensor:
+        """Attention of the last token of each clip's sample to the audio tokens, mean over heads: float32 [clips, N].
+
+        Of one query row a sample, so time and memory grow with the prompt, not with its square.
+        """
+        query, key = self._attention()
+        batch, heads, length, dim = query.shape
+        groups, total = key.shape[1], key.shape[2]
+        columns = torch.arange(total, device=key.device)
+        last = columns[-1:].expand(batch) if self.key_valid is None else (self.key_valid * columns).amax(1)
+        row = (last - (total - length)).view(-1, 1, 1, 1).expand(-1, heads, 1, dim)
+        query = query.gather(2, row).reshape(batch, groups, heads // groups, dim)
+        logits = torch.matmul(query * self.scale, key.transpose(-1, -2))
+        hidden = columns > last.unsqueeze(1)
+        if self.key_valid is not None:
+            hidden = hidden | ~self.key_valid
+        weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        return self.gather(weights.mean((1, 2))[:, total - length :])
+
+    def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
+        """Hidden states of the text tokens (neither audio nor padding) in each clip's own sample.
+
+        Args:
+            asker: who needs text, for the error's message.
+
+        Returns:
+            States [clips, M, D], M being the most text tokens of any of these samples, in the order of the prompt; and
+            bool [clips, M], False for padding after a shorter text.
+
+        Raises:
+            StrategyError: a clip's sample has no text. That is known on the host.
+        """
+        counts = self.spans.text
+        if 0 in counts:
+            sample = self.spans.samples[counts.index(0)]
+            raise StrategyError(f"{asker} needs text, but sample {sample} has no text tokens beside its audio")
+        batch, length = self.states.shape[:2]
+        plain = torch.ones(batch, length + 1, dtype=torch.bool, device=self.states.device)
+        plain[self.spans.sample.unsqueeze(1), self._columns.where(self.valid, length)] = False
+        plain = plain[:, :length]
+        if self.token_valid is not None:
+            plain = plain & self.token_valid
+        # a stable sort brings the columns of text to the front
+        order = (~plain).to(torch.int8).argsort(dim=1, stable=True)[:, : max(counts, default=0)]
+        columns = order[self.spans.sample]
+        steps = torch.arange(columns.shape[1], device=columns.device)
+        return self.states[self.spans.sample.unsqueeze(1), columns], steps < plain.sum(1)[self.spans.sample, None]
 
     def noise(self, stream: int = 0) -> Tensor:
         """Uniform noise in [0, 1), float32 [clips, N].
