@@ -131,7 +131,8 @@ class LayerWork:
         else:
             select = strategy.select.importance(layer).masked_fill(~layer.valid, float("inf"))
         weight = strategy.weight.importance(layer) if strategy.weight is not None else None
-        plan = merger.plan(layer, select, weight, layer.remove)
+        remove: Tensor = layer.remove  # type: ignore[assignment]  # the engine's views have it
+        plan = merger.plan(layer, select, weight, remove)
         if plan.cluster.shape != layer.valid.shape:
             raise StrategyError(
                 f"merger {merger.name!r} gave a plan of shape {tuple(plan.cluster.shape)}, "
@@ -158,14 +159,10 @@ class LayerWork:
         strategy = self.session.evicting
         if strategy is None or prompt.cache is None:
             return
-        layer = by_head(self._view(prompt, states, seen, strategy.seed))
-        heads = layer.heads
-        remove = prompt.evict[self.index].repeat_interleave(heads)
-        kept = self._plan(strategy, layer, remove).cluster >= 0
-        keys = prompt.keys[-1]
-        prompt.keys[-1] = evict(
-            prompt.cache.layers[self.index], keys, prompt.stream, kept, prompt.evictions[self.index]
-        )
+        layer = by_head(self._view(prompt, states, seen, prompt.evict, prompt.evictions))
+        kept = self._plan(strategy, layer).cluster >= 0
+        cached, removed = prompt.cache.layers[self.index], prompt.evictions[self.index]
+        prompt.keys[-1] = evict(cached, prompt.keys[-1], prompt.stream, kept, removed)
 
     def _position(self, prompt: Prompt, reduction: Reduction, states: Tensor) -> dict[str, Any]:
         """The survivors' position arguments, in the layer's own names."""

@@ -17,7 +17,7 @@ from fastadasp.engine.solve import BatchLengths, batch_removals, batch_removals_
 from fastadasp.engine.spans import AudioSpans, find_spans
 from fastadasp.engine.stream import Stream
 from fastadasp.engine.trace import LayerTrace
-from fastadasp.errors import ModelError
+from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import _Session
@@ -90,6 +90,11 @@ class Prompt:
 
     def _plan(self) -> None:
         session, spans = self.session, self.stream.spans
+        if "text" in session.strategy.needs() and 0 in spans.text:
+            raise StrategyError(
+                f"strategy {session.strategy.name!r} compares audio with text, but sample "
+                f"{spans.samples[spans.text.index(0)]} has no text tokens beside its audio"
+            )
         lengths = BatchLengths(spans.tokens, spans.samples, self.stream.lengths)
         self._set(batch_removals(session.strategy, len(session.layers), session.shape, lengths))
         session.trace.layers.clear()
