@@ -468,6 +468,8 @@ def test_without_a_cache():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prefilled_plain_cache(name):
     """A text turn before the strategy came: no text before the clip looks at it, so two turns are as one prompt."""
+    if "text" in strategy(name).needs():
+        pytest.skip("only the turn's own text is compared with its audio")
     model, sample = audio_model(), Sample((12, 7), (23,), seed=5)
     inputs = batch(sample)
     with strategy(name).apply(model):
