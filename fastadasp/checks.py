@@ -8,7 +8,17 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
-from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, ScoreKind, Scorer
+from fastadasp.components import (
+    CalibratedSelector,
+    Component,
+    LayerSelector,
+    Merger,
+    Need,
+    Schedule,
+    ScoreKind,
+    Scorer,
+    Site,
+)
 
 Kind = Literal["scorer", "merger", "schedule", "layer-selector", "model", "task", "strategy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -23,7 +33,9 @@ BASES: dict[str, type[Component]] = {
 
 _METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
 _SCORES: tuple[str, ...] = get_args(ScoreKind)
-_NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+_NEEDS: tuple[str, ...] = get_args(Need)
+_SITES: tuple[str, ...] = get_args(Site)
+_NAME = re.compile(r"[a-z0-9]+(?:[._+-][a-z0-9]+)*")
 
 
 def name_fault(name: object) -> str | None:
@@ -31,7 +43,7 @@ def name_fault(name: object) -> str | None:
     if not isinstance(name, str) or not name:
         return "has no `name`"
     if not _NAME.fullmatch(name) or name.endswith(".toml"):
-        return f"has the name {name!r}; names are lower-case letters and digits joined by - _ or ."
+        return f"has the name {name!r}; names are lower-case letters and digits joined by - _ + or ."
     if name == "none":
         return "has the name 'none', which recipes use to say that there is none"
     return None
@@ -76,6 +88,14 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         return f"{describe(value)} must set `reads` to {' or '.join(map(repr, _SCORES))}"
     if issubclass(value, CalibratedSelector):
         base, methods = CalibratedSelector, ("choose",)
+    if kind in ("scorer", "merger"):
+        needs = getattr(value, "needs", None)
+        if not isinstance(needs, frozenset) or not needs <= set(_NEEDS):
+            return f"{describe(value)} must set `needs` to a frozenset of {' and/or '.join(map(repr, _NEEDS))}"
+    if kind == "merger":
+        sites = getattr(value, "sites", None)
+        if not isinstance(sites, tuple) or not sites or not set(sites) <= set(_SITES):
+            return f"{describe(value)} must set `sites` to a tuple of {' and/or '.join(map(repr, _SITES))}"
     for method in methods:
         if fault := _method_fault(base, value, method):
             return f"{describe(value)} {fault}"

@@ -204,12 +204,15 @@ def strategies(as_json: JsonFlag = False) -> None:
     for entry in get_registry().entries("strategy"):
         recipe = entry.value.to_dict()
         parts = {p: recipe[p]["name"] for p in ("select", "weight", "merger", "schedule", "layers") if recipe.get(p)}
-        listed.append({"name": entry.name, "summary": entry.summary, **parts, "origin": _origin(entry.origin)})
+        needs = sorted(entry.value.needs())
+        origin = _origin(entry.origin)
+        listed.append({"name": entry.name, "summary": entry.summary, **parts, "needs": needs, "origin": origin})
     if as_json:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
-    columns = ("name", "select", "weight", "merger", "schedule", "origin")
-    _print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in listed])
+    columns = ("name", "select", "weight", "merger", "schedule", "needs", "origin")
+    shown = [{**row, "needs": ", ".join(row["needs"]) or "-"} for row in listed]
+    _print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in shown])
     _print_problems()
 
 
@@ -297,7 +300,12 @@ def _print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]])
         table.add_column(column, overflow="fold")
     for line in lines:
         table.add_row(*line)
-    _console().print(table)
+    console = _console()
+    if not console.is_terminal:  # nobody's window to fit into
+        console.width = max(
+            console.width, table.__rich_measure__(console, console.options.update(width=10_000)).maximum
+        )
+    console.print(table)
 
 
 def _print_problems() -> None:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from fastadasp.selection.choice import LayerChoice
 
 ScoreKind = Literal["importance", "affinity"]
+Need = Literal["attention", "text", "order"]
+"""What a component cannot do without: ``attention``, queries and keys of an attention; ``text``, text tokens in the
+prompt; ``order``, tokens that still stand in time order, since it compares neighbours or counts places."""
+Site = Literal["input", "block", "cache"]
+"""Where tokens go: ``input``, before a layer's attention; ``block``, between a layer's attention and its MLP;
+``cache``, from the keys and values alone."""
 
 
 class Component(BaseModel):
@@ -40,7 +46,18 @@ class Component(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-class Scorer(Component):
+class TokenComponent(Component):
+    """What scorers and mergers share: they look at tokens, and say what they need to see."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it cannot do without. A strategy needs what its components need."""
+
+    def needed(self) -> frozenset[Need]:
+        """`needs`, for components whose parameters decide it."""
+        return self.needs
+
+
+class Scorer(TokenComponent):
     """Says something about audio tokens. Subclasses override one or both methods and list what they give in ``gives``.
 
     Rows are clips, not samples: a prompt with two recordings has two rows, so nothing is compared across recordings.
@@ -58,7 +75,7 @@ class Scorer(Component):
         raise TypeError(f"scorer {self.name!r} gives no affinity, only {', '.join(self.gives)}")
 
 
-class Merger(Component):
+class Merger(TokenComponent):
     """Turns scores and a count of tokens to remove into a token plan."""
 
     reads: ClassVar[ScoreKind]
@@ -67,6 +84,8 @@ class Merger(Component):
     """Whether the recipe's ``weight`` scorer has a meaning here (dropping has no use for it)."""
     exact: ClassVar[bool] = True
     """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
+    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+    """Where it can act. What averages hidden states cannot act in the cache alone."""
 
     def is_exact(self) -> bool:
         """`exact`, for mergers whose parameters decide it."""

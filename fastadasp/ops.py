@@ -5,21 +5,67 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_BLOCK = 64
+"""Tokens that `nearest` compares all others with at once."""
+
 
 def cosine_to_next(x: Tensor) -> Tensor:
     """Cosine similarity of each token to the next one: [clips, N, ...] -> float32 [clips, N - 1].
 
     Trailing dimensions (heads) are concatenated.
     """
-    flat = x.flatten(2).float()
-    unit = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    unit = unit_vectors(x)
     cosine: Tensor = (unit[:, :-1] * unit[:, 1:]).sum(-1)
     return cosine
 
 
-def rank_descending(scores: Tensor) -> Tensor:
-    """Rank of each entry in its row, 0 for the largest; of equals the first ranks higher: [clips, M] -> int64."""
-    order = scores.argsort(dim=1, descending=True, stable=True)
+def unit_vectors(x: Tensor) -> Tensor:
+    """Each token's vector at length 1 (zeros stay zeros): [clips, N, ...] -> float32 [clips, N, D].
+
+    Trailing dimensions (heads) are concatenated.
+    """
+    flat = x.flatten(2).float()
+    unit: Tensor = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return unit
+
+
+def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """The token among some that is most like each token by cosine, itself left out.
+
+    Streamed over blocks of `among`: time grows with N squared, memory does not.
+
+    Args:
+        x: [clips, N, ...]; trailing dimensions are concatenated.
+        among: bool [clips, N], which tokens may be answered.
+
+    Returns:
+        Its place, int64 [clips, N] (of equals the first), and the cosine, float32 [clips, N]; 0 and -inf where there
+        is none.
+    """
+    unit = unit_vectors(x)
+    places = torch.arange(unit.shape[1], device=unit.device)
+    best = torch.full(among.shape, float("-inf"), device=unit.device)
+    place = torch.zeros_like(best, dtype=torch.int64)
+    for begin in range(0, unit.shape[1], _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        cosine = torch.matmul(unit, unit[:, block].transpose(1, 2))
+        hidden = ~among[:, None, block] | (places.unsqueeze(1) == places[block])
+        value, index = cosine.masked_fill(hidden, float("-inf")).max(-1)
+        better = value > best
+        best, place = value.where(better, best), (index + begin).where(better, place)
+    return place, best
+
+
+def rank_descending(scores: Tensor, *ties: Tensor) -> Tensor:
+    """Rank of each entry in its row, 0 for the largest: [clips, M] -> int64.
+
+    Of equals the one with the larger entry in `ties` (each [clips, M], the first counts most) ranks higher, then the
+    first of the row.
+    """
+    keys = [scores, *ties]
+    order = keys[-1].argsort(dim=1, descending=True, stable=True)
+    for key in reversed(keys[:-1]):
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, descending=True, stable=True))
     places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)
 
@@ -32,6 +78,51 @@ def largest(scores: Tensor, count: Tensor) -> Tensor:
 def smallest(scores: Tensor, count: Tensor) -> Tensor:
     """True for the `count[c]` smallest entries of row c: [clips, M], int64 [clips] -> bool [clips, M]."""
     return largest(-scores, count)
+
+
+def rank_in_groups(scores: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Rank of each entry among those of its group, 0 for the largest: [clips, M], int64 [clips, M] -> int64 [clips, M].
+
+    Groups are numbered 0...groups - 1, in any order.
+    """
+    sizes = torch.zeros(len(group), groups, dtype=torch.int64, device=group.device)
+    sizes.scatter_add_(1, group, torch.ones_like(group))
+    before = sizes.cumsum(1) - sizes
+    return rank_descending(-group, scores) - before.gather(1, group)
+
+
+def evenly_spaced(place: Tensor, total: Tensor, count: Tensor) -> Tensor:
+    """Which places are among `count` that divide `total` as evenly as can be, the first included.
+
+    These are floor(t total / count) for t = 0...count - 1; each gap is one of two neighbouring lengths.
+
+    Args:
+        place: int64 [clips, M], counted from 0 in each row; others than 0...total - 1 may stand there.
+        total, count: int64 [clips], count <= total.
+    """
+    total, count = total.unsqueeze(1), count.unsqueeze(1)
+    turn = -torch.div(
+        -place * count, total.clamp_min(1), rounding_mode="floor"
+    )  # the first t with t total / count >= place
+    return (turn * total < (place + 1) * count) & (turn < count) & (place >= 0)
+
+
+def clusters_from_leaders(leader: Tensor, valid: Tensor) -> Tensor:
+    """Cluster numbers where tokens with one leader share a cluster: int64 [clips, N] -> int64 [clips, N].
+
+    Clusters need not be neighbours; they count in the order of their first tokens.
+
+    Args:
+        leader: the place of each token's leader, in 0...N - 1; below 0 the token is dropped.
+        valid: bool [clips, N]; padding gets -1, like dropped tokens.
+    """
+    kept, width = valid & (leader >= 0), leader.shape[1]
+    steps = torch.arange(width, device=leader.device).expand_as(leader)
+    slot = leader.where(kept, width)
+    first = torch.full((len(leader), width + 1), width, device=leader.device).scatter_reduce_(1, slot, steps, "amin")
+    head = first.gather(1, slot).where(kept, 0)
+    number = (kept & (head == steps)).cumsum(1) - 1
+    return number.gather(1, head).masked_fill(~kept, -1)
 
 
 def clusters_from_joins(joined: Tensor, valid: Tensor) -> Tensor:

@@ -140,6 +140,8 @@ def override(strategy: Strategy, overrides: Mapping[str, Any]) -> dict[str, Any]
     for field, value in _gather(overrides).items():
         current = fields.get(field)
         fields[field] = value
+        if isinstance(value, Mapping) and isinstance(current, type(strategy)):
+            fields[field] = current.replace(**value)
         if not isinstance(value, Mapping) or not isinstance(current, Component):
             continue
         if value.get("name", current.name) == current.name:

@@ -25,7 +25,7 @@ from pydantic import (
 
 from fastadasp.budget import Budget
 from fastadasp.checks import name_fault
-from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, Scorer
+from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Need, Schedule, Scorer, Site
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.recipe import Faults, build_component, explain, override, parse_overrides, read_toml, show
 from fastadasp.registry import get_registry
@@ -57,7 +57,9 @@ class Strategy(BaseModel):
         schedule: spreads the budget over the layers.
         layers: says at which layer the schedule starts.
         positions: survivors keep their ``original`` positions, or count anew (``compact``).
-        site: where tokens are removed: ``block``, between a layer's attention and its MLP.
+        site: where tokens are removed: ``block``, between a layer's attention and its MLP; ``input``, before the layer
+            (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.
+        then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
         budget: how much to remove.
         seed: of everything random.
 
@@ -76,7 +78,8 @@ class Strategy(BaseModel):
     schedule: Schedule
     layers: LayerSelector
     positions: Literal["original", "compact"] = "original"
-    site: Literal["block"] = "block"
+    site: Site = "block"
+    then: Strategy | None = None
     budget: Budget = Budget(tokens=0.5)
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
 
@@ -94,7 +97,8 @@ class Strategy(BaseModel):
             summary: str = "",
             source: str = "",
             positions: Literal["original", "compact"] = "original",
-            site: Literal["block"] = "block",
+            site: Site = "block",
+            then: Strategy | Mapping[str, Any] | None = None,
             budget: Budget | float | str | Mapping[str, Any] = 0.5,
             seed: int = 0,
         ) -> None: ...
@@ -117,6 +121,12 @@ class Strategy(BaseModel):
     def to_toml(self) -> str:
         """The text of a recipe file that reads back to an equal strategy."""
         return tomli_w.dumps(self.to_dict())
+
+    def needs(self) -> frozenset[Need]:
+        """What its components cannot do without: ``attention``, ``text``, ``order`` (`fastadasp.components.Need`)."""
+        parts = (self.select, self.merger) if self.weight is None else (self.select, self.merger, self.weight)
+        own = frozenset[Need]().union(*(part.needed() for part in parts))
+        return own if self.then is None else own | self.then.needs()
 
     def content_hash(self) -> str:
         """SHA-256 over every field: equal for equal recipes, on every machine."""
@@ -197,6 +207,16 @@ class Strategy(BaseModel):
         except StrategyError as error:
             raise Faults(str(error)) from None
 
+    @field_validator("then", mode="before")
+    @classmethod
+    def _read_then(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        try:
+            return cls.from_dict({"name": "then", "site": "cache", **value})
+        except StrategyError as error:
+            raise Faults(f"`then`: {error}") from None
+
     @field_serializer("select", "weight", "merger", "schedule", "layers")
     def _write_component(self, value: Component | None) -> dict[str, Any] | None:
         return None if value is None else {"name": value.name, **value.parameters()}
@@ -221,6 +241,15 @@ class Strategy(BaseModel):
                 f"`weight` needs importance, but scorer {self.weight.name!r} gives {_gives(self.weight)}. Scorers "
                 f"that give importance: {_scorers('importance')}"
             )
+        if self.site not in self.merger.sites:
+            faults.append(
+                f"`site`: merger {self.merger.name!r} cannot act at {self.site!r}, only at "
+                f"{' or '.join(map(repr, self.merger.sites))}. Mergers that can: {_mergers(self.site)}"
+            )
+        if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
+            faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
+        if self.then is not None and self.then.budget.per_prompt:
+            faults.append(f"`then.budget` is {self.then.budget}: the second stage takes tokens or ratio")
         if faults:
             raise Faults(*faults)
         return self
@@ -296,6 +325,11 @@ def _is_path(value: str | os.PathLike[str]) -> bool:
 
 def _gives(scorer: Scorer) -> str:
     return " and ".join(scorer.gives)
+
+
+def _mergers(site: str) -> str:
+    names = [entry.name for entry in get_registry().entries("merger") if site in entry.value.sites]
+    return ", ".join(names) or "none installed"
 
 
 def _scorers(score: str) -> str:

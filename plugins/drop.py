@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView, TokenPlan
-    from fastadasp.components import ScoreKind
+    from fastadasp.components import Need, ScoreKind, Site
 
 
 class Drop(Merger):
@@ -24,6 +24,8 @@ class Drop(Merger):
     summary: ClassVar[str] = "removes the least important tokens"
     reads: ClassVar[ScoreKind] = "importance"
     uses_weight: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    sites: ClassVar[tuple[Site, ...]] = ("input", "block", "cache")
 
     def capacity(self, tokens: int) -> int:
         return max(tokens - 1, 0)

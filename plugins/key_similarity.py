@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.components import ScoreKind
+    from fastadasp.components import Need, ScoreKind
 
 
 class KeySimilarity(Scorer):
@@ -23,6 +23,7 @@ class KeySimilarity(Scorer):
     name: ClassVar[str] = "key-similarity"
     summary: ClassVar[str] = "cosine of neighbouring keys after rotary embedding, heads concatenated"
     gives: ClassVar[tuple[ScoreKind, ...]] = ("affinity",)
+    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "order"})
 
     def affinity(self, layer: LayerView) -> Tensor:
         """Cosines in [-1, 1], float32 [clips, N - 1]."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView, TokenPlan
-    from fastadasp.components import ScoreKind
+    from fastadasp.components import Need, ScoreKind, Site
 
 
 class Pairs(Merger):
@@ -25,6 +25,8 @@ class Pairs(Merger):
     name: ClassVar[str] = "pairs"
     summary: ClassVar[str] = "mean of disjoint neighbouring pairs, walking left to right"
     reads: ClassVar[ScoreKind] = "affinity"
+    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
 
     overlap: Literal["fill", "skip"] = "fill"
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.components import ScoreKind
+    from fastadasp.components import Need, ScoreKind
 
 
 class RandomScores(Scorer):
@@ -23,6 +23,7 @@ class RandomScores(Scorer):
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "uniform noise from the strategy's seed, the layer and the clip"
     gives: ClassVar[tuple[ScoreKind, ...]] = ("importance", "affinity")
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     stream: int = 0
 

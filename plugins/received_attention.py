@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.components import ScoreKind
+    from fastadasp.components import Need, ScoreKind
 
 
 class ReceivedAttention(Scorer):
@@ -25,6 +25,7 @@ class ReceivedAttention(Scorer):
     name: ClassVar[str] = "received-attention"
     summary: ClassVar[str] = "attention received, summed over heads and all queries"
     gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
+    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""

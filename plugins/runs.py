@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView, TokenPlan
-    from fastadasp.components import ScoreKind
+    from fastadasp.components import Need, ScoreKind, Site
 
 
 class Runs(Merger):
@@ -23,6 +23,8 @@ class Runs(Merger):
     name: ClassVar[str] = "runs"
     summary: ClassVar[str] = "weighted mean of each maximal run of joined neighbours"
     reads: ClassVar[ScoreKind] = "affinity"
+    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
 
     def capacity(self, tokens: int) -> int:
         return max(tokens - 1, 0)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.components import ScoreKind
+    from fastadasp.components import Need, ScoreKind
 
 
 class UniformScores(Scorer):
@@ -23,6 +23,7 @@ class UniformScores(Scorer):
     name: ClassVar[str] = "uniform"
     summary: ClassVar[str] = "1 for every token and pair"
     gives: ClassVar[tuple[ScoreKind, ...]] = ("importance", "affinity")
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def importance(self, layer: LayerView) -> Tensor:
         """Ones, float32 [clips, N]."""

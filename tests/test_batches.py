@@ -36,7 +36,7 @@ def test_padded_batch_is_each_sample_alone(name, positions, side):
             for whole, single in zip(layers, trace.layers, strict=True):
                 assert whole.audio_tokens_per_sample[row] == single.audio_tokens
                 assert whole.kv_length_per_sample[row] == single.kv_length
-    assert any(layer.audio_tokens_per_sample[0] < 23 for layer in layers)
+    assert any(layer.kv_length_per_sample[0] < len(ONE) for layer in layers)
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
@@ -55,8 +55,9 @@ def test_the_decoded_tokens_follow_the_reduction():
     model, inputs = audio_model(), batch(ONE)
     plain = model(**inputs).logits[:, -1]
     for name in NAMES:
-        with strategy(name, budget="tokens=0.4").apply(model):
-            assert error(model(**inputs).logits[:, -1], plain) > 1e-3
+        method = strategy(name, budget="tokens=0.4")
+        with method.apply(model):
+            assert method.site == "cache" or error(model(**inputs).logits[:, -1], plain) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["weighted", "fastadasp-dense", "prune", "a-tome-skip"])

@@ -227,7 +227,11 @@ def costs(method: Strategy, samples: tuple[Sample, ...]) -> list[Any]:
 @pytest.mark.parametrize("name", strategy_names())
 def test_every_sample_of_a_batch_meets_the_budget(name: str, kind: str) -> None:
     """As near as whole tokens allow; the sample without audio is left alone."""
-    method = strategy(name, budget=f"{kind}=0.15")
+    method = strategy(name, budget=f"{kind}=0.12")
+    if method.site == "cache" and kind == "flops":
+        pytest.skip("nothing to save at this site")
+    if method.then is not None:  # leaves room for the first stage
+        method = method.replace(**{"then.budget": 0.05})
     for sample, cost in zip(MANY, costs(method, MANY), strict=True):
         flops, kv = 1 - cost.flops / cost.flops_full, 1 - cost.kv_bytes / cost.kv_bytes_full
         if not sample.clips:
@@ -236,9 +240,9 @@ def test_every_sample_of_a_batch_meets_the_budget(name: str, kind: str) -> None:
         solution = method.solve(TINY, sum(sample.text), sample.clips, nearest=True)
         if method.merger.is_exact():
             assert (flops, kv) == (pytest.approx(solution.flops_removed), pytest.approx(solution.kv_removed))
-            assert (flops if kind == "flops" else kv) == pytest.approx(0.15, abs=0.5 / len(sample))
+            assert (flops if kind == "flops" else kv) == pytest.approx(0.12, abs=0.5 / len(sample))
         else:
-            assert 0 < (flops if kind == "flops" else kv) <= 0.15 + 1 / len(sample)
+            assert 0 < (flops if kind == "flops" else kv) <= 0.12 + 1 / len(sample)
 
 
 def test_tiny_is_the_tiny_models_shape() -> None:

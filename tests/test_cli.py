@@ -137,6 +137,15 @@ def test_listings_name_their_origin(command: str) -> None:
     assert len(json.loads(as_json.stdout)) >= 5
 
 
+def test_strategies_say_what_they_need() -> None:
+    needs = {row["name"]: row["needs"] for row in json.loads(fastadasp("strategies", "--json").stdout)}
+    assert (needs["weighted"], needs["random-prune"]) == (["attention", "order"], [])
+    assert needs["speechprune"] == ["order", "text"]
+    plain = fastadasp("strategies").stdout
+    assert "needs" in plain
+    assert "window-similarity" in plain  # no name is broken up
+
+
 WRONG = {
     "unknown strategy": (["--strategies", "weighed"], "Did you mean 'weighted'?"),
     "unknown task": (["--tasks", "asrr"], "Did you mean 'asr'"),

@@ -66,8 +66,10 @@ def test_each_strategy_row_matches_its_recipe() -> None:
         assert isinstance(recipe, fastadasp.Strategy)
         parts = (recipe.select, recipe.weight, recipe.merger, recipe.schedule)
         assert rows[name][:4] == ["-" if part is None else f"`{part.name}`" for part in parts]
-        assert (recipe.layers.name, recipe.layers.parameters()) == ("fixed", {"layer": 2})
-        assert (recipe.positions, recipe.site, recipe.budget.tokens) == ("original", "block", 0.5)
+        said = re.search(r"at the input of layer (\d+)", rows[name][4])
+        site, layer = ("input", int(said[1])) if said else ("cache" if "site `cache`:" in rows[name][4] else "block", 2)
+        assert (recipe.layers.name, recipe.layers.parameters()) == ("fixed", {"layer": layer})
+        assert (recipe.positions, recipe.site, recipe.budget.tokens) == ("original", site, 0.5)
 
 
 def test_strategies_page_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,61 @@ def test_alternate_in_runs_is_a_walk(marks):
     assert ops.alternate_in_runs(torch.tensor([marks]))[0].tolist() == taken
 
 
+@FEW
+@given(st.lists(st.integers(-2, 2), min_size=1, max_size=12), st.data())
+def test_ties_go_to_the_larger_in_the_next_key(row, data):
+    keys = [row] + [data.draw(st.lists(st.integers(-2, 2), min_size=len(row), max_size=len(row))) for _ in range(2)]
+    order = sorted(range(len(row)), key=lambda i: tuple(-key[i] for key in keys))
+    ours = ops.rank_descending(*(torch.tensor([key]) for key in keys))
+    assert ours[0].tolist() == [order.index(i) for i in range(len(row))]
+
+
+@FEW
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), min_size=1, max_size=14))
+def test_rank_in_groups(entries):
+    group, scores = (torch.tensor([part]) for part in zip(*entries, strict=True))
+    ours = ops.rank_in_groups(scores.float(), group, 5)[0].tolist()
+    for g in range(4):
+        members = [i for i, (own, _) in enumerate(entries) if own == g]
+        order = sorted(members, key=lambda i: -entries[i][1])
+        assert [ours[i] for i in members] == [order.index(i) for i in members]
+
+
+@FEW
+@given(st.integers(0, 40), st.data())
+def test_evenly_spaced(total, data):
+    count = data.draw(st.integers(0, total))
+    ours = ops.evenly_spaced(torch.arange(-1, total + 3).unsqueeze(0), torch.tensor([total]), torch.tensor([count]))
+    expected = {t * total // count for t in range(count)}
+    assert ours[0].tolist() == [place in expected for place in range(-1, total + 3)]
+
+
+@FEW
+@given(st.lists(st.integers(-1, 11), min_size=1, max_size=12), st.integers(0, 3))
+def test_clusters_from_leaders(leader, padding):
+    leader = [min(lead, len(leader) - 1) for lead in leader]
+    valid = torch.tensor([[True] * len(leader) + [False] * padding])
+    names = list(dict.fromkeys(lead for lead in leader if lead >= 0))
+    expected = [names.index(lead) if lead >= 0 else -1 for lead in leader] + [-1] * padding
+    ours = ops.clusters_from_leaders(torch.tensor([leader + [0] * padding]), valid)
+    assert ours[0].tolist() == expected
+
+
+@FEW
+@given(numbers, st.integers(1, 9))
+def test_nearest(seed, block):
+    x, among = torch.randn(2, 9, 2, 3, generator=_generator(seed)), torch.rand(2, 9, generator=_generator(seed)) < 0.4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "_BLOCK", block)
+        place, cosine = ops.nearest(x, among)
+    unit = ops.unit_vectors(x)
+    full = (unit @ unit.transpose(1, 2)).masked_fill(torch.eye(9).bool() | ~among.unsqueeze(1), float("-inf"))
+    assert torch.allclose(cosine, full.amax(-1), atol=1e-6)
+    found = cosine.isfinite()
+    assert torch.equal(place[found], full.argmax(-1)[found])
+    assert not bool(place[~found].any())
+
+
 # ---- spans ----
 
 

@@ -198,6 +198,15 @@ def scorer(body: str) -> str:
     )
 
 
+def merger(body: str) -> str:
+    """A merger plugin whose class has this line in its body."""
+    return (
+        "from fastadasp import Merger, hookimpl\n"
+        f"class M(Merger):\n    name = 'm'; reads = 'affinity'; {body}\n"
+        "@hookimpl\ndef fastadasp_mergers(): return [M]\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -206,6 +215,15 @@ def scorer(body: str) -> str:
         (scorer("name = 's'"), "must set `gives`"),
         (scorer("name = 's'; gives = ('loudness',)"), "must set `gives`"),
         (scorer("name = 's'; gives = ('affinity',)"), "does not define `affinity`"),
+        (
+            scorer("name = 's'; gives = ('affinity',); needs = {'order'}"),
+            "must set `needs` to a frozenset of 'attention'",
+        ),
+        (scorer("name = 's'; gives = ('affinity',); needs = frozenset({'luck'})"), "must set `needs`"),
+        (merger("sites = 'block'"), "class M must set `sites` to a tuple of 'input' and/or 'block' and/or 'cache'"),
+        (merger("sites = ('hall',)"), "must set `sites`"),
+        (merger("sites = ()"), "must set `sites`"),
+        (merger("needs = None"), "must set `needs`"),
         (
             scorer("name = 's'; gives = ('affinity',); affinity = lambda self: 0"),
             "`affinity` that cannot be called as affinity(self, layer): too many positional arguments",

@@ -69,6 +69,12 @@ class Discard(Merger):
         return None
 
 
+class Early(Discard):
+    name = "early"
+    needs = frozenset({"order"})
+    sites = ("input",)
+
+
 class Every(Schedule):
     name = "every"
 
@@ -248,7 +254,7 @@ def test_what_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"select": Likeness}, "`select` is <class"),
         ({"select": Join()}, "`select` is Join()"),
         ({"select": None}, "`select` is None"),
-        ({"site": "cache"}, "`site` is 'cache': should be 'block'"),
+        ({"site": "mlp"}, "`site` is 'mlp': should be 'input', 'block' or 'cache'"),
         ({"seed": True}, "`seed` is True: should be a valid integer"),
         ({"layers": {"layer": "x"}}, "`layers.layer` is 'x': should be a valid integer"),
         ({"budget": {"token": 0.3}}, "budget has no field 'token'. Did you mean 'tokens'?"),
@@ -258,6 +264,10 @@ def test_what_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ),
         ({"weight": "likeness"}, "`weight` needs importance, but scorer 'likeness' gives affinity"),
         ({"merger": "discard", "select": "worth"}, "merger 'discard' averages nothing, so a weight has no meaning"),
+        (
+            {"merger": Early(), "select": "worth", "weight": None},
+            "`site`: merger 'early' cannot act at 'block', only at 'input'. Mergers that can: discard, join",
+        ),
     ],
 )
 def test_wrong_values_are_told_in_words(change: dict[str, Any], said: str) -> None:
@@ -272,6 +282,14 @@ def test_wrong_values_are_told_in_words(change: dict[str, Any], said: str) -> No
 def test_not_a_table() -> None:
     with pytest.raises(StrategyError, match="a recipe is a table of fields, not 3"):
         Strategy.model_validate(3)
+
+
+def test_a_strategy_needs_what_its_parts_need(first: Strategy) -> None:
+    assert first.needs() == frozenset()
+    text = type("Text", (Worth,), {"name": "text", "needs": frozenset({"text"})})
+    assert first.replace(weight=text()).needs() == {"text"}
+    order = type("Order", (Join,), {"name": "order", "needed": lambda self: frozenset({"order"})})
+    assert first.replace(weight=text(), merger=order()).needs() == {"text", "order"}
 
 
 # Overriding

@@ -130,24 +130,54 @@ RECIPES: dict[str, dict[str, Any]] = {
         "merger": {"name": "pairs", "overlap": "skip"},
         "schedule": "constant",
     },
-    "random-prune": {"select": "random", "merger": "drop", "schedule": "decay"},
+    "random-prune-decay": {"select": "random", "merger": "drop", "schedule": "decay"},
+    "before": {
+        "select": "random",
+        "weight": "random",
+        "merger": "runs",
+        "schedule": "single-shot",
+        "site": "input",
+        "layers": {"name": "fixed", "layer": 0},
+    },
+    "input": {"select": "received-attention", "merger": "drop", "schedule": "constant", "site": "input"},
+    "cache": {"select": "received-attention", "merger": "drop", "schedule": "decay", "site": "cache"},
+    "first-cache": {
+        "select": "random",
+        "merger": "drop",
+        "schedule": "single-shot",
+        "site": "cache",
+        "layers": {"name": "fixed", "layer": 0},
+    },
+    "average+cache": {
+        "select": "key-similarity",
+        "merger": "runs",
+        "schedule": "constant",
+        "then": {
+            "select": "received-attention",
+            "merger": "drop",
+            "schedule": "single-shot",
+            "layers": {"name": "fixed", "layer": 2},
+            "budget": 0.4,
+        },
+    },
 }
 """Recipes beside the installed ones, so that every built-in takes part."""
 
 
 def strategy(name: str, **changes: Any) -> fastadasp.Strategy:
     """An installed strategy or one of `RECIPES`, starting at layer 1 unless `changes` say otherwise."""
-    changes = {"layers": {"name": "fixed", "layer": 1}, **changes}
+    start = {"layers": {"name": "fixed", "layer": 1}}
     if name in RECIPES:
-        changes = {"budget": 0.4, **changes}
-        return fastadasp.load_strategy({"name": name, **RECIPES[name], **changes})
-    return fastadasp.load_strategy(name, **changes)
+        return fastadasp.load_strategy({"name": name, "budget": 0.4, **start, **RECIPES[name], **changes})
+    return fastadasp.load_strategy(name, **{**start, **changes})
 
 
 def strategy_names() -> list[str]:
-    """Every installed strategy and every recipe here."""
-    installed = [entry.name for entry in fastadasp.get_registry().entries("strategy")]
-    return [*installed, *RECIPES]
+    """Every installed strategy and every recipe here; one name for strategies that do the same."""
+    installed: dict[str, str] = {}
+    for entry in fastadasp.get_registry().entries("strategy"):
+        installed.setdefault(entry.value.replace(name="x", summary="", source="").content_hash(), entry.name)
+    return [*installed.values(), *RECIPES]
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:
@@ -172,7 +202,7 @@ def embed(model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def cache_lengths(cache: Any) -> list[int]:
-    return [int(layer.get_seq_length()) for layer in cache.layers]
+    return [int(layer.keys.shape[-2]) for layer in cache.layers]
 
 
 def greedy(model: Any, inputs: dict[str, Tensor], steps: int, forced: Sequence[Tensor] | None = None) -> list[Tensor]:

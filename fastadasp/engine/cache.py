@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 from fastadasp.engine.stream import Stream
 from fastadasp.errors import ModelError
@@ -75,3 +76,48 @@ def state_of(cache: Any) -> CacheState | None:
 def remember(cache: Any, state: CacheState) -> None:
     """Keeps `state` for as long as `cache` lives."""
     _states[cache] = state
+
+
+class FirstLayer(DynamicLayer):
+    """The first layer of a cache, when it holds fewer keys than tokens went by.
+
+    `generate` and the models ask the first layer how far a prompt has come, so this one counts what it has seen.
+    """
+
+    seen: int = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.seen += key_states.shape[-2]
+        return super().update(key_states, value_states, *args, **kwargs)
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def reset(self) -> None:
+        super().reset()
+        self.seen = 0
+
+
+def stored(cache: Any, layer: int) -> int:
+    """Columns that a layer of `cache` holds; 0 before it was filled."""
+    held = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
+    if isinstance(held, FirstLayer) and held.keys is not None:
+        return int(held.keys.shape[-2])
+    return int(cache.get_seq_length(layer))
+
+
+def count_seen(cache: Any, keys: Keys, seen: int) -> None:
+    """Lets the first layer of `cache` say that `seen` tokens went by, where it holds another number of `keys`."""
+    first = cache.layers[0] if getattr(cache, "layers", None) else None
+    if first is None or (keys.length == seen and not isinstance(first, FirstLayer)):
+        return
+    if type(first) is DynamicLayer:
+        counting = FirstLayer()  # type: ignore[no-untyped-call]
+        counting.__dict__.update(first.__dict__)
+        cache.layers[0] = first = counting
+    if not isinstance(first, FirstLayer):
+        raise ModelError(
+            f"tokens cannot be removed before or in the first layer's {type(first).__name__}; "
+            "use the default dynamic cache"
+        )
+    first.seen = seen

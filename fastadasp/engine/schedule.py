@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastadasp.budget import ratios_of
+from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.strategy import Strategy
@@ -21,6 +22,13 @@ def layer_ratios(strategy: Strategy, num_layers: int) -> tuple[float, ...]:
 
 def check_fit(strategy: Strategy, num_layers: int) -> None:
     """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
+    if strategy.then is not None:
+        check_fit(strategy.then, num_layers)
+    if strategy.site == "input" and "attention" in strategy.needs() and strategy.layers.start_layer(num_layers) == 0:
+        raise StrategyError(
+            f"strategy {strategy.name!r} looks at attention, but before layer 0 there is none yet: "
+            'start at layer 1 or later, or take site = "block"'
+        )
     if not strategy.budget.per_prompt:
         layer_ratios(strategy, num_layers)
         return
@@ -72,3 +80,27 @@ def removals_after(
         for tokens, now in zip(clips, current, strict=True)
     ]
     return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers - layer - 1)]
+
+
+def evictions(
+    strategy: Strategy, clips: Sequence[int], plans: Sequence[Sequence[int]], *, site: str
+) -> list[tuple[int, ...]]:
+    """What a second stage at site ``cache`` evicts from each layer's cache, one count a clip.
+
+    A layer's cache holds the audio tokens that its attention saw; of these it keeps what the stage's schedule has left
+    of a clip at this layer.
+
+    Args:
+        strategy: the second stage.
+        clips: audio tokens of each clip before layer 0.
+        plans: what the first stage takes from each clip at each layer.
+        site: of the first stage.
+    """
+    ratios = layer_ratios(strategy, len(plans))
+    out, left = [], tuple(clips)
+    for layer, taken in enumerate(plans):
+        after = tuple(n - gone for n, gone in zip(left, taken, strict=True))
+        seen = after if site == "input" else left
+        out.append(tuple(n - survivors_by_layer(strategy, ratios, n)[layer] for n in seen))
+        left = after
+    return out

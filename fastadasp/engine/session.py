@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from fastadasp.engine.attention import Watcher, watching
-from fastadasp.engine.cache import CacheState
-from fastadasp.engine.prompt import LayerWork, Prompt
+from fastadasp.engine.cache import CacheState, stored
+from fastadasp.engine.layer import LayerWork
+from fastadasp.engine.prompt import Prompt
 from fastadasp.engine.schedule import check_fit
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
@@ -92,6 +93,7 @@ class _Session:
         spans: Tensor | None,
     ) -> None:
         self.strategy, self.model, self.adapter, self.decoder, self.layers = strategy, model, adapter, decoder, layers
+        self.evicting = strategy if strategy.site == "cache" else strategy.then
         self.given_spans = spans
         self.found_spans: Tensor | None = None
         self.implementation = ""
@@ -188,7 +190,7 @@ class _Session:
         if cache is None:
             return
         expected = [past] * len(self.layers) if known is None else [keys.length for keys in known.layers]
-        if [int(cache.get_seq_length(i)) for i in range(len(self.layers))] != expected:
+        if [stored(cache, i) for i in range(len(self.layers))] != expected:
             raise ModelError(
                 "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
                 "cannot be cropped, copied or filled elsewhere (assisted and prompt lookup decoding do so)"

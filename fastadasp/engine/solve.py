@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from fastadasp.budget import cut, ratios_of
-from fastadasp.engine.schedule import removals, removals_after, survivors_by_layer
+from fastadasp.engine.schedule import evictions, removals, removals_after, survivors_by_layer
 from fastadasp.errors import StrategyError
 from fastadasp.models.shape import DecoderShape
 from fastadasp.strategy import Strategy
@@ -89,11 +89,16 @@ class _Problem:
         left: list[int] = [self.text + sum(counts) for counts in zip(*survivors, strict=True)]
         if kind == "tokens":
             return float(full - left[-1]) / max(sum(self.clips), 1)
-        if str(self.strategy.site) == "cache":  # the layer itself keeps every token, its cache does not
+        if self.strategy.site == "cache":  # the layer itself keeps every token, its cache does not
             path, keys = [(full, full)] * shape.layers, left
         else:
-            keys = [full, *left[:-1]]
+            keys = left if self.strategy.site == "input" else [full, *left[:-1]]
             path = list(zip(keys, left, strict=True))
+        if kind == "kv" and self.strategy.then is not None:
+            paths = [(tokens, *counts) for tokens, counts in zip(self.clips, survivors, strict=True)]
+            taken = [tuple(path[i] - path[i + 1] for path in paths) for i in range(shape.layers)]
+            evicted = evictions(self.strategy.then, self.clips, taken, site=self.strategy.site)
+            keys = [n - sum(gone) for n, gone in zip(keys, evicted, strict=True)]
         if kind == "kv":
             return 1 - shape.kv_bytes(keys, 1) / shape.kv_bytes([full] * shape.layers, 1)
         return 1 - shape.prefill_flops(path) / shape.prefill_flops([(full, full)] * shape.layers)

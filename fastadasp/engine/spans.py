@@ -22,6 +22,7 @@ class AudioSpans:
         counts: int64 [clips], its number of audio tokens.
         tokens: `counts` on the host.
         samples: `sample` on the host.
+        text: text tokens of each clip's sample, neither audio nor padding, on the host; no reduction changes them.
     """
 
     sample: Tensor
@@ -29,6 +30,7 @@ class AudioSpans:
     counts: Tensor
     tokens: tuple[int, ...]
     samples: tuple[int, ...]
+    text: tuple[int, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -78,7 +80,7 @@ def find_spans(span_ids: Tensor, valid: Tensor | None) -> AudioSpans:
     ids = span_ids if valid is None else torch.stack([span_ids, valid.to(span_ids.dtype)])
     host = ids.cpu()
     numbers, shown = (host, None) if valid is None else (host[0], host[1].bool())
-    rows, starts, counts = [], [], []
+    rows, starts, counts, text = [], [], [], []
     for row, line in enumerate(numbers.numpy()):
         edges = [0, *((line[1:] != line[:-1]).nonzero()[0] + 1).tolist(), len(line)]
         seen = set()
@@ -99,5 +101,7 @@ def find_spans(span_ids: Tensor, valid: Tensor | None) -> AudioSpans:
             rows.append(row)
             starts.append(left)
             counts.append(right - left)
+        plain = (line == 0) if shown is None else (line == 0) & shown[row].numpy()
+        text += [int(plain.sum())] * len(seen)
     placed = torch.tensor([rows, starts, counts], dtype=torch.int64).to(device)
-    return AudioSpans(placed[0], placed[1], placed[2], tuple(counts), tuple(rows))
+    return AudioSpans(placed[0], placed[1], placed[2], tuple(counts), tuple(rows), tuple(text))

@@ -71,7 +71,7 @@ class Reduction:
         return m.gather(1, index.expand(-1, -1, m.shape[-1]))
 
 
-def _put(base: Tensor, rows: Tensor, columns: Tensor, real: Tensor, values: Tensor) -> Tensor:
+def put(base: Tensor, rows: Tensor, columns: Tensor, real: Tensor, values: Tensor) -> Tensor:
     """`base` [B, T] with `values` [clips, N] written where `real`; the rest goes to a spare column (no device sync)."""
     spare = base.shape[1]
     wide = torch.nn.functional.pad(base, (0, 1))
@@ -106,7 +106,7 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
     present = stream.valid
     if present is None:
         present = torch.ones(batch, stream.width, dtype=torch.bool, device=device)
-    emitted = _put(present, rows, columns, real, is_head)
+    emitted = put(present, rows, columns, real, is_head)
 
     audio, left = spans.per_sample(batch), spans.per_sample(batch, survivors)
     lengths = tuple(n - a + s for n, a, s in zip(stream.lengths, audio, left, strict=True))
@@ -116,7 +116,7 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
     padding = width - order[:, -1:]
     place = order - 1 + padding
     destination = place[rows, spans.start.unsqueeze(1) + head.where(kept, 0)].where(kept, width)
-    target = _put(place.where(emitted, width), rows, columns, real, destination)
+    target = put(place.where(emitted, width), rows, columns, real, destination)
 
     old = torch.arange(stream.width, device=device).expand(batch, -1)
     source = torch.zeros(batch, width + 1, dtype=torch.int64, device=device)
@@ -131,7 +131,7 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
         weight = weight.masked_fill(total.gather(1, slot) == 0, 1.0)
         total = torch.zeros(first.shape, device=device).scatter_add(1, slot, weight)
         mean = weight / total.gather(1, slot)
-        share = _put(torch.ones(batch, stream.width, device=device), rows, columns, real, mean)
+        share = put(torch.ones(batch, stream.width, device=device), rows, columns, real, mean)
     start = (order - emitted.long() + padding)[spans.sample, spans.start]
     after = spans.reduced(start, is_head.sum(1), tuple(survivors))
     return Reduction(target, source[:, :width], share, width, filled), Stream(lengths, width, filled, after)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import AudioSpans
+from fastadasp.errors import StrategyError
 
 
 @dataclass
@@ -21,21 +22,29 @@ class LayerView:
         tokens: audio tokens of each clip, host integers.
         seed: the strategy's.
         query, key: the layer's queries [B, heads, T, head_dim] and keys [B, key/value heads, past + T, head_dim], after
-            rotary embedding.
-        states: hidden states after the layer's attention, before its second norm, [B, T, D].
+            rotary embedding; at site ``input`` those of the layer before, and None before the first layer.
+        states: hidden states [B, T, D]: after the layer's attention, before its second norm; at site ``input`` what
+            enters the layer.
         scale: what the model multiplies attention logits by.
+        key_valid: bool [B, past + T], False for padding; None where no sample is padded.
+        token_valid: bool [B, T], False for padding among the hidden states; None where no sample is padded.
+        remove: int64 [clips], how many tokens each clip loses here; None where that is not known.
+        removals: `remove` as host integers; None where that is not known.
     """
 
     layer_index: int
     num_layers: int
     seed: int
     spans: AudioSpans
-    query: Tensor
-    key: Tensor
+    query: Tensor | None
+    key: Tensor | None
     states: Tensor
     scale: float
     key_valid: Tensor | None
     clip_keys: Tensor
+    token_valid: Tensor | None = None
+    remove: Tensor | None = None
+    removals: tuple[int, ...] | None = None
     _columns: Tensor = field(init=False, repr=False)
     _received: Tensor | None = field(default=None, init=False, repr=False)
     valid: Tensor = field(init=False)
@@ -48,6 +57,13 @@ class LayerView:
     def tokens(self) -> tuple[int, ...]:
         return self.spans.tokens
 
+    def most_kept(self) -> int:
+        """The most tokens that any clip keeps here, on the host; all tokens if that is not known."""
+        kept = self.tokens
+        if self.removals is not None:
+            kept = tuple(n - k for n, k in zip(kept, self.removals, strict=True))
+        return max(kept, default=0)
+
     def gather(self, x: Tensor) -> Tensor:
         """Audio tokens out of a whole sequence: [B, T, ...] -> [clips, N, ...]."""
         return x[self.spans.sample.unsqueeze(1), self._columns]
@@ -55,13 +71,13 @@ class LayerView:
     @property
     def keys(self) -> Tensor:
         """The audio tokens' keys, [clips, N, key/value heads, head_dim]."""
-        own = self.key[:, :, -self.states.shape[1] :]
+        own = self._attention()[1][:, :, -self.states.shape[1] :]
         return self.gather(own.transpose(1, 2))
 
     @property
     def queries(self) -> Tensor:
         """The audio tokens' queries, [clips, N, heads, head_dim]."""
-        return self.gather(self.query.transpose(1, 2))
+        return self.gather(self._attention()[0].transpose(1, 2))
 
     @property
     def hidden(self) -> Tensor:
@@ -71,9 +87,64 @@ class LayerView:
     def received_attention(self) -> Tensor:
         """Attention each audio token receives, summed over heads and all queries, text included: float32 [clips, N]."""
         if self._received is None:
-            whole = received_attention(self.query, self.key, self.scale, self.key_valid)
+            whole = received_attention(*self._attention(), self.scale, self.key_valid)
             self._received = self.gather(whole[:, -self.states.shape[1] :])
         return self._received
+
+    def _attention(self) -> tuple[Tensor, Tensor]:
+        if self.query is None or self.key is None:
+            raise StrategyError(
+                'there are no queries and keys before the first layer; use site = "block", or a later start layer'
+            )
+        return self.query, self.key
+
+    def last_query_attention(self) -> Tensor:
+        """Attention of the last token of each clip's sample to the audio tokens, mean over heads: float32 [clips, N].
+
+        Of one query row a sample, so time and memory grow with the prompt, not with its square.
+        """
+        query, key = self._attention()
+        batch, heads, length, dim = query.shape
+        groups, total = key.shape[1], key.shape[2]
+        columns = torch.arange(total, device=key.device)
+        last = columns[-1:].expand(batch) if self.key_valid is None else (self.key_valid * columns).amax(1)
+        row = (last - (total - length)).view(-1, 1, 1, 1).expand(-1, heads, 1, dim)
+        query = query.gather(2, row).reshape(batch, groups, heads // groups, dim)
+        logits = torch.matmul(query * self.scale, key.transpose(-1, -2))
+        hidden = columns > last.unsqueeze(1)
+        if self.key_valid is not None:
+            hidden = hidden | ~self.key_valid
+        weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        return self.gather(weights.mean((1, 2))[:, total - length :])
+
+    def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
+        """Hidden states of the text tokens (neither audio nor padding) in each clip's own sample.
+
+        Args:
+            asker: who needs text, for the error's message.
+
+        Returns:
+            States [clips, M, D], M being the most text tokens of any of these samples, in the order of the prompt; and
+            bool [clips, M], False for padding after a shorter text.
+
+        Raises:
+            StrategyError: a clip's sample has no text. That is known on the host.
+        """
+        counts = self.spans.text
+        if 0 in counts:
+            sample = self.spans.samples[counts.index(0)]
+            raise StrategyError(f"{asker} needs text, but sample {sample} has no text tokens beside its audio")
+        batch, length = self.states.shape[:2]
+        plain = torch.ones(batch, length + 1, dtype=torch.bool, device=self.states.device)
+        plain[self.spans.sample.unsqueeze(1), self._columns.where(self.valid, length)] = False
+        plain = plain[:, :length]
+        if self.token_valid is not None:
+            plain = plain & self.token_valid
+        # a stable sort brings the columns of text to the front
+        order = (~plain).to(torch.int8).argsort(dim=1, stable=True)[:, : max(counts, default=0)]
+        columns = order[self.spans.sample]
+        steps = torch.arange(columns.shape[1], device=columns.device)
+        return self.states[self.spans.sample.unsqueeze(1), columns], steps < plain.sum(1)[self.spans.sample, None]
 
     def noise(self, stream: int = 0) -> Tensor:
         """Uniform noise in [0, 1), float32 [clips, N].
@@ -84,12 +155,12 @@ class LayerView:
         steps = torch.arange(self.spans.longest, device=self.clip_keys.device)
         bits = self.clip_keys
         for part in (self.seed, self.layer_index, stream):
-            bits = _mix(bits ^ (part % 0x7FFFFFFFFFFFFFFF))
-        bits = _mix(bits.unsqueeze(1) + steps)
+            bits = mix(bits ^ (part % 0x7FFFFFFFFFFFFFFF))
+        bits = mix(bits.unsqueeze(1) + steps)
         return ((bits >> 8) & 0xFFFFFF).to(torch.float32) / float(1 << 24)
 
 
-def _mix(x: Tensor) -> Tensor:
+def mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 (wrapping multiplication; shifts made logical by masks)."""
     x = x + -7046029254386353131
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
@@ -109,11 +180,11 @@ def fingerprint_clips(embeds: Tensor, spans: AudioSpans) -> Tensor:
     size = (few.square().sum((1, 2), keepdim=True) / (4 * count)).sqrt()
     centred = (few - few.sum(1, keepdim=True) / count) * real
     spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    hashed = _mix(torch.arange(spans.longest, device=valid.device))
+    hashed = mix(torch.arange(spans.longest, device=valid.device))
     signs = [1.0 - 2.0 * ((hashed >> bit) & 1) for bit in (11, 37)]
     unit = centred / spread.maximum(1e-3 * size).clamp_min(1e-12)
     sums = torch.stack([(unit * sign.unsqueeze(1)).sum(1) for sign in signs], 1) / count.sqrt()
-    key = _mix(count.flatten())
+    key = mix(count.flatten())
     for part in (4 * sums).round().to(torch.int64).flatten(1).unbind(1):
-        key = _mix(key ^ part)
+        key = mix(key ^ part)
     return key

@@ -24,6 +24,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "merge_ave": {"select": "key-similarity", "weight": "uniform", "merger": "runs"},
     "atome": {"select": "key-similarity", "weight": "uniform", "merger": {"name": "pairs", "overlap": "skip"}},
     "evicit": {"select": "received-attention", "merger": "drop"},
+    "kv_evict": {"select": "received-attention", "merger": "drop", "site": "cache"},
+    "merge_kv_evict": {"select": "key-similarity", "weight": "received-attention", "merger": "runs"},
 }
 
 
@@ -52,22 +54,48 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], Qwen2Mode
     return spec, tensors, model
 
 
-def strategy_for(case: dict[str, Any]) -> fastadasp.Strategy | None:
+def evicted(case: dict[str, Any], text: int, audio: int) -> int:
+    """How many of `audio` keys each head evicts: the released code's ratio counts what is kept, text included."""
+    return text + audio - int(text + case["ratio"] * audio)
+
+
+def strategy_for(spec: dict[str, Any], case: dict[str, Any], total: int) -> fastadasp.Strategy | None:
     """The recipe that a case's method is, or None for the plain model."""
     if case["method"] == "none":
         return None
     if case["method"] not in RECIPES:
         pytest.skip(f"no recipe for method {case['method']!r}")
-    return fastadasp.load_strategy(
-        {
-            "name": case["method"],
-            **RECIPES[case["method"]],
-            "schedule": SCHEDULES[case["schedule"]],
-            "layers": {"name": "fixed", "layer": case["layer"]},
-            "positions": "compact",
-            "budget": {"ratio": case["ratio"]},
+    recipe = {
+        "name": "case",
+        **RECIPES[case["method"]],
+        "schedule": SCHEDULES[case["schedule"]],
+        "layers": {"name": "fixed", "layer": case["layer"]},
+        "positions": "compact",
+        "budget": {"ratio": case["ratio"]},
+    }
+    if "kv_evict" in case["method"]:  # evicts at every layer from the start layer on, whatever its schedule is called
+        audio = spec["audio_stop"] - spec["audio_start"]
+        merged = audio - int(audio * case["ratio"]) if case["method"] == "merge_kv_evict" else audio
+        eviction = {
+            **RECIPES["kv_evict"],
+            "schedule": "single-shot",
+            "budget": {"ratio": evicted(case, total - audio, merged) / merged + 1e-9},
         }
-    )
+        if case["method"] == "kv_evict":
+            recipe |= eviction
+        else:
+            recipe |= {"then": eviction | {"layers": {"name": "fixed", "layer": case["layer"] + 1}}}
+    return fastadasp.load_strategy(recipe)
+
+
+def cached_lengths(spec: dict[str, Any], case: dict[str, Any], total: int) -> list[int]:
+    """What each layer's cache holds: where the released code only hides evicted keys, ours are gone."""
+    text = total - (spec["audio_stop"] - spec["audio_start"])
+    first = {"kv_evict": case["layer"], "merge_kv_evict": case["layer"] + 1}.get(case["method"], 10**9)
+    return [
+        length - (evicted(case, text, length - text) if layer >= first else 0)
+        for layer, length in enumerate(case["kv_lengths"])
+    ]
 
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -78,8 +106,9 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_parity(path: Path, index: int) -> None:
     spec, tensors, model = load(path)
     case = spec["cases"][index]
-    strategy = strategy_for(case)
     embeds = tensors["inputs_embeds"]
+    strategy = strategy_for(spec, case, embeds.shape[1])
+    expected = cached_lengths(spec, case, embeds.shape[1])
     spans = torch.zeros(embeds.shape[:2], dtype=torch.int64)
     spans[:, spec["audio_start"] : spec["audio_stop"]] = 1
 
@@ -97,7 +126,7 @@ def test_parity(path: Path, index: int) -> None:
     else:
         with strategy.apply(model, spans=spans) as trace:
             prefill, decode, lengths = run()
-        assert [layer.kv_length for layer in trace.layers] == case["kv_lengths"]
-    assert lengths == case["kv_lengths"]
+        assert [layer.kv_length for layer in trace.layers] == expected
+    assert lengths == expected
     assert relative_error(prefill, tensors[f"case{index}.prefill"]) <= TOLERANCE
     assert relative_error(decode, tensors[f"case{index}.decode"]) <= TOLERANCE

@@ -1,0 +1,116 @@
+"""Key/value eviction: each head's own view of the audio tokens, and a cache layer that keeps what each head chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadasp.engine.cache import Keys
+from fastadasp.engine.spans import AudioSpans
+from fastadasp.engine.stream import Stream, put
+from fastadasp.engine.view import LayerView, mix
+from fastadasp.errors import ModelError, StrategyError
+
+
+@dataclass
+class HeadView(LayerView):
+    """A layer as each of its key/value heads sees it: one row a clip and head, the heads of a clip side by side.
+
+    Queries are those that share the head's keys; hidden states are the whole layer's.
+
+    Attributes:
+        heads: key/value heads.
+        whole: the view with one row a clip.
+    """
+
+    heads: int = 1
+    whole: LayerView | None = None
+
+    @property
+    def hidden(self) -> Tensor:
+        """The audio tokens' hidden states, repeated for each head: [clips x heads, N, D]."""
+        return self._of_whole().hidden.repeat_interleave(self.heads, dim=0)
+
+    def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
+        """The whole layer's text tokens, repeated for each head."""
+        states, valid = self._of_whole().text(asker)
+        return states.repeat_interleave(self.heads, dim=0), valid.repeat_interleave(self.heads, dim=0)
+
+    def _of_whole(self) -> LayerView:
+        if self.whole is None:
+            raise StrategyError("a view by heads is made by the engine from a view of the layer")
+        return self.whole
+
+
+def by_head(layer: LayerView) -> HeadView:
+    """The view of each key/value head, with heads in the place of samples."""
+    if layer.query is None or layer.key is None:
+        raise StrategyError("keys and values are evicted after a layer's attention, not before")
+    batch, heads, total, dim = layer.key.shape
+    grouped = layer.query.unflatten(1, (heads, -1)).flatten(0, 1)
+    head = torch.arange(heads, device=layer.key.device)
+    spans = layer.spans
+    given = {name.name: getattr(layer, name.name) for name in fields(LayerView) if name.init}
+    given |= {
+        "spans": AudioSpans(
+            sample=(spans.sample.unsqueeze(1) * heads + head).flatten(),
+            start=spans.start.repeat_interleave(heads),
+            counts=spans.counts.repeat_interleave(heads),
+            tokens=tuple(n for n in spans.tokens for _ in range(heads)),
+            samples=tuple(row * heads + i for row in spans.samples for i in range(heads)),
+        ),
+        "query": grouped,
+        "key": layer.key.reshape(batch * heads, 1, total, dim),
+        "key_valid": None if layer.key_valid is None else layer.key_valid.repeat_interleave(heads, dim=0),
+        "remove": None if layer.remove is None else layer.remove.repeat_interleave(heads),
+        "removals": None if layer.removals is None else tuple(n for n in layer.removals for _ in range(heads)),
+        "clip_keys": mix(layer.clip_keys.unsqueeze(1) + head).flatten(),
+    }
+    return HeadView(**given, heads=heads, whole=layer)
+
+
+def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...]) -> Keys:
+    """Shrinks one layer's cache to what each head keeps; its memory is freed.
+
+    Args:
+        cached: the cache layer, with tensors `keys` and `values` [B, heads, columns, head_dim].
+        keys: what is known of them; the last columns are this pass's `stream`.
+        kept: bool [clips x heads, N], the audio tokens that each head keeps.
+        removed: how many audio tokens each clip loses, on the host, in every head alike.
+
+    Returns:
+        What is known of the cache now. Order is kept; shorter samples are padded on the left.
+    """
+    if type(cached).__name__ not in ("DynamicLayer", "FirstLayer"):
+        raise ModelError(
+            f"keys and values cannot be evicted from a {type(cached).__name__}; use the default dynamic cache"
+        )
+    batch, heads, total, _ = cached.keys.shape
+    columns, real = stream.spans.columns()
+    rows = (stream.spans.sample.unsqueeze(1) * heads + torch.arange(heads, device=kept.device)).flatten()
+    stay = torch.ones(batch, total, dtype=torch.bool, device=kept.device) if keys.valid is None else keys.valid
+    stay = put(
+        stay.repeat_interleave(heads, dim=0),
+        rows.unsqueeze(1).expand_as(kept),
+        (columns + total - stream.width).repeat_interleave(heads, dim=0),
+        real.repeat_interleave(heads, dim=0),
+        kept,
+    )
+    gone = stream.spans.per_sample(batch, removed)
+    lengths = tuple(n - k for n, k in zip(keys.lengths, gone, strict=True))
+    width = max(lengths)
+    order = stay.cumsum(1)
+    padding = width - order[:, -1:]
+    place = (order - 1 + padding).where(stay, width)
+    source = torch.zeros(batch * heads, width + 1, dtype=torch.int64, device=kept.device)
+    source.scatter_(1, place, torch.arange(total, device=kept.device).expand_as(place))
+    chosen = source[:, :width].view(batch, heads, width, 1)
+    cached.keys = cached.keys.gather(2, chosen.expand(-1, -1, -1, cached.keys.shape[-1]))
+    cached.values = cached.values.gather(2, chosen.expand(-1, -1, -1, cached.values.shape[-1]))
+    filled = None
+    if min(lengths) != width:
+        filled = torch.arange(width, device=kept.device) >= padding.view(batch, heads, 1)[:, 0]
+    return replace(keys, length=width, lengths=lengths, valid=filled, plain=False)

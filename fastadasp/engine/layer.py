@@ -1,0 +1,191 @@
+"""One decoder layer at work: the hooks around it, and what they do at each site."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadasp.engine.heads import by_head, evict
+from fastadasp.engine.prompt import Prompt, Seen
+from fastadasp.engine.stream import Reduction, Stream, apply_plan
+from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.errors import ModelError, StrategyError
+
+if TYPE_CHECKING:
+    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.engine.session import _Session
+    from fastadasp.strategy import Strategy
+
+
+class LayerWork:
+    """The hooks of one decoder layer."""
+
+    def __init__(self, session: _Session, index: int) -> None:
+        self.session, self.index = session, index
+        self._reduction: Reduction | None = None
+        self._entered: Stream | None = None
+        self._arguments: dict[str, Any] = {}
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before the layer: reduces its input (site ``input``); gives it the survivors' positions and mask."""
+        self._reduction = None
+        prompt = self.session.prompt
+        if prompt is None:
+            return None
+        if prompt.cache is None:
+            prompt.cache = kwargs.get("past_key_values")
+        if prompt.known is None:
+            return None
+        states = args[0] if args else kwargs["hidden_states"]
+        if self.index == 0 and prompt.acts:
+            with torch.no_grad():
+                prompt.clip_keys = fingerprint_clips(states, prompt.stream.spans)
+        self._arguments = kwargs = kwargs | (prompt.inputs or {})
+        self._entered = prompt.stream
+        if prompt.acts_at(self.index, "input"):
+            with torch.no_grad():
+                reduction, prompt.stream = self._reduce(prompt, states, prompt.take_seen())
+            states = reduction.reduce(states)
+            prompt.inputs = self._position(prompt, reduction, states)
+            self._arguments = kwargs = kwargs | prompt.inputs
+            self._entered = prompt.stream
+            args, kwargs = (states, *args[1:]) if args else args, kwargs if args else kwargs | {"hidden_states": states}
+        joined = prompt.join(self.index)
+        prompt.keys.append(joined.keys)
+        if joined.keys.plain:
+            return None
+        return args, kwargs | {"attention_mask": prompt.mask_for(joined, states)}
+
+    def see_attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+        prompt = self.session.prompt
+        if prompt is not None and prompt.looks_at(self.index):
+            prompt.seen = Seen(query, key, scale, prompt.keys[-1].valid)
+
+    def before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        """Between attention and MLP: evicts keys and values (site ``cache``), reduces the MLP's input (``block``)."""
+        prompt = self.session.prompt
+        if prompt is None or not (prompt.acts_at(self.index, "block") or prompt.evicts_at(self.index)):
+            return None
+        seen = prompt.take_seen()
+        if seen is None:
+            raise ModelError(
+                f"layer {self.index} computed attention without transformers' attention interface, "
+                "so its queries and keys cannot be seen; this model cannot be reduced"
+            )
+        states = args[0]
+        if prompt.evicts_at(self.index):
+            with torch.no_grad():
+                self._evict(prompt, states, seen)
+        if prompt.acts_at(self.index, "block"):
+            with torch.no_grad():
+                self._reduction, prompt.stream = self._reduce(prompt, states, seen)
+            states = self._reduction.reduce(states)
+        return (states, *args[1:])
+
+    def after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return output if self._reduction is None else self._reduction.expand(output)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """After the layer: the reduced sum goes on, with positions of its own."""
+        prompt, reduction = self.session.prompt, self._reduction
+        if prompt is None:
+            return output
+        if reduction is not None:
+            states = reduction.reduce(output[0] if isinstance(output, tuple) else output)
+            prompt.inputs = self._position(prompt, reduction, states)
+            output = (states, *output[1:]) if isinstance(output, tuple) else states
+        if prompt.plans and self._entered is not None:
+            prompt.record(self.index, self._entered, prompt.keys[-1])
+        if self.index == len(self.session.layers) - 1:
+            prompt.finish()
+        self._reduction = self._entered = None
+        self._arguments = {}
+        return output
+
+    def _view(
+        self, prompt: Prompt, states: Tensor, seen: Seen | None, remove: Tensor, removals: list[tuple[int, ...]]
+    ) -> LayerView:
+        return LayerView(
+            layer_index=self.index,
+            num_layers=len(self.session.layers),
+            seed=self.session.strategy.seed,
+            spans=prompt.stream.spans,
+            query=None if seen is None else seen.query,
+            key=None if seen is None else seen.key,
+            states=states,
+            scale=1.0 if seen is None else seen.scale,
+            key_valid=None if seen is None else seen.valid,
+            clip_keys=prompt.clip_keys,
+            token_valid=prompt.stream.valid,
+            remove=remove[self.index],
+            removals=removals[self.index],
+        )
+
+    def _plan(self, strategy: Strategy, layer: LayerView) -> TokenPlan:
+        merger = strategy.merger
+        if merger.reads == "affinity":
+            pairs = layer.valid[:, 1:]
+            select = strategy.select.affinity(layer).masked_fill(~pairs, float("-inf"))
+        else:
+            select = strategy.select.importance(layer).masked_fill(~layer.valid, float("inf"))
+        weight = strategy.weight.importance(layer) if strategy.weight is not None else None
+        remove: Tensor = layer.remove  # type: ignore[assignment]  # the engine's views have it
+        plan = merger.plan(layer, select, weight, remove)
+        if plan.cluster.shape != layer.valid.shape:
+            raise StrategyError(
+                f"merger {merger.name!r} gave a plan of shape {tuple(plan.cluster.shape)}, "
+                f"not {tuple(layer.valid.shape)} (clips, audio tokens)"
+            )
+        return plan
+
+    def _reduce(self, prompt: Prompt, states: Tensor, seen: Seen | None) -> tuple[Reduction, Stream]:
+        strategy, stream = self.session.strategy, prompt.stream
+        layer = self._view(prompt, states, seen, prompt.remove, prompt.plans)
+        plan = self._plan(strategy, layer)
+        if strategy.merger.is_exact():
+            removed = prompt.plans[self.index]
+            survivors = tuple(n - k for n, k in zip(stream.spans.tokens, removed, strict=True))
+        else:  # only the device knows how many went
+            clusters = plan.cluster.masked_fill(~layer.valid, -1).amax(1) + 1
+            survivors = tuple(int(n) for n in clusters.cpu())
+            removed = tuple(n - left for n, left in zip(stream.spans.tokens, survivors, strict=True))
+            prompt.replan(self.index, removed)
+        reduction, left = apply_plan(stream, plan, survivors)
+        self.session.trace.follow(reduction.target, reduction.width)
+        return reduction, left
+
+    def _evict(self, prompt: Prompt, states: Tensor, seen: Seen) -> None:
+        """Each key/value head keeps its own choice of audio keys in the cache."""
+        strategy = self.session.evicting
+        if strategy is None or prompt.cache is None:
+            return
+        layer = by_head(self._view(prompt, states, seen, prompt.evict, prompt.evictions))
+        kept = self._plan(strategy, layer).cluster >= 0
+        cached, removed = prompt.cache.layers[self.index], prompt.evictions[self.index]
+        prompt.keys[-1] = evict(cached, prompt.keys[-1], prompt.stream, kept, removed)
+
+    def _position(self, prompt: Prompt, reduction: Reduction, states: Tensor) -> dict[str, Any]:
+        """The survivors' position arguments, in the layer's own names."""
+        given, changed = self._arguments, dict[str, Any]()
+        positions, rotary = given.get("position_ids"), given.get("position_embeddings")
+        if positions is not None:
+            kept = reduction.select(positions.unsqueeze(-1)).squeeze(-1)
+            if self.session.strategy.positions == "compact":
+                last = self._last_position(positions)
+                back = torch.arange(reduction.width - 1, -1, -1, device=kept.device)
+                kept = (last - back).clamp_min(0)
+            changed["position_ids"] = kept
+        if rotary is not None:
+            if self.session.strategy.positions == "compact":
+                changed["position_embeddings"] = self.session.rotary(states, changed["position_ids"])
+            else:
+                changed["position_embeddings"] = tuple(reduction.select(part) for part in rotary)
+        return changed
+
+    def _last_position(self, positions: Tensor) -> Tensor:
+        """Each sample's last position, [B or 1, 1]."""
+        valid = None if self._entered is None else self._entered.valid
+        shown = positions if valid is None else positions.masked_fill(~valid, 0)
+        return shown.amax(1, keepdim=True)

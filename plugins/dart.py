@@ -1,0 +1,63 @@
+"""DART: what duplicates a few pivots goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from fastadasp import Merger, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp import LayerView, TokenPlan
+    from fastadasp.components import Need, ScoreKind, Site
+
+
+class Dart(Merger):
+    """A few pivots stay, and with each pivot in turn the tokens least like it: duplicates of pivots go.
+
+    Pivots are the ``pivots`` tokens with the largest importance (``key-norm`` in the paper's recipe). The rest of the
+    tokens that stay is shared equally among them, one more for the first ones if it does not divide; a pivot takes
+    those with the smallest cosine to it, by hidden state, that no other took before. Exactly k tokens go.
+
+    Source: Wen et al., DART, EMNLP 2025, and the authors' code. What differs: pivots are audio tokens alone (the code
+    adds as many of the text), and hidden states are those after attention instead of after the final norm.
+    The loop over pivots has a fixed few rounds.
+    """
+
+    name: ClassVar[str] = "dart"
+    summary: ClassVar[str] = "keeps pivots and the tokens least like them"
+    reads: ClassVar[ScoreKind] = "importance"
+    uses_weight: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+
+    pivots: int = Field(default=4, ge=1, le=64)
+
+    def capacity(self, tokens: int) -> int:
+        return max(tokens - 1, 0)
+
+    def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
+        from fastadasp import TokenPlan
+        from fastadasp.ops import clusters_from_kept, rank_descending, smallest, unit_vectors
+
+        valid, unit = layer.valid, unit_vectors(layer.hidden)
+        kept = valid.sum(1) - remove
+        pivots = kept.clamp_max(self.pivots)
+        rank = rank_descending(select.masked_fill(~valid, float("-inf")))
+        places = rank.argsort(dim=1)
+        chosen = valid & (rank < pivots.unsqueeze(1))
+        each, over = (kept - pivots) // pivots.clamp_min(1), (kept - pivots) % pivots.clamp_min(1)
+        for turn in range(min(self.pivots, valid.shape[1])):
+            pivot = unit.gather(1, places[:, turn, None, None].expand(-1, 1, unit.shape[-1]))
+            cosine = (unit * pivot).sum(-1).masked_fill(chosen | ~valid, float("inf"))
+            takes = (each + (turn < over)).where(turn < pivots, 0)
+            chosen = chosen | smallest(cosine, takes)
+        return TokenPlan(clusters_from_kept(chosen), merges=False)
+
+
+@hookimpl
+def fastadasp_mergers() -> list[type[Merger]]:
+    return [Dart]

@@ -1,0 +1,39 @@
+"""Key norm: how long a token's key is (DART's choice of pivots)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from fastadasp import Scorer, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp import LayerView
+    from fastadasp.components import Need, ScoreKind
+
+
+class KeyNorm(Scorer):
+    """|K_j|, with K the keys after rotary embedding, all key/value heads concatenated; L2 norm or L1 norm.
+
+    Source: Wen et al., DART ("Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters
+    More"), EMNLP 2025, whose pivots are the tokens with the largest L1 norm (``order = 1``). The default differs since
+    rotary embedding leaves the L2 norm alone; the L1 norm depends on where in the prompt the clip stands.
+    """
+
+    name: ClassVar[str] = "key-norm"
+    summary: ClassVar[str] = "norm of the key, heads concatenated"
+    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
+    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+
+    order: Literal[1, 2] = 2
+
+    def importance(self, layer: LayerView) -> Tensor:
+        """Norms, at least 0, float32 [clips, N]."""
+        norm: Tensor = layer.keys.flatten(2).float().norm(p=self.order, dim=-1)
+        return norm
+
+
+@hookimpl
+def fastadasp_scorers() -> list[type[Scorer]]:
+    return [KeyNorm]

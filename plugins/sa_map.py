@@ -1,0 +1,138 @@
+"""SA-MAP: neighbours that are alike become groups, then a diverse and important choice of groups stays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from fastadasp import Merger, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp import LayerView, TokenPlan
+    from fastadasp.components import Need, ScoreKind, Site
+
+_RIDGE = 1e-6
+"""Added to a group's gain, times its squared relevance: orders what the features no longer tell apart."""
+
+
+class SaMap(Merger):
+    """Merging, then pruning to the budget.
+
+    1. Groups. From the clip's first token on, a group takes in the next token while the mean over its members of their
+       cosine to that token is at least ``threshold``; else a new group begins. Groups hold at most ``longest`` tokens.
+    2. A group becomes its mean, weighted by ``weight`` (attention); its relevance r is the mean of its members'
+       importances.
+    3. Of the groups, as many stay as the budget asks for: greedy MAP of a determinantal point process with the kernel
+       r_g r_h cosine(g, h). Each pick is the group with the largest gain, after which its direction is taken out of all
+       others' features.
+
+    Exactly k tokens go. If grouping alone removes more, the clip's threshold rises: the k joins with the largest mean
+    cosine remain and the others come apart.
+
+    Source: SA-MAP, 2026 (preprints 202606.0741), and the authors' code. What differs: they take attention from the
+    encoder and act before the decoder; their groups have no longest length and they prune without a floor under the
+    number of groups; here groups are not grown anew under the risen threshold. Where more groups stay than features
+    have dimensions, relevance decides.
+
+    No loop over tokens finds the groups: where a group from each token on would end is found for all at once in
+    ``longest`` rounds, and the ends that follow from the first token in log2 N jumps. Picks follow one another by
+    definition: as many rounds as the longest clip keeps tokens, N x D memory, never N x N.
+    """
+
+    name: ClassVar[str] = "sa-map"
+    summary: ClassVar[str] = "merges alike neighbours, then keeps a diverse and important choice"
+    reads: ClassVar[ScoreKind] = "importance"
+    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+
+    threshold: float = Field(default=0.85, ge=-1, le=1)
+    longest: int = Field(default=32, ge=1, le=256)
+
+    def capacity(self, tokens: int) -> int:
+        return max(tokens - 1, 0)
+
+    def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
+        from fastadasp import TokenPlan
+        from fastadasp.ops import clusters_from_joins, rank_descending, unit_vectors
+
+        valid, hidden = layer.valid, layer.hidden
+        joined, strength = self._grow(unit_vectors(hidden), valid)
+        strongest = rank_descending(strength.masked_fill(~joined, float("-inf"))) < remove.unsqueeze(1)
+        group = clusters_from_joins(joined & strongest, valid)
+
+        slot = group.where(valid, valid.shape[1])  # padding has a group of its own, the last
+        mean = _means(hidden.float(), valid.float() if weight is None else weight.float(), slot)
+        relevance = _means(select.masked_fill(~valid, 0.0).float().unsqueeze(-1), valid.float(), slot)
+        features = unit_vectors(mean) * (relevance / relevance.amax(1, keepdim=True).clamp_min(1e-30))
+        exists = valid.new_zeros(len(slot), slot.shape[1] + 1).scatter_(1, slot, valid)
+        kept = valid.sum(1) - remove
+        chosen = _greedy_map(features, exists, kept, layer.most_kept())
+        stays = chosen.gather(1, slot) & valid
+        return TokenPlan((chosen.cumsum(1) - 1).gather(1, slot).masked_fill(~stays, -1), weight)
+
+    def _grow(self, unit: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Which tokens join the one before, bool [clips, N - 1], and their mean cosine to the group, float32."""
+        import torch
+
+        clips, width = valid.shape
+        rounds = min(self.longest, width) - 1
+        if rounds < 1:
+            return valid[:, 1:] & False, unit.new_zeros(clips, max(width - 1, 0))
+        steps = torch.arange(width, device=valid.device).expand_as(valid)
+        end, grows, sums, columns = steps + 1, valid, unit, []
+        for lag in range(1, rounds + 1):  # does the group of the `lag` tokens from here on take in the next one?
+            sums = sums[:, : width - lag]
+            cosine = torch.nn.functional.pad((sums * unit[:, lag:]).sum(-1) / lag, (0, lag), value=float("-inf"))
+            inside = torch.nn.functional.pad(valid[:, lag:], (0, lag))
+            grows = grows & inside & (cosine >= self.threshold)
+            end = end + grows
+            sums = sums + unit[:, lag:]
+            columns.append(cosine)
+
+        # The beginnings of groups are the places that jumps from a beginning to its end visit, from the first token on.
+        jump = torch.nn.functional.pad(end, (0, 1), value=width)
+        begins = torch.zeros(clips, width + 1, dtype=torch.int64, device=valid.device)
+        begins[:, 0] = 1
+        for _ in range(width.bit_length()):
+            begins = (begins + torch.zeros_like(begins).scatter_add(1, jump, begins)).clamp_max(1)
+            jump = jump.gather(1, jump)
+        begins = begins[:, :width].bool()
+        begin = steps.where(begins, 0).cummax(1).values
+        place = begin * rounds + (steps - begin - 1).clamp(0, rounds - 1)
+        strength = torch.stack(columns, -1).flatten(1).gather(1, place)
+        return (~begins & valid)[:, 1:], strength[:, 1:]
+
+
+def _means(x: Tensor, weight: Tensor, slot: Tensor) -> Tensor:
+    """Weighted means of the groups, plain ones where all weights are 0: [clips, N, D] -> [clips, N + 1, D]."""
+    shape = (len(slot), slot.shape[1] + 1)
+    total = weight.new_zeros(shape).scatter_add(1, slot, weight)
+    weight = weight.masked_fill(total.gather(1, slot) == 0, 1.0)
+    total = weight.new_zeros(shape).scatter_add(1, slot, weight)
+    index = slot.unsqueeze(-1).expand_as(x)
+    sums = x.new_zeros(*shape, x.shape[-1]).scatter_add(1, index, x * weight.unsqueeze(-1))
+    return sums / total.clamp_min(1e-30).unsqueeze(-1)
+
+
+def _greedy_map(features: Tensor, exists: Tensor, count: Tensor, rounds: int) -> Tensor:
+    """The `count[c]` groups of clip c that greedy MAP takes for the kernel of inner products: bool [clips, G]."""
+    import torch
+
+    chosen = torch.zeros_like(exists)
+    ridge = _RIDGE * features.square().sum(-1)
+    for turn in range(rounds):
+        gain = features.square().sum(-1) + ridge
+        pick = gain.masked_fill(chosen | ~exists, -1.0).argmax(1, keepdim=True)
+        chosen.scatter_(1, pick, chosen.gather(1, pick) | (turn < count.unsqueeze(1)))
+        newest = features.gather(1, pick.unsqueeze(-1).expand(-1, 1, features.shape[-1]))
+        along = torch.matmul(features, newest.transpose(1, 2)) / gain.gather(1, pick).clamp_min(1e-30).unsqueeze(-1)
+        features = features - along * newest
+    return chosen
+
+
+@hookimpl
+def fastadasp_mergers() -> list[type[Merger]]:
+    return [SaMap]

@@ -1,0 +1,48 @@
+"""Stride: tokens at even distances matter, whatever they hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from fastadasp import Scorer, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp import LayerView
+    from fastadasp.components import Need, ScoreKind
+
+
+class Stride(Scorer):
+    """1 for the tokens that divide the clip as evenly as the layer's count allows, 0 for the others.
+
+    With n tokens of which m stay they are floor(t n / m), t = 0...m - 1: every other token at one half, every third at
+    two thirds, and gaps of two neighbouring lengths in between. The baseline nobody may leave out. Where it is not
+    known how many go (`LayerView.remove` is None), 1 minus the binary radical inverse of the token's place: its largest
+    entries are spread evenly for every count, exactly so for one half, one quarter, one eighth.
+    """
+
+    name: ClassVar[str] = "stride"
+    summary: ClassVar[str] = "tokens at even distances"
+    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
+    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+
+    def importance(self, layer: LayerView) -> Tensor:
+        """Scores in [0, 1], float32 [clips, N]."""
+        import torch
+
+        from fastadasp.ops import evenly_spaced
+
+        steps = torch.arange(layer.valid.shape[1], device=layer.valid.device).expand_as(layer.valid)
+        if layer.remove is not None:
+            total = layer.valid.sum(1)
+            return (evenly_spaced(steps, total, total - layer.remove) & layer.valid).float()
+        score = torch.ones_like(steps, dtype=torch.float32)
+        for bit in range(layer.valid.shape[1].bit_length()):
+            score = score - ((steps >> bit) & 1) / 2 ** (bit + 1)
+        return score
+
+
+@hookimpl
+def fastadasp_scorers() -> list[type[Scorer]]:
+    return [Stride]

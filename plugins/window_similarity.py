@@ -1,0 +1,57 @@
+"""Window similarity: how alike a token is to the few before it (Affinity Pooling)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from fastadasp import Scorer, hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp import LayerView
+    from fastadasp.components import Need, ScoreKind
+
+
+class WindowSimilarity(Scorer):
+    """s_i = mean over v = 0...window - 1 of cosine(x_{i+1}, x_{i-v}); x are hidden states, or keys. At a clip's
+    beginning the mean is over the tokens there are.
+
+    Source: Xiang et al., "Do We Need Distinct Representations for Every Speech Token?" (Affinity Pooling), Findings of
+    ACL 2026: window 1 at the input and 3 at a deep layer (29 of Qwen2-Audio's 32). What differs: the paper joins a
+    token while its similarity exceeds a threshold (0.7 to 0.9) and looks back inside the open group alone, so that its
+    count depends on the clip; here the most alike pairs join until the budget is met (merger ``runs``), and the window
+    reaches into the group before.
+    """
+
+    name: ClassVar[str] = "window-similarity"
+    summary: ClassVar[str] = "cosine of a token to the few before it, hidden states or keys"
+    gives: ClassVar[tuple[ScoreKind, ...]] = ("affinity",)
+    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+
+    window: int = Field(default=1, ge=1, le=64)
+    of: Literal["hidden", "keys"] = "hidden"
+
+    def needed(self) -> frozenset[Need]:
+        return self.needs if self.of == "hidden" else self.needs | {"attention"}
+
+    def affinity(self, layer: LayerView) -> Tensor:
+        """Cosines in [-1, 1], float32 [clips, N - 1]."""
+        import torch
+
+        from fastadasp.ops import unit_vectors
+
+        unit = unit_vectors(layer.hidden if self.of == "hidden" else layer.keys)
+        pairs = max(unit.shape[1] - 1, 0)
+        total = unit.new_zeros(len(unit), pairs)
+        for back in range(1, min(self.window, pairs) + 1):
+            cosine = (unit[:, back:] * unit[:, :-back]).sum(-1)
+            total = total + torch.nn.functional.pad(cosine, (back - 1, 0))
+        return total / torch.arange(1, pairs + 1, device=unit.device).clamp_max(self.window)
+
+
+@hookimpl
+def fastadasp_scorers() -> list[type[Scorer]]:
+    return [WindowSimilarity]

@@ -1,0 +1,518 @@
+"""Later methods: each rule against a plain reference for one clip, and every installed strategy at work."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_plugins import component, scores
+from tiny import LAYERS, MANY, ONE, Sample, audio_model, batch, error
+
+import fastadasp
+from fastadasp import LayerView, StrategyError
+from fastadasp.engine.schedule import removals
+from fastadasp.engine.spans import find_spans
+
+FEW = settings(max_examples=40, deadline=None)
+INSTALLED = [entry.name for entry in fastadasp.get_registry().entries("strategy")]
+HEADS, DIM = 2, 4
+
+
+def cosine(a, b):
+    return float(a @ b / a.norm() / b.norm())
+
+
+def make_view(clips, remove=None, text=3, past=0):
+    """A view of clips with these (states [n, D], keys [n, heads, dim]), one a sample, padded on the left."""
+    width = text + max(len(states) for states, _ in clips)
+    ids = torch.zeros(len(clips), width, dtype=torch.int64)
+    states = torch.randn(len(clips), width, clips[0][0].shape[-1], generator=torch.Generator().manual_seed(1))
+    key = torch.randn(len(clips), HEADS, past + width, DIM, generator=torch.Generator().manual_seed(2))
+    valid = torch.zeros(len(clips), past + width, dtype=torch.bool)
+    for row, (own, keys) in enumerate(clips):
+        begin = width - text - len(own)
+        ids[row, begin : begin + len(own)] = 1
+        states[row, begin : begin + len(own)] = own
+        key[row, :, past + begin : past + begin + len(own)] = keys.transpose(0, 1)
+        valid[row, past + begin :] = True
+    return LayerView(
+        layer_index=1,
+        num_layers=4,
+        seed=0,
+        spans=find_spans(ids, valid[:, past:]),
+        query=torch.randn(len(clips), 2 * HEADS, width, DIM, generator=torch.Generator().manual_seed(3)),
+        key=key,
+        states=states,
+        scale=0.5,
+        key_valid=valid,
+        clip_keys=torch.arange(len(clips)),
+        remove=None if remove is None else torch.tensor(remove),
+        removals=None if remove is None else tuple(remove),
+    )
+
+
+@st.composite
+def cases(draw, most=13, dim=24):
+    """Some clips that drift like speech, importances of their tokens, and how many tokens each loses."""
+    tokens = draw(st.lists(st.integers(1, most), min_size=1, max_size=3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    drift = draw(st.sampled_from([0.3, 0.6, 3.0]))
+    clips = []
+    for n in tokens:
+        steps = torch.randn(n, dim, generator=generator)
+        steps[1:] *= drift
+        clips.append((steps.cumsum(0), torch.randn(n, HEADS, DIM, generator=generator)))
+    importance = [torch.rand(n, generator=generator) + 0.01 for n in tokens]
+    remove = [draw(st.integers(0, n - 1)) for n in tokens]
+    return clips, importance, remove
+
+
+def plan(merger, clips, importance, remove, known=True, weight=None):
+    """A merger's clusters for each clip, without padding, filled up as the engine does."""
+    view = make_view(clips, remove if known else None)
+    select = torch.full(view.valid.shape, float("inf"))
+    weights = None if weight is None else torch.full(view.valid.shape, 7.0)
+    for row, values in enumerate(importance):
+        select[row, : len(values)] = values
+        if weights is not None:
+            weights[row, : len(values)] = weight[row]
+    made = merger.plan(view, select, weights, torch.tensor(remove))
+    assert made.cluster.shape == view.valid.shape
+    for row, n in enumerate(view.tokens):
+        assert made.cluster[row, n:].tolist() == [-1] * (view.valid.shape[1] - n)
+    return [made.cluster[row, :n].tolist() for row, n in enumerate(view.tokens)]
+
+
+def from_kept(n, kept):
+    """Cluster numbers where the tokens of `kept` stay and the others go."""
+    order = sorted(kept)
+    return [order.index(i) if i in kept else -1 for i in range(n)]
+
+
+def from_sets(n, sets):
+    """Cluster numbers of disjoint sets of tokens, counted in the order of their first tokens."""
+    clusters = [-1] * n
+    for number, members in enumerate(sorted(sets, key=min)):
+        for i in members:
+            clusters[i] = number
+    return clusters
+
+
+MERGERS = {
+    "segment-topk": {"length": 4},
+    "segment-topk 3": {"segments": 3},
+    "segment-topk softmax": {"length": 4, "share": "softmax", "temperature": 0.5},
+    "dart": {"pivots": 3},
+    "divprune": {},
+    "visionzip": {"contextual": 0.4},
+    "sa-map": {"longest": 5},
+}
+
+
+@pytest.mark.parametrize("name", MERGERS)
+@given(cases())
+@FEW
+def test_exactly_k_go_and_a_clip_alone_gets_the_same(name, case):
+    clips, importance, remove = case
+    merger = component("merger", name.split()[0], **MERGERS[name])
+    assert merger.is_exact()
+    together = plan(merger, clips, importance, remove)
+    assert together == plan(merger, clips, importance, remove, known=False)
+    for clip, values, k, ours in zip(clips, importance, remove, together, strict=True):
+        assert ours == plan(merger, [clip], [values], [k])[0]
+        numbers = [c for c in ours if c >= 0]
+        assert list(dict.fromkeys(numbers)) == list(range(len(values) - k))  # in the order of their first tokens
+        assert merger.capacity(len(values)) == len(values) - 1
+
+
+def on_meta(view):
+    """The view without its values: whatever asks for one, as a wait for the device does, fails."""
+    spans = replace(
+        view.spans, **{name: getattr(view.spans, name).to("meta") for name in ("sample", "start", "counts")}
+    )
+    names = ("query", "key", "states", "key_valid", "clip_keys", "remove")
+    return replace(view, spans=spans, **{name: getattr(view, name).to("meta") for name in names})
+
+
+BUILT_IN = [
+    (kind, entry.name)
+    for kind in ("scorer", "merger")
+    for entry in fastadasp.get_registry().entries(kind)
+    if entry.origin.distribution == "fastadasp"
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_no_component_waits_for_the_device(kind, name):
+    generator = torch.Generator().manual_seed(0)
+    clips = [(torch.randn(n, 8, generator=generator), torch.randn(n, HEADS, DIM)) for n in (9, 12)]
+    view, part = on_meta(make_view(clips, [4, 5])), component(kind, name)
+    if kind == "scorer":
+        for score in part.gives:
+            assert getattr(part, score)(view).device.type == "meta"
+        return
+    select = torch.empty(2, 12 - (part.reads == "affinity"), device="meta")
+    weight = torch.empty(2, 12, device="meta") if part.uses_weight else None
+    assert part.plan(view, select, weight, view.remove).cluster.shape == (2, 12)
+
+
+# ---- mergers, each against its definition ----
+
+
+def segments_of(n, segments=None, length=None):
+    cut = [i // length if length else i * segments // n for i in range(n)]
+    return [[i for i in range(n) if cut[i] == s] for s in dict.fromkeys(cut)]
+
+
+@pytest.mark.parametrize("options", [{"length": 4}, {"segments": 3}, {"length": 50}])
+@given(cases())
+@FEW
+def test_segment_topk_shares_by_largest_remainder(options, case):
+    clips, importance, remove = case
+    clusters = plan(component("merger", "segment-topk", **options), clips, importance, remove)
+    for values, k, ours in zip(importance, remove, clusters, strict=True):
+        n, kept = len(values), set()
+        stay = n - k
+        ranked = [sorted(part, key=lambda i: -values[i]) for part in segments_of(n, **options)]
+        whole = [stay * len(part) // n for part in ranked]
+        over = [Fraction(stay * len(part), n) - took for part, took in zip(ranked, whole, strict=True)]
+        turn = sorted(
+            (s for s in range(len(ranked)) if over[s]), key=lambda s: (-over[s], -values[ranked[s][whole[s]]])
+        )
+        for s in turn[: stay - sum(whole)]:
+            whole[s] += 1
+        for part, took in zip(ranked, whole, strict=True):
+            kept |= set(part[:took])
+        assert ours == from_kept(n, kept)
+
+
+@given(cases())
+@FEW
+def test_segment_topk_shares_by_softmax(case):
+    clips, importance, remove = case
+    merger = component("merger", "segment-topk", length=4, share="softmax", temperature=0.5)
+    for values, k, ours in zip(importance, remove, plan(merger, clips, importance, remove), strict=True):
+        n = len(values)
+        parts = segments_of(n, length=4)
+        claims = []
+        powers = [math.exp(float(values[part].double().sum()) / 0.5) for part in parts]
+        for part, power in zip(parts, powers, strict=True):
+            share = (n - k) * power / sum(powers)
+            for rank, i in enumerate(sorted(part, key=lambda i: -values[i])):
+                claims.append((round(share - rank, 5), float(values[i]), i))
+        assert ours == from_kept(n, {i for *_, i in sorted(claims, reverse=True)[: n - k]})
+
+
+def test_what_a_full_segment_cannot_hold_goes_to_the_others_in_turn():
+    importance = [torch.tensor([9.0, 9.0, 0.4, 0.3, 0.2, 0.1, 0.6, 0.5])]
+    clips = [(torch.randn(8, 4), torch.randn(8, HEADS, DIM))]
+    merger = component("merger", "segment-topk", length=2, share="softmax", temperature=0.1)
+    assert plan(merger, clips, importance, [3]) == [[0, 1, 2, -1, 3, -1, 4, -1]]
+    assert plan(merger, clips, importance, [4]) == [[0, 1, 2, -1, -1, -1, 3, -1]]
+
+
+@pytest.mark.parametrize("pivots", [1, 3, 20])
+@given(cases())
+@FEW
+def test_dart(pivots, case):
+    clips, importance, remove = case
+    clusters = plan(component("merger", "dart", pivots=pivots), clips, importance, remove)
+    for (states, _), values, k, ours in zip(clips, importance, remove, clusters, strict=True):
+        n = len(values)
+        chosen = sorted(range(n), key=lambda i: -values[i])[: min(pivots, n - k)]
+        each, over = divmod(n - k - len(chosen), len(chosen))
+        kept = set(chosen)
+        for turn, pivot in enumerate(chosen):
+            left = sorted(set(range(n)) - kept, key=lambda i: cosine(states[i], states[pivot]))
+            kept |= set(left[: each + (turn < over)])
+        assert ours == from_kept(n, kept)
+
+
+@given(cases())
+@FEW
+def test_divprune_is_farthest_point_selection(case):
+    clips, importance, remove = case
+    clusters = plan(component("merger", "divprune"), clips, importance, remove)
+    for (states, _), values, k, ours in zip(clips, importance, remove, clusters, strict=True):
+        n, kept = len(values), [int(values.argmax())]
+        unit = torch.nn.functional.normalize(states, dim=-1)
+        distance = 1 - unit @ unit.T
+        while len(kept) < n - k:
+            left = [i for i in range(n) if i not in kept]
+            kept.append(max(left, key=lambda i: float(distance[i, kept].min())))
+        assert ours == from_kept(n, kept)
+
+
+@pytest.mark.parametrize("contextual", [0.15625, 0.5, 1.0])
+@given(cases())
+@FEW
+def test_visionzip(contextual, case):
+    clips, importance, remove = case
+    clusters = plan(component("merger", "visionzip", contextual=contextual), clips, importance, remove)
+    for (_, keys), values, k, ours in zip(clips, importance, remove, clusters, strict=True):
+        n, flat = len(values), keys.flatten(1)
+        few = min(max(math.floor((n - k) * contextual + 0.5), 1), n - k)
+        dominant = sorted(range(n), key=lambda i: -values[i])[: n - k - few]
+        rest = [i for i in range(n) if i not in dominant]
+        targets = [rest[t * len(rest) // few] for t in range(few)]
+        sets = {i: {i} for i in [*dominant, *targets]}
+        for i in rest:
+            if i not in targets:
+                sets[max(targets, key=lambda t: cosine(flat[i], flat[t]))].add(i)
+        assert ours == from_sets(n, sets.values())
+
+
+def grown(states, threshold, longest):
+    """SA-MAP's groups, grown token by token, and the mean cosine with which each join was made."""
+    groups, joins = [], {}
+    for i in range(len(states)):
+        if groups and len(groups[-1]) < longest:
+            mean = sum(cosine(states[j], states[i]) for j in groups[-1]) / len(groups[-1])
+            if mean >= threshold:
+                groups[-1].append(i)
+                joins[i] = mean
+                continue
+        groups.append([i])
+    return groups, joins
+
+
+@pytest.mark.parametrize(("threshold", "longest"), [(0.85, 32), (0.5, 3), (-1.0, 32), (0.9, 1)])
+@given(cases())
+@FEW
+def test_sa_map(threshold, longest, case):
+    clips, importance, remove = case
+    weight = [values.flip(0) for values in importance]
+    merger = component("merger", "sa-map", threshold=threshold, longest=longest)
+    clusters = plan(merger, clips, importance, remove, weight=weight)
+    for (states, _), r, w, k, ours in zip(clips, importance, weight, remove, clusters, strict=True):
+        n = len(r)
+        _, joins = grown(states, threshold, longest)
+        strong = set(sorted(joins, key=lambda i: -joins[i])[:k])
+        groups = []
+        for i in range(n):
+            groups[-1].append(i) if i in strong else groups.append([i])
+        means = torch.stack([(states[g] * w[g, None]).sum(0) / w[g].sum() for g in groups]).double()
+        unit = torch.nn.functional.normalize(means, dim=-1)
+        relevance = torch.stack([r[g].mean() for g in groups]).double()
+        kernel = relevance[:, None] * (unit @ unit.T) * relevance
+        picks = []
+        while len(picks) < n - k:
+            left = [g for g in range(len(groups)) if g not in picks]
+            trial = [[*picks, g] for g in left]
+            picks = max(trial, key=lambda s: float(torch.linalg.det(kernel[s][:, s])))
+        assert ours == from_sets(n, [set(groups[g]) for g in picks])
+
+
+def test_sa_map_keeps_the_important_where_features_run_out():
+    """More tokens stay than there are dimensions: the rest goes by relevance, and counts hold."""
+    states = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    importance = torch.linspace(0.1, 1, 12)
+    clips = [(states, torch.randn(12, HEADS, DIM))]
+    (ours,) = plan(component("merger", "sa-map", threshold=1.0), clips, [importance], [3])
+    assert len([c for c in ours if c >= 0]) == 9
+    assert [ours[i] < 0 for i in (9, 10, 11)] == [False] * 3
+
+
+# ---- scorers ----
+
+
+@given(st.integers(1, 60), st.data())
+@FEW
+def test_stride_is_even(n, data):
+    k = data.draw(st.integers(0, n - 1))
+    clips = [(torch.randn(count, 4), torch.randn(count, HEADS, DIM)) for count in (n, 5)]
+    importance = component("scorer", "stride").importance(make_view(clips, [k, 2]))
+    (ours, other) = plan(component("merger", "drop"), clips, [importance[0, :n], importance[1, :5]], [k, 2])
+    assert ours == from_kept(n, {t * n // (n - k) for t in range(n - k)})
+    assert other == [0, 1, -1, 2, -1]
+    places = [i for i, c in enumerate(ours) if c >= 0]
+    gaps = {b - a for a, b in zip(places, [*places[1:], n], strict=True)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_stride_without_a_count_is_nested():
+    clips = [(torch.randn(32, 4), torch.randn(32, HEADS, DIM))]
+    importance = component("scorer", "stride").importance(make_view(clips))
+    for every in (2, 4, 8):
+        (ours,) = plan(component("merger", "drop"), clips, [importance[0]], [32 - 32 // every])
+        assert ours == from_kept(32, set(range(0, 32, every)))
+
+
+@pytest.mark.parametrize(("window", "of"), [(1, "hidden"), (3, "hidden"), (50, "hidden"), (2, "keys")])
+@given(cases())
+@FEW
+def test_window_similarity(window, of, case):
+    clips, *_ = case
+    scorer = component("scorer", "window-similarity", window=window, of=of)
+    assert ("attention" in scorer.needed()) == (of == "keys")
+    ours = scorer.affinity(make_view(clips))
+    for row, (states, keys) in enumerate(clips):
+        x = states if of == "hidden" else keys.flatten(1)
+        for i in range(len(x) - 1):
+            back = range(max(i - window + 1, 0), i + 1)
+            mean = sum(cosine(x[j], x[i + 1]) for j in back) / len(back)
+            assert float(ours[row, i]) == pytest.approx(mean, abs=1e-5)
+
+
+@given(cases(most=150))
+@settings(max_examples=10, deadline=None)
+def test_isolation_and_key_norm(case):
+    clips, *_ = case
+    view = make_view(clips)
+    isolation = component("scorer", "isolation").importance(view)
+    longest, euclid = (component("scorer", "key-norm", order=order).importance(view) for order in (1, 2))
+    for row, (states, keys) in enumerate(clips):
+        unit = torch.nn.functional.normalize(states, dim=-1)
+        alike = (unit @ unit.T).fill_diagonal_(-1).amax(1)
+        assert torch.allclose(isolation[row, : len(states)], 1 - alike, atol=1e-5)
+        assert torch.allclose(longest[row, : len(states)], keys.abs().sum((1, 2)))
+        assert torch.allclose(euclid[row, : len(states)], keys.square().sum((1, 2)).sqrt())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_last_query_attention_follows_the_model(side):
+    """What the scorer gives is the last real row of the maps that eager attention returns."""
+    model, inputs = audio_model("eager"), batch(*MANY, side=side)
+    maps = model(**inputs, output_attentions=True).attentions[1]
+    last = (inputs["attention_mask"] * torch.arange(maps.shape[-1])).amax(1)
+    ((view, ours),) = scores(component("scorer", "last-query-attention"), inputs, model=model)
+    assert ours.dtype == torch.float32
+    spans = view.spans
+    for row, (sample, start, n) in enumerate(zip(spans.samples, spans.start.tolist(), spans.tokens, strict=True)):
+        naive = maps[sample, :, last[sample], start : start + n].mean(0)
+        assert torch.allclose(ours[row, :n], naive, rtol=1e-4, atol=1e-6)
+    assert spans.samples == (0, 1, 3, 3)
+
+
+def test_last_query_attention_with_earlier_keys():
+    generator = torch.Generator().manual_seed(0)
+    clips = [(torch.randn(n, 8, generator=generator), torch.randn(n, HEADS, DIM)) for n in (5, 9)]
+    view = make_view(clips, past=4)
+    ours = view.last_query_attention()
+    for row, n in enumerate((5, 9)):
+        key = view.key[row].repeat_interleave(2, 0)
+        logits = (view.query[row, :, -1:] @ key.transpose(1, 2)).squeeze(1) * view.scale
+        weights = logits.masked_fill(~view.key_valid[row], -math.inf).softmax(-1).mean(0)
+        start = 4 + int(view.spans.start[row])
+        assert torch.allclose(ours[row, :n], weights[start : start + n], atol=1e-6)
+
+
+class Reads(fastadasp.Scorer):
+    """Remembers the text that the view shows."""
+
+    name = "reads"
+    gives = ("importance",)
+
+    def importance(self, layer):
+        return layer.hidden.norm(dim=-1)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("schedule", ["single-shot", "constant"])
+def test_text_is_what_is_neither_audio_nor_padding(side, schedule):
+    samples = (*MANY[:2], MANY[3])
+    for view, _ in scores(Reads(), batch(*samples, side=side), schedule=schedule):
+        states, valid = view.text()
+        inside = torch.zeros(view.states.shape[:2], dtype=torch.bool)
+        for sample, start, n in zip(view.spans.samples, view.spans.start.tolist(), view.spans.tokens, strict=True):
+            inside[sample, start : start + n] = True
+        shown = torch.ones_like(inside) if view.key_valid is None else view.key_valid[:, -inside.shape[1] :]
+        for row, sample in enumerate(view.spans.samples):
+            text = view.states[sample][shown[sample] & ~inside[sample]]
+            assert len(text) == sum(samples[sample].text) == view.spans.text[row]
+            assert torch.equal(states[row, : len(text)], text)
+            assert valid[row].tolist() == [True] * len(text) + [False] * (states.shape[1] - len(text))
+    assert view.layer_index == (1 if schedule == "single-shot" else LAYERS - 1)
+
+
+def test_text_similarity_is_the_mean_cosine():
+    ((view, ours),) = scores(component("scorer", "text-similarity"), batch(*MANY))
+    states, valid = view.text()
+    for row, n in enumerate(view.tokens):
+        for i in range(n):
+            mean = sum(cosine(view.hidden[row, i], x) for x in states[row][valid[row]]) / int(valid[row].sum())
+            assert float(ours[row, i]) == pytest.approx(mean, abs=1e-5)
+
+
+def test_a_prompt_without_text():
+    inputs = batch(ONE, Sample((0, 0), (11,), seed=2))
+    with (
+        fastadasp.load_strategy("speechprune").apply(audio_model()),
+        pytest.raises(StrategyError, match="'speechprune' compares audio with text, but sample 1 has no text tokens"),
+    ):
+        audio_model()(**inputs)
+    with fastadasp.load_strategy("fastv").apply(audio_model()):
+        audio_model()(**inputs)
+
+
+# ---- every installed strategy ----
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("name", INSTALLED)
+def test_every_strategy_at_every_budget(name, budget):
+    model, inputs, method = audio_model(), batch(*MANY), fastadasp.load_strategy(name, budget=budget)
+    with torch.no_grad(), method.apply(model) as trace:
+        together = model(**inputs).logits[:, -1]
+        layers = list(trace.layers)
+        assert torch.equal(together, model(**inputs).logits[:, -1])
+        for row, sample in enumerate(MANY):
+            assert error(together[row], model(**batch(sample)).logits[0, -1]) <= 1e-5
+            for whole, alone in zip(layers, trace.layers, strict=True):
+                assert whole.audio_tokens_per_sample[row] == alone.audio_tokens_per_sample[0]
+    left = [23, 11, 14, 17]
+    for layer, counts in zip(layers, removals(method, LAYERS, left), strict=True):
+        left = [n - k for n, k in zip(left, counts, strict=True)]
+        planned = (left[0], left[1], 0, left[2] + left[3])
+        if method.site == "cache":
+            assert layer.audio_tokens_per_sample == (23, 11, 0, 31)
+            kept = tuple(k - sum(sample.text) for k, sample in zip(layer.kv_length_per_sample, MANY, strict=True))
+            assert kept == planned
+        elif method.merger.is_exact():
+            assert layer.audio_tokens_per_sample == planned
+        else:
+            assert all(n >= k for n, k in zip(layer.audio_tokens_per_sample, planned, strict=True))
+
+
+@lru_cache
+def embedded():
+    """The embedded model and the inputs of one clip of its test set."""
+    from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+    from fastadasp.audio import read_audio
+    from fastadasp.demo import data_path, model_path, prompts
+
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(model_path(), local_files_only=True).eval()
+    processor = AutoProcessor.from_pretrained(model_path(), local_files_only=True)
+    lines = (data_path() / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    row = next(row for row in map(json.loads, lines) if row["task"] == "asr")
+    rate = processor.feature_extractor.sampling_rate
+    inputs = processor(
+        text=[prompts.build_prompt(prompts.INSTRUCTIONS["asr"][0])],
+        audio=[read_audio(data_path() / row["audio_filepath"], rate)],
+        sampling_rate=rate,
+        return_tensors="pt",
+    )
+    return model, inputs
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_every_strategy_on_the_embedded_model(name):
+    model, inputs = embedded()
+    with torch.no_grad(), fastadasp.load_strategy(name, budget=0.5).apply(model) as trace:
+        logits = model(**inputs).logits
+    tokens = int((inputs["input_ids"] == model.config.audio_token_id).sum())
+    assert bool(logits.isfinite().all())
+    assert tokens > 20
+    left = trace.layers[-1].audio_tokens
+    if name == "h2o":
+        assert left == tokens
+        left = trace.layers[-1].kv_length - (inputs["input_ids"].shape[1] - tokens)
+    assert abs(left - tokens / 2) <= 0.5 if name != "a-tome" else tokens / 2 <= left < tokens
