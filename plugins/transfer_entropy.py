@@ -48,10 +48,10 @@ class TransferEntropy(CalibratedSelector):
     summary: ClassVar[str] = "the layer that loses the least information about the full model's answer"
 
     form: Literal["mutual", "residual", "difference", "resampled"] = "mutual"
-    features: Literal["probabilities", "answer", "prompt", "audio"] = "probabilities"
+    features: Literal["answer", "probabilities", "prompt", "audio"] = "answer"
     estimator: Literal["knn", "gaussian"] = "knn"
     k: int = Field(default=4, ge=1)
-    dims: int = Field(default=8, ge=1)
+    dims: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
