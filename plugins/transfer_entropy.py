@@ -89,7 +89,9 @@ class TransferEntropy(CalibratedSelector):
 
     def _points(self, calibration: Calibration, layer: int | None) -> NDArray[np.float64]:
         """The chosen features, [points, D]; the same tokens for every layer."""
-        points: NDArray[np.float64] = getattr(calibration.features(layer), self.features).double().numpy()
+        import numpy as np
+
+        points = np.asarray(getattr(calibration.features(layer), self.features).double())
         return points[:: -(-len(points) // MOST)]
 
     def _loss(self, full: NDArray[np.float64], left: NDArray[np.float64]) -> float:
@@ -116,7 +118,7 @@ class TransferEntropy(CalibratedSelector):
         """Entropies of the tokens that are left and of as many of the full model's."""
         import numpy as np
 
-        survivors = calibration.features(layer).survivors.double().numpy()
+        survivors = np.asarray(calibration.features(layer).survivors.double())
         survivors = survivors[:: -(-len(survivors) // MOST)]
         rng = np.random.default_rng(calibration.strategy.seed)
         drawn = full[np.sort(rng.permutation(len(full))[: len(survivors)])]
