@@ -17,8 +17,8 @@ from fastadasp.terminal import say
 from fastadasp.terminal import split as _split
 
 if TYPE_CHECKING:
+    from fastadasp.compare.comparison import Comparison
     from fastadasp.compare.grid import Grid
-    from fastadasp.compare.records import Cell
 
 app = typer.Typer(
     name="fastadasp",
@@ -31,6 +31,9 @@ app = typer.Typer(
 
 STRATEGIES, TASKS, BUDGETS = "weighted,prune,random", "asr,er", "0.3,0.5,0.7"
 """What `compare` takes where neither an option nor a preset says otherwise."""
+
+SEEDS = 3
+"""How many seeds a random strategy gets."""
 
 
 def main() -> None:
@@ -93,8 +96,13 @@ def compare(
     ] = "auto",
     limit: Annotated[int | None, typer.Option(help="clips of each task; default: all")] = None,
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
+    seeds: Annotated[int, typer.Option(help="how many seeds, from --seed on, each random strategy gets")] = SEEDS,
     batch_size: Annotated[int, typer.Option(help="clips at a time")] = 12,
     output: Annotated[Path | None, typer.Option(help="folder for the results; default: runs/<time>")] = None,
+    insert: Annotated[
+        Path | None,
+        typer.Option(help="Markdown page whose marked place is filled with the tables; docs/results-format.md"),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay")
     ] = None,
@@ -102,7 +110,7 @@ def compare(
 ) -> None:
     """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
     from fastadasp.budget import Budget
-    from fastadasp.compare import presets
+    from fastadasp.compare import presets, report
     from fastadasp.compare.comparison import Settings
     from fastadasp.compare.comparison import compare as run
     from fastadasp.compare.grid import make_grid
@@ -119,10 +127,13 @@ def compare(
         overrides=parse_overrides(set_ or []),
         seed=seed,
         limit=limit,
+        seeds=seeds,
         budgets_of=plan.budgets_of,
     )
     if plan.left_out:
         print(f"preset {preset}: not installed and left out: {', '.join(plan.left_out)}", file=sys.stderr)
+    if insert is not None:
+        report.check_page(insert)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     arguments = {
         "preset": preset,
@@ -132,16 +143,19 @@ def compare(
         "budgets_of": plan.budgets_of,
         "set": set_ or [],
         "limit": limit,
+        "seeds": seeds,
         "batch_size": batch_size,
     }
     appendix = "" if preset is None else presets.paper_markdown(preset)
     settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix, say)
     with _Bar() as bar:
         result = run(grid, settings, bar.update)
+    if insert is not None and result.status != "cancelled":
+        report.insert(insert, result.results(grid))
     if as_json:
         print(json.dumps([cell.model_dump(mode="json") for cell in result.cells], indent=2, ensure_ascii=False))
     else:
-        _print_tables(grid, result.cells)
+        _print_tables(grid, result)
         for table in presets.paper_tables(preset) if preset else ():
             _console().print(table)
         print(f"results: {folder}")
@@ -155,13 +169,12 @@ def compare(
         raise typer.Exit(1)
 
 
-def _print_tables(grid: Grid, cells: list[Cell]) -> None:
-    from fastadasp.compare.comparison import cells_by_task
+def _print_tables(grid: Grid, result: Comparison) -> None:
     from fastadasp.compare.table import rich_table
 
     console = _console()
-    for name, group in cells_by_task(cells).items():
-        table = rich_table(grid.tasks[name], group)
+    for task, lines in result.results(grid):
+        table = rich_table(task, lines)
         needed = table.__rich_measure__(console, console.options.update(width=10_000)).maximum
         console.width = max(console.width, needed)  # a narrow terminal breaks lines, but no figure is cut off
         console.print(table)

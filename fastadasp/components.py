@@ -52,6 +52,9 @@ class TokenComponent(Component):
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What it cannot do without. A strategy needs what its components need."""
 
+    seeded: ClassVar[bool] = False
+    """Whether it draws from the strategy's seed, so that several seeds are worth comparing."""
+
     def needed(self) -> frozenset[Need]:
         """`needs`, for components whose parameters decide it."""
         return self.needs

@@ -128,6 +128,13 @@ class Strategy(BaseModel):
         own = frozenset[Need]().union(*(part.needed() for part in parts))
         return own if self.then is None else own | self.then.needs()
 
+    @property
+    def seeded(self) -> bool:
+        """Whether `seed` makes a difference."""
+        return any(part is not None and part.seeded for part in (self.select, self.weight, self.merger)) or (
+            self.then is not None and self.then.seeded
+        )
+
     def content_hash(self) -> str:
         """SHA-256 over every field: equal for equal recipes, on every machine."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -22,6 +22,7 @@ class RandomScores(Scorer):
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "uniform noise from the strategy's seed, the layer and the clip"
+    seeded: ClassVar[bool] = True
     gives: ClassVar[tuple[ScoreKind, ...]] = ("importance", "affinity")
     needs: ClassVar[frozenset[Need]] = frozenset()
 

@@ -14,13 +14,14 @@ from typing import Any
 
 from fastadasp.compare.folder import RunFolder, check_free
 from fastadasp.compare.grid import FULL, Grid, Row
+from fastadasp.compare.lines import Draws, Line, draw, interval, lines
 from fastadasp.compare.records import Cell, Prediction, Run
-from fastadasp.compare.table import markdown
+from fastadasp.compare.report import tables
 from fastadasp.errors import RunError
 from fastadasp.recipe import SECTIONS
 from fastadasp.registry import get_registry
 from fastadasp.selection.cache import Notice, warn
-from fastadasp.tasks.task import Example
+from fastadasp.tasks.task import Example, Task
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,17 @@ class Comparison:
 
     cells: list[Cell]
     status: str
+    draws: list[Draws | None] = field(default_factory=list)
+    """Of each cell: its headline metric on bootstrap samples of the clips; None if it failed."""
+
+    def results(self, grid: Grid) -> list[tuple[Task, list[Line]]]:
+        """The lines of each task's table."""
+        out: list[tuple[Task, list[Line]]] = []
+        for name, task in grid.tasks.items():
+            places = [i for i, cell in enumerate(self.cells) if cell.task == name]
+            if places:
+                out.append((task, lines(task, [self.cells[i] for i in places], [self.draws[i] for i in places])))
+        return out
 
 
 Progress = Callable[[str, int, int], None]
@@ -89,7 +101,7 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
         run.finished = _now()
         folder.write_run(run)
         if result.cells:
-            folder.write_text("table.md", "\n".join([*_tables(grid, result.cells), settings.appendix]).rstrip() + "\n")
+            folder.write_text("table.md", f"{tables(result.results(grid))}\n{settings.appendix}".rstrip() + "\n")
     return result
 
 
@@ -136,12 +148,13 @@ def _run_cells(
                 strategy=row.name,
                 task=name,
                 budget=budget,
-                seed=settings.seed,
+                seed=row.seed,
                 clips=len(examples),
                 metrics={},
                 efficiency=None,
             )
             predictions: list[Prediction] = []
+            draws: Draws | None = None
             try:
                 strategy = starts.strategy(row, name, prepared)
                 cell.layer = None if strategy is None else strategy.layers.start_layer(layers)
@@ -155,13 +168,15 @@ def _run_cells(
                     encoder_flops=encoder,
                 )
                 cell.metrics = task.score(outcome.predictions, [e.reference for e in examples])
+                draws = draw(task, outcome.predictions, [e.reference for e in examples])
+                cell.interval = interval(draws)
                 cell.efficiency = outcome.efficiency
                 predictions = [
                     Prediction(
                         strategy=row.name,
                         task=name,
                         budget=budget,
-                        seed=settings.seed,
+                        seed=row.seed,
                         id=e.id,
                         audio=e.audio.name,
                         reference=e.reference,
@@ -174,6 +189,7 @@ def _run_cells(
                 cell.error = f"{type(error).__name__}: {error}"
             folder.add(cell, predictions)
             result.cells.append(cell)
+            result.draws.append(draws)
             done += len(examples)
 
 
@@ -182,18 +198,6 @@ def budget_value(row: Row) -> float | str | None:
     if row.budget is None:
         return None
     return row.budget.tokens if row.budget.tokens is not None else str(row.budget)
-
-
-def cells_by_task(cells: list[Cell]) -> dict[str, list[Cell]]:
-    """The cells of each task, in their order."""
-    out: dict[str, list[Cell]] = {}
-    for cell in cells:
-        out.setdefault(cell.task, []).append(cell)
-    return out
-
-
-def _tables(grid: Grid, cells: list[Cell]) -> list[str]:
-    return [markdown(grid.tasks[name], group) for name, group in cells_by_task(cells).items()]
 
 
 def num_layers(loaded: Any) -> int:
@@ -293,4 +297,4 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-__all__ = ["FULL", "Comparison", "Settings", "budget_value", "cells_by_task", "compare"]
+__all__ = ["FULL", "Comparison", "Settings", "budget_value", "compare"]

@@ -15,15 +15,17 @@ from fastadasp.tasks.manifest import ManifestTask
 from fastadasp.tasks.task import Example, Task
 
 FULL = "full"
+ALL = "all"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy at one budget; `strategy` None is the full model."""
+    """One strategy at one budget with one seed; `strategy` None is the full model."""
 
     name: str
     strategy: Strategy | None
     budget: Budget | None
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,14 @@ def make_grid(
     overrides: dict[str, Any],
     seed: int,
     limit: int | None,
+    seeds: int = 1,
     budgets_of: Mapping[str, Sequence[str | float]] | None = None,
 ) -> Grid:
     """Reads every strategy, budget and task. Raises the error of whichever is wrong.
 
     Args:
+        strategies: names or TOML files; ``all`` stands for every installed one, those of equal content once.
+        seeds: how many seeds, from `seed` on, each random strategy gets.
         budgets: amounts; the prefix of a text (``flops=0.1``) holds until the next.
         budgets_of: the budgets of those strategies that do not get `budgets`.
     """
@@ -69,9 +74,11 @@ def make_grid(
     if limit is not None and limit < 1:
         raise RunError(f"limit is a number of clips, at least 1, not {limit}")
     amounts = Budget.several(budgets)
-    rows = [Row(FULL, None, None)]
+    if seeds < 1:
+        raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {seeds}")
+    rows = [Row(FULL, None, None, seed)]
     names: dict[str, str] = {}
-    for text in dict.fromkeys(strategies):
+    for text in _expand(strategies):
         strategy = load_strategy(text, **{"seed": seed, **overrides})
         if strategy.name == FULL:
             raise RunError(f"a strategy cannot be called {FULL!r}: that is the model without any")
@@ -79,7 +86,12 @@ def make_grid(
             raise RunError(f"{names[strategy.name]} and {text} are both called {strategy.name!r}; rename one")
         names[strategy.name] = text
         own = Budget.several(budgets_of[text]) if budgets_of and text in budgets_of else amounts
-        rows += [Row(strategy.name, strategy.with_budget(amount), amount) for amount in dict.fromkeys(own)]
+        for amount in dict.fromkeys(own):
+            if amount.flops is not None and strategy.site == "cache":  # removes no FLOPs; take KV bytes instead
+                amount = Budget(kv=amount.flops)
+            placed = strategy.with_budget(amount)
+            given = range(strategy.seed, strategy.seed + (seeds if strategy.seeded else 1))
+            rows += [Row(strategy.name, placed.replace(seed=drawn), amount, drawn) for drawn in given]
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
         task = find_task(text)
@@ -89,6 +101,22 @@ def make_grid(
     examples = {name: task.examples(limit) for name, task in chosen.items()}
     _check_audio(examples)
     return Grid(tuple(rows), chosen, examples)
+
+
+def _expand(strategies: Sequence[str]) -> list[str]:
+    """The strategies asked for, each once, with ``all`` written out."""
+    names: dict[str, None] = {}
+    for text in strategies:
+        if text != ALL:
+            names[text] = None
+            continue
+        contents: list[dict[str, Any]] = []
+        for entry in get_registry().entries("strategy"):
+            content = {k: v for k, v in entry.value.to_dict().items() if k not in ("name", "summary", "source")}
+            if content not in contents:
+                contents.append(content)
+                names[entry.name] = None
+    return list(names)
 
 
 def find_task(text: str) -> Task:

@@ -55,6 +55,11 @@ class Cell(Record):
     seed: int = Field(description="seed of random strategies")
     clips: int = Field(description="number of clips")
     metrics: dict[str, float] = Field(description="metrics of the task, in percent or points; empty if the cell failed")
+    interval: tuple[float, float] | None = Field(
+        default=None,
+        description="95 % bootstrap interval of the task's headline metric over the clips (1000 samples); null if the "
+        "cell failed",
+    )
     efficiency: Efficiency | None = Field(description="costs; null if the cell failed")
     error: str | None = Field(default=None, description="why the cell failed; null if it did not")
 

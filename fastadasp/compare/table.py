@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich import box
 from rich.table import Table
 
 from fastadasp.compare.grid import FULL
-from fastadasp.compare.records import Cell, Efficiency
+from fastadasp.compare.lines import Line
+from fastadasp.compare.records import Efficiency
 from fastadasp.tasks.task import Task
 
 COLUMNS = (
     "strategy",
     "budget",
     "metric",
+    "95 %",
     "change",
     "audio left",
     "KV bytes",
@@ -27,49 +30,56 @@ NOTE = "FLOPs removed: of the decoder's prefill; in brackets with the encoder's 
 """Stands below a table."""
 
 
-def task_title(task: Task, cells: Sequence[Cell]) -> str:
+def task_title(task: Task, lines: Sequence[Line]) -> str:
     """What stands above a task's table."""
     arrow = "higher is better" if task.higher_is_better else "lower is better"
     summary = f": {task.summary}" if task.summary else ""
-    return f"{task.name}{summary} ({task.kind}; {task.metric}, {arrow}; {cells[0].clips} clips)"
+    return f"{task.name}{summary} ({task.kind}; {task.metric}, {arrow}; {lines[0].cells[0].clips} clips)"
 
 
-def rows(task: Task, cells: Sequence[Cell]) -> list[tuple[str, ...]]:
-    """One row of text a cell, in `COLUMNS`."""
-    full = next((c.metrics.get(task.metric) for c in cells if c.strategy == FULL), None)
+def note(lines: Sequence[Line]) -> str:
+    """What stands below it."""
+    seeds = max(len(line.cells) for line in lines)
+    mean = f"; random strategies: mean of {seeds} seeds" if seeds > 1 else ""
+    return f"{NOTE}; 95 %: bootstrap interval over the clips{mean}"
+
+
+def rows(lines: Sequence[Line]) -> list[tuple[str, ...]]:
+    """One row of text a line, in `COLUMNS`."""
+    full = next((line.value for line in lines if line.strategy == FULL), None)
     out: list[tuple[str, ...]] = []
-    for cell in cells:
-        head = (cell.strategy, "-" if cell.budget is None else str(cell.budget))
-        cost = cell.efficiency
-        if cell.error is not None or cost is None:
+    for line in lines:
+        head, costs = (line.strategy, line.budget), line.costs
+        if line.value is None or not costs:
             out.append((*head, "failed", *("",) * (len(COLUMNS) - 3)))
             continue
-        value = cell.metrics[task.metric]
-        change = "" if cell.strategy == FULL or full is None else f"{value - full:+.1f}"
-        left = f"{cost.audio_tokens_left:.1f} ({1 - cost.audio_tokens_removed:.0%})"
+        change = "" if line.strategy == FULL or full is None else f"{line.value - full:+.1f}"
+        kept = 1 - fmean(cost.audio_tokens_removed for cost in costs)
+        span = "" if line.interval is None else f"{line.interval[0]:.1f} to {line.interval[1]:.1f}"
         out.append(
             (
                 *head,
-                f"{value:.1f}",
+                f"{line.value:.1f}",
+                span,
                 change,
-                left,
-                _size(cost.kv_bytes),
-                _flops(cost),
-                _time(cost.prefill_seconds),
-                _time(cost.decode_seconds),
+                f"{fmean(cost.audio_tokens_left for cost in costs):.1f} ({kept:.0%})",
+                _size(fmean(cost.kv_bytes for cost in costs)),
+                _flops(costs),
+                _time(fmean(cost.prefill_seconds for cost in costs)),
+                _time(fmean(cost.decode_seconds for cost in costs)),
             )
         )
     return out
 
 
-def rich_table(task: Task, cells: Sequence[Cell]) -> Table:
+def rich_table(task: Task, lines: Sequence[Line]) -> Table:
     """For the terminal."""
-    table = Table(title=task_title(task, cells), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.caption, table.caption_justify = NOTE, "left"
+    table = Table(title=task_title(task, lines), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption, table.caption_justify = note(lines), "left"
     for place, column in enumerate(_header(task)):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
     last = FULL
-    for line in rows(task, cells):
+    for line in rows(lines):
         if line[0] != last:
             table.add_section()
         last = line[0]
@@ -77,12 +87,12 @@ def rich_table(task: Task, cells: Sequence[Cell]) -> Table:
     return table
 
 
-def markdown(task: Task, cells: Sequence[Cell]) -> str:
+def markdown(task: Task, lines: Sequence[Line]) -> str:
     """For a README."""
     header = _header(task)
-    lines = [f"**{task_title(task, cells)}**", "", f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
-    lines += [f"| {' | '.join(line)} |" for line in rows(task, cells)]
-    return "\n".join([*lines, "", NOTE]) + "\n"
+    out = [f"**{task_title(task, lines)}**", "", f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
+    out += [f"| {' | '.join(line)} |" for line in rows(lines)]
+    return "\n".join([*out, "", note(lines)]) + "\n"
 
 
 def _header(task: Task) -> tuple[str, ...]:
@@ -90,9 +100,9 @@ def _header(task: Task) -> tuple[str, ...]:
     return tuple(name if column == "metric" else column for column in COLUMNS)
 
 
-def _flops(cost: Efficiency) -> str:
-    both = cost.flops_removed_with_encoder
-    return f"{cost.flops_removed:.1%}" + ("" if both is None else f" ({both:.1%})")
+def _flops(costs: Sequence[Efficiency]) -> str:
+    both = [c.flops_removed_with_encoder for c in costs if c.flops_removed_with_encoder is not None]
+    return f"{fmean(cost.flops_removed for cost in costs):.1%}" + (f" ({fmean(both):.1%})" if both else "")
 
 
 def _size(count: float) -> str:

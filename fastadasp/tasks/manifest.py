@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastadasp.errors import DataError
-from fastadasp.tasks.metrics import accuracy, bleu, word_error_rate
-from fastadasp.tasks.task import Example, Task
+from fastadasp.tasks.metrics import TALLIES, accuracy, bleu, word_error_rate
+from fastadasp.tasks.task import Example, Tally, Task
 
 METRICS: dict[str, tuple[Callable[[Sequence[str], Sequence[str]], dict[str, float]], bool]] = {
     "wer": (word_error_rate, False),
@@ -86,6 +86,9 @@ class ManifestTask(Task):
         if not out:
             raise DataError(f"task {self.name!r}: {self.manifest} holds no clips for it")
         return out
+
+    def tally(self, predictions: Sequence[str], references: Sequence[str]) -> Tally | None:
+        return TALLIES[self.metric](predictions, references)
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         return self._score(predictions, references)

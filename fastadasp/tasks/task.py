@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,19 @@ class Example:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Tally:
+    """A metric as counts that add up over clips.
+
+    Attributes:
+        counts: float64 [clips, counts].
+        total: from the sums over some clips, [counts], to the metric.
+    """
+
+    counts: NDArray[np.float64]
+    total: Callable[[NDArray[np.float64]], float]
+
+
 class Task(ABC):
     """A set of clips with questions and a metric. Subclass it, or use `ManifestTask`."""
 
@@ -47,6 +64,10 @@ class Task(ABC):
     def calibration(self, limit: int) -> list[Example]:
         """Up to `limit` clips to choose parameters on, none of them among `examples`; empty if the task has none."""
         return []
+
+    def tally(self, predictions: Sequence[str], references: Sequence[str]) -> Tally | None:
+        """The headline metric as counts that add up over clips, for quick intervals; None if it has no such form."""
+        return None
 
     @abstractmethod
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
