@@ -84,6 +84,7 @@ class StartLayer(Record):
     strategy: str = Field(description="as in results.jsonl")
     task: str = Field(description="as in results.jsonl")
     budget: str = Field(description="as in results.jsonl")
+    seed: int = Field(description="as in results.jsonl")
     layer: int = Field(description="layer that was used")
     choice: int = Field(
         description="layer that the selector chose; another was used if a clip cannot meet the budget from there"

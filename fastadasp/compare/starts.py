@@ -62,6 +62,7 @@ class Starts:
                 strategy=row.name,
                 task=task,
                 budget=str(row.strategy.budget),
+                seed=row.strategy.seed,
                 layer=layer,
                 choice=selection.choice.layer,
                 compared_at=selection.budget,

@@ -95,6 +95,7 @@ def select_layer(
     identity = {
         "model": str(Path(loaded.path).absolute()) if Path(loaded.path).is_dir() else loaded.path,
         "strategy": strategy.name,
+        "seed": strategy.seed,
         "selector": about,
         "budget": [str(strategy.budget), str(budget)],
         "label": label,
