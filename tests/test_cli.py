@@ -147,7 +147,7 @@ def test_strategies_say_what_they_need() -> None:
 
 
 WRONG = {
-    "unknown strategy": (["--strategies", "weighed"], "Did you mean 'weighted'?"),
+    "unknown strategy": (["--strategies", "weighed"], "Did you mean 'weighted'"),
     "unknown task": (["--tasks", "asrr"], "Did you mean 'asr'"),
     "unknown device": (["--device", "gpu"], "device is one of auto, cpu, cuda, not 'gpu'"),
     "budget 0": (["--budgets", "0"], "above 0 and below 1, not '0'"),

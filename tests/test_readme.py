@@ -40,7 +40,7 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_python_runs() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     model = transformers.Qwen2AudioForConditionalGeneration.from_pretrained(model_path(), dtype=torch.float32).eval()
     sound = "<|audio_bos|>" + "<|AUDIO|>" * 100 + "<|audio_eos|>"
     tokenizer = transformers.AutoProcessor.from_pretrained(model_path()).tokenizer
@@ -55,7 +55,8 @@ def test_python_runs() -> None:
         "max_new_tokens": 4,
     }
     names: dict[str, object] = {"model": model, "inputs": inputs}
-    exec(block, names)
+    for block in blocks:
+        exec(block, names)
     layers = names["trace"].layers  # type: ignore[attr-defined]
     assert layers[-1].audio_tokens == 50
     assert layers[-1].kv_length == ids.shape[1] - 50
