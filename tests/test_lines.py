@@ -148,4 +148,3 @@ def test_pages_without_a_place(tmp_path: Path) -> None:
         check_page(tmp_path / "page.md")
     with pytest.raises(RunError, match="cannot be read"):
         check_page(tmp_path / "missing.md")
-
