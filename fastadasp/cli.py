@@ -219,11 +219,12 @@ def strategies(as_json: JsonFlag = False) -> None:
         parts = {p: recipe[p]["name"] for p in ("select", "weight", "merger", "schedule", "layers") if recipe.get(p)}
         needs = sorted(entry.value.needs())
         origin = _origin(entry.origin)
-        listed.append({"name": entry.name, "summary": entry.summary, **parts, "needs": needs, "origin": origin})
+        place = {"site": recipe["site"], "needs": needs, "origin": origin}
+        listed.append({"name": entry.name, "summary": entry.summary, **parts, **place})
     if as_json:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
-    columns = ("name", "select", "weight", "merger", "schedule", "needs", "origin")
+    columns = ("name", "select", "weight", "merger", "schedule", "layers", "site", "needs", "origin")
     shown = [{**row, "needs": ", ".join(row["needs"]) or "-"} for row in listed]
     _print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in shown])
     _print_problems()
@@ -310,7 +311,7 @@ def _print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]])
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", max_width=60)
     for line in lines:
         table.add_row(*line)
     console = _console()
