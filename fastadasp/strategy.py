@@ -253,6 +253,11 @@ class Strategy(BaseModel):
                 f"`site`: merger {self.merger.name!r} cannot act at {self.site!r}, only at "
                 f"{' or '.join(map(repr, self.merger.sites))}. Mergers that can: {_mergers(self.site)}"
             )
+        if self.site == "cache" and not self.merger.is_exact():
+            faults.append(
+                f"`merger`: {self.merger.name!r} may remove other counts than asked for; in a cache every head must "
+                "keep as many tokens as the others"
+            )
         if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
             faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
         if self.then is not None and self.then.budget.per_prompt:

@@ -260,25 +260,6 @@ def test_trace_tells_the_plan_and_the_cache(name, positions):
         assert traced[0] == (23, 11, 0, 31)
 
 
-def test_each_head_evicts_what_its_own_queries_look_at_least():
-    """Against the attention matrices themselves; two query heads share each key/value head."""
-    model, sample = audio_model("eager"), ONE
-    plain = model(**batch(sample), use_cache=True, output_attentions=True)
-    attentions = plain.attentions if len(plain.attentions) == LAYERS else plain.attentions[-LAYERS:]
-    with strategy("cache", schedule="single-shot", budget=0.6).apply(model):
-        ours = model(**batch(sample), use_cache=True)
-    assert torch.equal(ours.logits, plain.logits)
-    for layer in range(1, LAYERS):
-        received = attentions[layer][0].sum(1).view(2, 2, -1).sum(1)
-        for head in range(2):
-            audio = received[head, 5:28].topk(9).indices.sort().values + 5
-            kept = torch.cat([torch.arange(5), audio, torch.arange(28, len(sample))])
-            mine, theirs = (out.past_key_values.layers[layer] for out in (ours, plain))
-            assert torch.equal(mine.keys[0, head], theirs.keys[0, head, kept])
-            assert torch.equal(mine.values[0, head], theirs.values[0, head, kept])
-            assert mine.keys.untyped_storage().nbytes() < theirs.keys.untyped_storage().nbytes()
-
-
 @pytest.mark.parametrize("name", [n for n in NAMES if strategy(n).merger.is_exact()])
 def test_a_token_budget_is_met_to_half_a_token(name):
     model = audio_model()
