@@ -240,7 +240,8 @@ def test_every_sample_of_a_batch_meets_the_budget(name: str, kind: str) -> None:
         solution = method.solve(TINY, sum(sample.text), sample.clips, nearest=True)
         if method.merger.is_exact():
             assert (flops, kv) == (pytest.approx(solution.flops_removed), pytest.approx(solution.kv_removed))
-            assert (flops if kind == "flops" else kv) == pytest.approx(0.12, abs=0.5 / len(sample))
+            step = (1.5 if kind == "flops" else 1) / len(sample)  # attention: a token saves more than its share
+            assert (flops if kind == "flops" else kv) == pytest.approx(0.12, abs=step / 2)
         else:
             assert 0 < (flops if kind == "flops" else kv) <= 0.12 + 1 / len(sample)
 
