@@ -227,7 +227,7 @@ def test_wrong_arguments(source: Path, tmp_path: Path, monkeypatch: pytest.Monke
         (("qwen-audio", there, str(full)), f"{full} is not empty"),
         (("qwen-audio", there, str(file)), f"{file} is a file; give a folder"),
         (("qwen-audio", there, str(file / "x")), f"{file / 'x'} cannot be written: Not a directory"),
-        (("qwen-audio", there, str(source / "model")), "cannot go into the checkpoint itself"),
+        (("qwen-audio", there, str(source / "model")), f"the result cannot go into {source} itself"),
     ):
         code, told = command(*arguments)
         assert (code, message in told, "Traceback" in told) == (2, True, False), told
