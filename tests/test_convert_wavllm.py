@@ -300,3 +300,13 @@ def test_compare_runs_it(folder: Path, tmp_path: Path) -> None:
     result = compare(folder / "model", tmp_path / "out", "--batch-size", "2")
     assert [cell["error"] for cell in result.values()] == [None, None]
     assert result["weighted"]["efficiency"]["audio_tokens_left"] < result["full"]["efficiency"]["audio_tokens_left"]
+
+
+def test_a_start_layer_is_chosen_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration runs the decoder by itself, with each prompt's scale; a window of 10 s."""
+    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
+    original.write(tmp_path / "source" / "final.pt", original.weights({**original.SIZES, "positions": 500}))
+    original.write_tokenizer(tmp_path / "source")
+    convert("wavllm", tmp_path / "source", tmp_path / "model")
+    usual = ("--task", "er", "--clips", "3", "--budget", "flops=0.03")
+    assert run("select-layer", "--model", str(tmp_path / "model"), *usual) == (0, "")

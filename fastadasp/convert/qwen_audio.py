@@ -79,10 +79,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = {"layer_norm_epsilon": 1e-6, "tie_word_embeddings": False, **usual, **config}
     sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     audio = ("n_mels", "n_ctx", "n_state", "n_head", "n_layer", "output_dim")
-    for name, part in ((n, config) for n in sizes):
-        _check_size(path, name, part)
-    for name in audio:
-        _check_size(path, name, config["audio"])
+    for section, names in ((config, sizes), (config["audio"], audio)):
+        for name in names:
+            _check_size(path, name, section)
     width = config["kv_channels"] * config["num_attention_heads"]
     for wrong, message in (
         (width != config["hidden_size"], f"kv_channels x num_attention_heads is {width}, not hidden_size"),
@@ -151,17 +150,16 @@ def _generation(settings: dict[str, Any], ids: dict[str, int], style: str) -> An
 
 
 def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that a Qwen2-Audio checkpoint has, taken from the model itself."""
+    """Names and shapes that a Qwen2-Audio checkpoint has (not quite the model's own names), taken from the model."""
     from transformers import Qwen2AudioForConditionalGeneration
 
     with torch.device("meta"):
         model = Qwen2AudioForConditionalGeneration(config)
+    ours = {"model.language_model.": "language_model.model.", "model.": "", "": "language_model."}  # lm_head comes last
     shapes = {}
     for name, tensor in model.state_dict().items():
-        stored = name.removeprefix("model.") if name.startswith("model.") else f"language_model.{name}"
-        if stored.startswith("language_model.") and name.startswith("model."):
-            stored = stored.replace("language_model.", "language_model.model.", 1)
-        shapes[stored] = tuple(tensor.shape)
+        start = next(start for start in ours if name.startswith(start))
+        shapes[ours[start] + name.removeprefix(start)] = tuple(tensor.shape)
     return shapes
 
 
