@@ -111,6 +111,11 @@ def test_layer_selection_stands_between_the_comparison_and_the_engine() -> None:
     assert offenders(*CONTRACTS, "strategy", banned=("selection",), lazy=False) == []
 
 
+def test_conversion_stands_apart() -> None:
+    assert offenders("convert", banned=("engine", "compare", "tasks", "strategy", "selection", "demo", "cli")) == []
+    assert offenders("models", "engine", "compare", "tasks", banned=("convert",)) == []
+
+
 def test_the_demo_is_a_guest_like_any_other() -> None:
     assert offenders("demo", banned=("engine", "compare", "cli")) == []
     assert offenders("compare", banned=("demo",)) == []

@@ -131,6 +131,7 @@ def _generate(
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
+                **batch.side,
             )
             end = watch.now()
         finally:

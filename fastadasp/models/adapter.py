@@ -25,6 +25,8 @@ class ModelAdapter:
             norm and MLP; the decoder's rotary embedding.
         audio_token: the configuration's attribute with the id of the audio placeholder token; None if the family alone
             cannot tell (spans must then be given).
+        module: the module that holds the family's classes and registers its configuration and processor with
+            transformers on import; None where they are transformers' own.
     """
 
     name: str
@@ -36,6 +38,7 @@ class ModelAdapter:
     mlp: str = "mlp"
     rotary: str = "rotary_emb"
     audio_token: str | None = "audio_token_id"
+    module: str | None = None
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The text decoder inside `model`. Raises ModelError if none of `decoder_paths` leads to one."""
@@ -62,6 +65,13 @@ class ModelAdapter:
         from fastadasp.engine.spans import number_runs
 
         return number_runs(input_ids == token)
+
+    def side_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """What the model needs beside its decoder's embeddings: arguments by name, one row a sample, of fixed shape.
+
+        `inputs` is what the processor made. Most families need nothing.
+        """
+        return {}
 
 
 def adapter_for(model: nn.Module) -> ModelAdapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,15 @@ SHORTEST = 0.1
 
 @dataclass(frozen=True)
 class ReadyClip:
-    """One example as the decoder receives it: `embeds` [T, D] and `span_ids` [T] (0: text)."""
+    """One example as the decoder receives it: `embeds` [T, D] and `span_ids` [T] (0: text).
+
+    `side` is what the model needs beside them (`ModelAdapter.side_inputs`), without the dimension of samples.
+    """
 
     example: Example
     embeds: Tensor
     span_ids: Tensor
+    side: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -123,9 +127,9 @@ def prepare(
             batch = group[begin : begin + batch_size]
             inputs = _features(loaded, batch)
             ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-            spans = adapter.span_ids(model, ids)
+            spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
             embeds = model.get_input_embeddings()(ids) if known else decoder_inputs(loaded, inputs)
-            for e, row, shown, span in zip(batch, embeds, mask, spans, strict=True):
+            for i, (e, row, shown, span) in enumerate(zip(batch, embeds, mask, spans, strict=True)):
                 row, span = row[shown], span[shown]
                 if known:
                     row = row.clone()
@@ -134,20 +138,25 @@ def prepare(
                     sounds[e.audio] = row[span > 0].cpu()
                 if not bool((span > 0).any()):
                     raise DataError(f"{e.audio}: the model's processor made no audio token of it")
-                ready[str(e.audio), e.instruction] = ReadyClip(e, row.cpu(), span.cpu())
+                beside = {name: value[i].cpu() for name, value in side.items()}
+                ready[str(e.audio), e.instruction] = ReadyClip(e, row.cpu(), span.cpu(), beside)
             progress(len(ready))
     return ready
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips padded on the left: `embeds` [B, T, D], `mask` and `span_ids` [B, T]; `places` in the task's order."""
+    """Clips padded on the left: `embeds` [B, T, D], `mask` and `span_ids` [B, T]; `places` in the task's order.
+
+    `side` is what the model needs beside them, one row a clip.
+    """
 
     clips: tuple[ReadyClip, ...]
     places: tuple[int, ...]
     embeds: Tensor
     mask: Tensor
     span_ids: Tensor
+    side: dict[str, Tensor]
 
 
 def batches(clips: Sequence[ReadyClip], size: int, device: str) -> Iterator[Batch]:
@@ -162,4 +171,5 @@ def batches(clips: Sequence[ReadyClip], size: int, device: str) -> Iterator[Batc
 
         ones = [torch.ones(clip.tokens, dtype=torch.int64) for clip in chosen]
         spans = pad([clip.span_ids for clip in chosen])
-        yield Batch(tuple(chosen), tuple(places), pad([clip.embeds for clip in chosen]), pad(ones), spans)
+        side = {name: torch.stack([clip.side[name] for clip in chosen]).to(device) for name in chosen[0].side}
+        yield Batch(tuple(chosen), tuple(places), pad([clip.embeds for clip in chosen]), pad(ones), spans, side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,11 +128,12 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     from fastadasp.models.adapter import adapter_for
 
     local = Path(path).is_dir() or not _hub_answers(path)
+    own = _own_classes(path)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
         name = (config.architectures or [None])[0]
-        cls = getattr(transformers, str(name), None)
+        cls = getattr(transformers, str(name), None) or getattr(own, str(name), None)
         if name is None:
             raise ModelError(f"{path} cannot be loaded: its config.json names no architecture")
         if cls is None:
@@ -147,6 +149,16 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
         raise ModelError(f"{path} cannot be loaded: {first}") from None
     adapter_for(model)
     return LoadedModel(model.to(device).eval(), processor, path, device, dtype)
+
+
+def _own_classes(path: str) -> Any:
+    """The module of a family whose classes transformers does not have; None for others, and for models of a hub."""
+    from fastadasp.registry import get_registry
+
+    config = Path(path) / "config.json"
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    modules = [e.value.module for e in get_registry().entries("model") if e.name == kind and e.value.module]
+    return importlib.import_module(modules[0]) if modules else None
 
 
 def _hub_answers(path: str) -> bool:

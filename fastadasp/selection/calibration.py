@@ -152,6 +152,7 @@ class Calibration:
                     max_new_tokens=self._max_new_tokens,
                     do_sample=False,
                     num_beams=1,
+                    **batch.side,
                 )
                 for place, row in zip(batch.places, tokens, strict=True):
                     ends = [i for i, token in enumerate(row.tolist()) if token in stop]
@@ -171,7 +172,8 @@ class Calibration:
                     trace.keep_assignment = True
                 whole = torch.ones(1, length + answer.shape[1], dtype=torch.int64, device=device)
                 embeds = clip.embeds.to(device).unsqueeze(0)
-                out = model(inputs_embeds=embeds, attention_mask=whole[:, :length], use_cache=True)
+                side = {name: value.to(device).unsqueeze(0) for name, value in clip.side.items()}
+                out = model(inputs_embeds=embeds, attention_mask=whole[:, :length], use_cache=True, **side)
                 said = [out.logits[0, -1:]]
                 moved = None if trace is None or trace.assignment is None else trace.assignment[0].cpu()
                 if answer.shape[1] > 1:
@@ -182,6 +184,7 @@ class Calibration:
                         position_ids=steps.unsqueeze(0),
                         past_key_values=out.past_key_values,
                         use_cache=True,
+                        **side,
                     )
                     said.append(then.logits[0])
         finally:

@@ -1,0 +1,1 @@
+"""Checkpoints in their authors' own layouts, made into folders that transformers' classes open."""

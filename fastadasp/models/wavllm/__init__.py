@@ -1,0 +1,1 @@
+"""WavLLM (Hu et al., 2024): two speech encoders before a LLaMA whose LoRA is scaled by the prompt."""

@@ -1,0 +1,31 @@
+"""WavLLM as a model family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastadasp.hookspecs import hookimpl
+from fastadasp.models.adapter import ModelAdapter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class WavLLMAdapter(ModelAdapter):
+    """The scale of the LoRA follows from the instruction, which embeddings no longer tell."""
+
+    def side_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        scaled: Any = model
+        return {"lora_scale": scaled.prompt_scale(inputs["prompt_ids"], inputs["prompt_mask"])}
+
+
+@hookimpl
+def fastadasp_models() -> list[ModelAdapter]:
+    return [
+        WavLLMAdapter(
+            name="wavllm",
+            summary="WavLLM, converted by fastadasp convert wavllm",
+            decoder_paths=("language_model",),
+            module="fastadasp.models.wavllm.model",
+        )
+    ]
