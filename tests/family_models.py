@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from tiny import AUDIO, LAYERS, MEL_BINS, PAD, TEXT, VOCABULARY
+from tiny import AUDIO, MEL_BINS, PAD, TEXT, VOCABULARY
 from torch import Tensor
 
 ENCODER = {
@@ -35,7 +35,7 @@ OMNI = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encod
 OMNI |= {"num_mel_bins": MEL_BINS, "max_source_positions": 40}
 VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
 TOKENIZER = {"model_type": "vibevoice_acoustic_tokenizer_encoder", "hidden_size": 8, "num_filters": 4}
-TOKENIZER |= {"downsampling_ratios": [2, 2], "depths": [1, 1, 1]}
+TOKENIZER |= {"downsampling_ratios": [2, 2], "depths": [1, 1, 1], "vae_std": 0.0}
 GRANITE = TEXT | {"residual_multiplier": 0.4, "embedding_multiplier": 3.0, "attention_multiplier": 0.2}
 GRANITE |= {"logits_scaling": 2.0, "model_type": "granite"}
 M_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
@@ -298,15 +298,21 @@ def installed() -> list[str]:
     return [name for name, family in FAMILIES.items() if hasattr(transformers, family.model)]
 
 
+def _implementations(name: str, attention: str) -> Any:
+    """Some encoders lack one of the implementations, in transformers itself."""
+    split = {"vibevoice_asr": {"text_config": attention}, "phi4_multimodal": {"": attention, "audio_config": "sdpa"}}
+    return split.get(name, attention)
+
+
 @lru_cache
 def family_model(name: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
-    """A model of the family with 4 decoder layers; the same weights for every attention implementation and dtype."""
+    """A model of the family with 4 decoder layers (`tiny.LAYERS`); the same weights for every attention implementation and dtype."""
     family = FAMILIES[name]
-    config = getattr(transformers, family.config)(**family.arguments, attn_implementation={"text_config": attention} if name == "vibevoice_asr" else attention)
+    config = getattr(transformers, family.config)(**family.arguments, attn_implementation=_implementations(name, attention))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, family.model)(config).eval().requires_grad_(False)
-    model.generation_config.update(eos_token_id=None, bos_token_id=None, pad_token_id=PAD, do_sample=False)
+    model.generation_config.update(eos_token_id=None, bos_token_id=None, pad_token_id=PAD, do_sample=False, suppress_tokens=[AUDIO])
     return model.to(dtype)
 
 
@@ -323,4 +329,13 @@ def prompt(name: str, *texts: int, seed: int = 0) -> dict[str, Tensor]:
     return inputs | audio
 
 
-assert LAYERS == 4
+def padded(*prompts: dict[str, Tensor], side: str = "left") -> dict[str, Tensor]:
+    """These prompts as one batch, padded on `side`."""
+    sequence = torch.nn.utils.rnn.pad_sequence
+
+    def rows(key: str, value: int) -> Tensor:
+        return sequence([p[key][0] for p in prompts], batch_first=True, padding_value=value, padding_side=side)
+
+    batch = {"input_ids": rows("input_ids", PAD), "attention_mask": rows("attention_mask", 0)}
+    audio = [{key: p[key] for key in p if key not in batch} for p in prompts]
+    return batch | {key: torch.cat([a[key] for a in audio if a]) for key in max(audio, key=len)}

@@ -125,6 +125,7 @@ class _Session:
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
+        self.adapter.check_call(self.model, given)
         ids = given.get("input_ids")
         self.found_spans = None
         if self.given_spans is None and ids is not None and ids.shape[1] > 1:

@@ -105,6 +105,9 @@ class ModelAdapter:
         embed = getattr(decoder, self.rotary, None)
         return None if embed is None else embed(states, positions)
 
+    def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        """Raises ModelError for a call of the entrance that cannot work with a strategy; by default none."""
+
     def audio_token_id(self, model: nn.Module) -> int | None:
         """The id of the audio placeholder token, or None if the configuration has none."""
         config = self.entrance(model).config
@@ -151,8 +154,8 @@ def adapter_of_type(kind: str, owner: str) -> ModelAdapter:
     if kind not in adapters:
         usable = sorted(name for name, adapter in adapters.items() if not adapter.refusal)
         raise ModelError(
-            f"{owner}: no adapter for model type {kind!r}; installed families: {', '.join(usable) or 'none'}. "
-            "A plugin can add one with the hook fastadasp_models"
+            f"{owner} is a model of type {kind!r}, for which there is no adapter; installed: "
+            f"{', '.join(usable) or 'none'}. A plugin can add one with the hook fastadasp_models"
         )
     adapters[kind].check_usable()
     return adapters[kind]

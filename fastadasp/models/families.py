@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fastadasp.errors import ModelError
 from fastadasp.hookspecs import hookimpl
 from fastadasp.models.adapter import ModelAdapter
 
@@ -22,12 +24,26 @@ class ThreeAxes(ModelAdapter):
         return super().rotary_embeddings(decoder, states, positions[-3:])
 
 
+@dataclass(frozen=True)
+class Talking(ThreeAxes):
+    """A thinker with a talker, which speaks from the hidden states of every token of the prompt."""
+
+    decoder_paths: tuple[str, ...] = ("thinker.model.language_model", "thinker.model")
+    entrance_path: str = "thinker"
+
+    def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        if inputs.get("output_hidden_states"):
+            raise ModelError(
+                f"the talker of {type(model).__name__} needs the hidden states of every token of the prompt; "
+                'with a strategy, generate text only: generate(..., generation_mode="text"), or return_audio=False'
+            )
+
+
 def _family(name: str, summary: str, cls: type[ModelAdapter] = ModelAdapter, **differences: Any) -> ModelAdapter:
     return cls(**{"name": name, "summary": summary, "package": name} | differences)
 
 
-_THINKER = {"decoder_paths": ("thinker.model.language_model", "thinker.model"), "entrance_path": "thinker"}
-_PARTS = {"decoder_paths": ("model.language_model", "language_model", "model")}
+_THINKER = {"decoder_paths": ("model.language_model", "language_model", "model")}
 
 
 def _usable() -> list[ModelAdapter]:
@@ -53,11 +69,11 @@ def _usable() -> list[ModelAdapter]:
             audio_token="audio_config.audio_token_id",
             clip_lengths="audio_embed_sizes",
         ),
-        _family("qwen2_5_omni", "Qwen2.5-Omni with its talker; the thinker is shortened", ThreeAxes, **_THINKER),
-        _family("qwen2_5_omni_thinker", "Qwen2.5-Omni thinker", ThreeAxes, package="qwen2_5_omni", **_PARTS),
+        _family("qwen2_5_omni", "Qwen2.5-Omni with its talker; for text answers", Talking),
+        _family("qwen2_5_omni_thinker", "Qwen2.5-Omni thinker", ThreeAxes, package="qwen2_5_omni", **_THINKER),
         _family("qwen3_asr", "Qwen3-ASR"),
-        _family("qwen3_omni_moe", "Qwen3-Omni with its talker; the thinker is shortened", ThreeAxes, **_THINKER),
-        _family("qwen3_omni_moe_thinker", "Qwen3-Omni thinker", ThreeAxes, package="qwen3_omni_moe", **_PARTS),
+        _family("qwen3_omni_moe", "Qwen3-Omni with its talker; for text answers", Talking),
+        _family("qwen3_omni_moe_thinker", "Qwen3-Omni thinker", ThreeAxes, package="qwen3_omni_moe", **_THINKER),
         _family("vibevoice_asr", "VibeVoice-ASR"),
         _family("voxtral", "Voxtral"),
     ]
