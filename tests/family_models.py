@@ -163,7 +163,8 @@ FAMILIES: dict[str, Family] = {
         "Qwen3ASRForConditionalGeneration",
         "Qwen3ASRConfig",
         {
-            "audio_config": OMNI | {"model_type": "qwen3_asr_encoder", "downsample_hidden_size": 8, "n_window_infer": 100},
+            "audio_config": OMNI
+            | {"model_type": "qwen3_asr_encoder", "downsample_hidden_size": 8, "n_window_infer": 100},
             "text_config": text("qwen3"),
             "audio_token_id": AUDIO,
         },
@@ -257,6 +258,64 @@ FAMILIES: dict[str, Family] = {
         },
         12,
     ),
+    "gemma4_unified": Family(
+        "Gemma4UnifiedForConditionalGeneration",
+        "Gemma4UnifiedConfig",
+        {
+            "audio_config": {"audio_embed_dim": 16},
+            "text_config": {key: value for key, value in TEXT.items() if key != "rope_parameters"}
+            | {
+                "head_dim": 8,
+                "global_head_dim": 16,
+                "sliding_window": 512,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+            },
+            "audio_token_id": AUDIO,
+        },
+        lambda generator: {
+            "input_features": torch.randn(1, 14, 16, generator=generator),
+            "input_features_mask": torch.ones(1, 14, dtype=torch.bool),
+        },
+        14,
+    ),
+    "muse_spark": Family(
+        "MuseSparkForConditionalGeneration",
+        "MuseSparkConfig",
+        {
+            "audio_config": {
+                "patch_sizes": [4, 2],
+                "hidden_sizes": [8, 16],
+                "depths": [1, 1],
+                "num_hidden_layers": 2,
+                "out_hidden_size": 32,
+            },
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            },
+            "text_config": text("muse_spark_text")
+            | {
+                "moe_intermediate_size": 16,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_hidden_size": 16,
+                "qk_scale_factor": 1.0,
+                "sliding_window": 512,
+                "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "layer_rope_theta": [10000.0, 0, 10000.0, 0],
+            },
+            "out_hidden_size": 32,
+            "projector_hidden_size": 32,
+            "audio_token_id": AUDIO,
+        },
+        lambda generator: {
+            "input_values": torch.randn(1, 112, generator=generator),
+            "input_values_mask": torch.ones(1, 112, dtype=torch.bool),
+        },
+        14,
+    ),
     "qwen2_5_omni_thinker": Family(
         "Qwen2_5OmniThinkerForConditionalGeneration",
         "Qwen2_5OmniThinkerConfig",
@@ -306,13 +365,17 @@ def _implementations(name: str, attention: str) -> Any:
 
 @lru_cache
 def family_model(name: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
-    """A model of the family with 4 decoder layers (`tiny.LAYERS`); the same weights for every attention implementation and dtype."""
+    """A model of the family with `tiny.LAYERS` layers; the same weights for every attention implementation and dtype."""
     family = FAMILIES[name]
-    config = getattr(transformers, family.config)(**family.arguments, attn_implementation=_implementations(name, attention))
+    config = getattr(transformers, family.config)(
+        **family.arguments, attn_implementation=_implementations(name, attention)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, family.model)(config).eval().requires_grad_(False)
-    model.generation_config.update(eos_token_id=None, bos_token_id=None, pad_token_id=PAD, do_sample=False, suppress_tokens=[AUDIO])
+    model.generation_config.update(
+        eos_token_id=None, bos_token_id=None, pad_token_id=PAD, do_sample=False, suppress_tokens=[AUDIO]
+    )
     return model.to(dtype)
 
 

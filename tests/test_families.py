@@ -42,7 +42,9 @@ def state(model: Any) -> Any:
 
 def test_every_usable_family_is_tested() -> None:
     usable = {e.value.name for e in get_registry().entries("model") if not e.value.refusal}
-    assert usable - {"qwen2", "qwen2_5_omni", "qwen3_omni_moe"} == set(FAMILIES)  # text alone, and thinkers with talkers
+    assert usable - {"qwen2", "qwen2_5_omni", "qwen3_omni_moe"} == set(
+        FAMILIES
+    )  # text alone, and thinkers with talkers
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -192,7 +194,7 @@ def test_what_is_refused_says_so(family: str) -> None:
     model, inputs = family_model(family), prompt(family, 5, 9)
     inputs["input_ids"][0, -9:] = torch.tensor([7, 8, 9] * 3)  # so that looking up the prompt finds something
     with strategy("weighted").apply(model):
-        with pytest.raises(ModelError, match="static caches are not supported|ready-made masks"):
+        with pytest.raises(ModelError, match=r"static caches are not supported|ready-made masks"):
             model.generate(**inputs, max_new_tokens=3, cache_implementation="static")
         with pytest.raises(ModelError, match="cropped, copied or filled elsewhere"):
             model.generate(**inputs, max_new_tokens=8, prompt_lookup_num_tokens=2)

@@ -50,7 +50,7 @@ class LayerWork:
         self._entered = prompt.stream
         if prompt.survivors is not None:
             with torch.no_grad():
-                kwargs = kwargs | prompt.survivors.arguments(kwargs, states)
+                kwargs = kwargs | prompt.survivors.arguments(kwargs, states, self.index)
         joined = prompt.join(self.index)
         prompt.keys.append(joined.keys)
         if joined.keys.plain:

@@ -95,6 +95,7 @@ class _Session:
         self.evicting = strategy if strategy.site == "cache" else strategy.then
         self.given_spans = spans
         self.found_spans: Tensor | None = None
+        self._given_mask: Any = None
         self.implementation = ""
         self.trace = Trace()
         self.prompt: Prompt | None = None
@@ -127,7 +128,7 @@ class _Session:
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
         self.adapter.check_call(self.model, given)
         ids = given.get("input_ids")
-        self.found_spans = None
+        self.found_spans, self._given_mask = None, given.get("attention_mask")
         if self.given_spans is None and ids is not None and ids.shape[1] > 1:
             self.found_spans = self.adapter.span_ids(self.model, ids, given)
 
@@ -140,19 +141,22 @@ class _Session:
             return  # the decoder's own message about that is clear
         rows, length = given.shape[:2]
         past = 0 if cache is None else int(cache.get_seq_length())
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
+            mask = self._given_mask
         self.prompt = Prompt(
             self,
             cache=cache,
             past=past,
             batch=rows,
             length=length,
-            mask=kwargs.get("attention_mask"),
+            mask=mask,
             span_ids=self._spans_for(rows, length, past, given.device),
             positions=kwargs.get("position_ids"),
         )
 
     def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.prompt, self.found_spans = None, None
+        self.prompt, self.found_spans, self._given_mask = None, None, None
 
     def _spans_for(self, rows: int, length: int, past: int, device: torch.device) -> Tensor | None:
         """The span numbers of this forward pass, expanded to beams; None for a pass without audio."""
@@ -210,8 +214,8 @@ class _Session:
         if self.strategy.positions == "original":
             return None
 
-        def embed(states: Tensor, positions: Tensor) -> Any:
-            made = self.adapter.rotary_embeddings(self.decoder, states, positions)
+        def embed(states: Tensor, positions: Tensor, layer: int) -> Any:
+            made = self.adapter.rotary_embeddings(self.decoder, states, positions, layer)
             if made is None:
                 raise StrategyError(
                     f'positions = "compact" needs rotary embeddings, which {type(self.decoder).__name__} lacks; '

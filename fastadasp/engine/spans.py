@@ -41,9 +41,7 @@ class AudioSpans:
         """The same spans on a device (a model may lie on several)."""
         if self.start.device == device:
             return self
-        return replace(
-            self, sample=self.sample.to(device), start=self.start.to(device), counts=self.counts.to(device)
-        )
+        return replace(self, sample=self.sample.to(device), start=self.start.to(device), counts=self.counts.to(device))
 
     def reduced(self, start: Tensor, counts: Tensor, tokens: tuple[int, ...]) -> AudioSpans:
         """The same clips after a reduction."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastadasp.engine.stream import Reduction, Stream
 from fastadasp.errors import ModelError
 
-Rotary = Callable[[Tensor, Tensor], Any]
+Rotary = Callable[[Tensor, Tensor, int], Any]
 
 
 class Survivors:
@@ -23,7 +23,8 @@ class Survivors:
     Args:
         stream: the prompt as it enters the decoder.
         positions: the decoder's own position ids, [B or 1, T] or [axes, B or 1, T].
-        rotary: rotary embeddings of positions, for compact positions; None to keep the tokens' own.
+        rotary: from states, positions and the layer's index to rotary embeddings, for compact positions; None to keep
+            the tokens' own.
     """
 
     def __init__(self, stream: Stream, positions: Tensor, rotary: Rotary | None) -> None:
@@ -37,12 +38,13 @@ class Survivors:
         self._columns = new if old is None else old.to(new.device).gather(1, new)
         self._made.clear()
 
-    def arguments(self, given: dict[str, Any], states: Tensor) -> dict[str, Any]:
+    def arguments(self, given: dict[str, Any], states: Tensor, layer: int) -> dict[str, Any]:
         """The position arguments among a layer's keyword arguments, for the survivors; none before a reduction.
 
         Args:
             given: the keyword arguments as the decoder gave them, for the whole prompt.
             states: the survivors' hidden states [B, width, D].
+            layer: the layer's index.
         """
         if self._columns is None:
             return {}
@@ -56,13 +58,13 @@ class Survivors:
                 lambda x: (
                     _select(x, columns, 2)
                     if self._rotary is None
-                    else self._rotary(states, self._place(self._positions, columns))
+                    else self._rotary(states, self._place(self._positions, columns), layer)
                 ),
             )
         return changed
 
     def _once(self, given: Any, make: Callable[[Any], Any]) -> Any:
-        """Layers share what the decoder made once; so do they here. Holds on to it so that its identity stays its own."""
+        """Layers share what the decoder made once; so do they here. Keeps `given`, so that its identity stays its own."""
         if id(given) not in self._made:
             self._made[id(given)] = (given, make(given))
         return self._made[id(given)][1]

@@ -96,11 +96,12 @@ class ModelAdapter:
             )
         return ((getattr(layer, norm), getattr(layer, self.mlp)),)
 
-    def rotary_embeddings(self, decoder: nn.Module, states: Tensor, positions: Tensor) -> Any:
-        """What layers get as ``position_embeddings``, for `positions` [B, T] or [axes, B, T]; None if there are none.
+    def rotary_embeddings(self, decoder: nn.Module, states: Tensor, positions: Tensor, layer: int) -> Any:
+        """What a layer gets as ``position_embeddings``, for `positions` [B, T] or [axes, B, T]; None if there are none.
 
         Args:
             states: hidden states [B, T, D] of the dtype and device wanted.
+            layer: the layer's index.
         """
         embed = getattr(decoder, self.rotary, None)
         return None if embed is None else embed(states, positions)

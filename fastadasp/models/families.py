@@ -18,10 +18,26 @@ if TYPE_CHECKING:
 class ThreeAxes(ModelAdapter):
     """Decoders whose rotary embedding takes positions on three axes, which are equal for audio and text."""
 
-    def rotary_embeddings(self, decoder: nn.Module, states: Tensor, positions: Tensor) -> Any:
+    def rotary_embeddings(self, decoder: nn.Module, states: Tensor, positions: Tensor, layer: int) -> Any:
         if positions.dim() == 2:
             positions = positions.expand(3, -1, -1)
-        return super().rotary_embeddings(decoder, states, positions[-3:])
+        return super().rotary_embeddings(decoder, states, positions[-3:], layer)
+
+
+@dataclass(frozen=True)
+class RotaryByLayerType(ModelAdapter):
+    """Decoders whose layers with and without a sliding window have rotary embeddings of their own."""
+
+    def rotary_embeddings(self, decoder: nn.Module, states: Tensor, positions: Tensor, layer: int) -> Any:
+        config: Any = decoder.config
+        return getattr(decoder, self.rotary)(states, positions, config.layer_types[layer])
+
+    def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        if any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos")):
+            raise ModelError(
+                f"the image tokens of {type(model).__name__} look at each other in both directions, which a strategy "
+                "does not keep; leave images and videos out of prompts with audio"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,10 +73,12 @@ def _usable() -> list[ModelAdapter]:
         ),
         _family("audioflamingo3", "Audio Flamingo 3"),
         _family("fun_asr_nano", "Fun-ASR-Nano", clip_lengths="input_features_mask"),
+        _family("gemma4_unified", "Gemma 4 12B", RotaryByLayerType, clip_lengths="input_features_mask"),
         _family("glmasr", "GLM-ASR-Nano"),
         _family("granite_speech", "Granite Speech", clip_lengths="input_features_mask"),
         _family("granite_speech_plus", "Granite Speech Plus", clip_lengths="input_features_mask"),
         _family("moss_transcribe_diarize", "MOSS-Transcribe-Diarize"),
+        _family("muse_spark", "Muse Spark"),
         _family("musicflamingo", "Music Flamingo"),
         _family(
             "phi4_multimodal",
@@ -83,11 +101,14 @@ _CROSS = "it is an encoder-decoder: audio reaches the decoder through cross-atte
 _MAMBA = "its decoder has layers without attention (Mamba), whose running state takes in every token"
 _ADDED = "audio is added to the text tokens frame by frame, so there are no audio tokens to remove"
 _SPEAKS = "it generates speech and reads audio only as a voice to copy"
+_SHARED = "its last layers read keys and values of earlier layers, which then hold other tokens than they do"
 _REFUSED = {
     "canary": ("Canary", _CROSS),
     "cohere_asr": ("Cohere Transcribe", _CROSS),
     "csm": ("CSM", _SPEAKS),
     "dots3_note": ("dots.note", "its layers choose keys by an index of their own, which covers the whole prompt"),
+    "gemma3n": ("Gemma 3n", f"{_SHARED}; besides, each layer mixes four streams of hidden states"),
+    "gemma4": ("Gemma 4 E2B and E4B", _SHARED),
     "higgs_audio_v2": ("Higgs Audio v2", _SPEAKS),
     "inkling_mm_model": (
         "Inkling",
