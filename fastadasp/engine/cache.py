@@ -107,6 +107,12 @@ def stored(cache: Any, layer: int) -> int:
     return int(cache.get_seq_length(layer))
 
 
+def unreduced(cache: Any, layer: int, seen: int) -> int:
+    """Columns that a layer holds in the plain model after `seen` tokens."""
+    held = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
+    return min(seen, held.sliding_window - 1) if isinstance(held, DynamicSlidingWindowLayer) else seen
+
+
 def count_seen(cache: Any, keys: Keys, seen: int) -> None:
     """Lets the first layer of `cache` say that `seen` tokens went by, where it holds another number of `keys`."""
     first = cache.layers[0] if getattr(cache, "layers", None) else None

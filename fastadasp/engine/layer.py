@@ -30,6 +30,7 @@ class LayerWork:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the layer: reduces its input (site ``input``); gives it the survivors' positions and mask."""
         self._reduction = None
+        self.session.awaits_audio = False
         prompt = self.session.prompt
         if prompt is None:
             return None

@@ -61,10 +61,13 @@ class Prompt:
         self.acts = False
         self.remove = self.evict = self.clip_keys = torch.zeros(0, dtype=torch.int64)
         self.stream = self.plain_stream = Stream((length,) * batch, length, None, _no_spans())
-        session.check_cache(cache, past, self.known)
+        if self.known is None and session.exceeds_window(self.tokens) and span_ids is not None and not span_ids.any():
+            span_ids = None  # a long text is the plain model's affair
         if span_ids is None and self.known is None:
+            session.check_cache(cache, past, None)
             return  # nothing to reduce and nothing was: the model is on its own
         session.check_supported(mask, cache, self.tokens)
+        session.check_cache(cache, past, self.known)
         self._look_at_padding(mask, span_ids, past, batch, length)
         if span_ids is not None:
             self._plan()

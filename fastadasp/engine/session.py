@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadasp.engine.attention import Watcher, watching
-from fastadasp.engine.cache import CacheState, stored
+from fastadasp.engine.cache import CacheState, stored, unreduced
 from fastadasp.engine.compiled import uncompiled, without_compilation
 from fastadasp.engine.layer import LayerWork
 from fastadasp.engine.prompt import Prompt
@@ -75,6 +75,9 @@ def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None
             for handle in session.hook():
                 stack.callback(handle.remove)
             yield session.trace
+    except (ValueError, RuntimeError) as error:
+        session.advise(error)
+        raise
     finally:
         _busy.discard(decoder)
 
@@ -96,6 +99,7 @@ class _Session:
         self.given_spans = spans
         self.found_spans: Tensor | None = None
         self._given_mask: Any = None
+        self.awaits_audio = False  # from the model's call to its first layer
         self.implementation = ""
         self.trace = Trace()
         self.prompt: Prompt | None = None
@@ -131,6 +135,15 @@ class _Session:
         self.found_spans, self._given_mask = None, given.get("attention_mask")
         if self.given_spans is None and ids is not None and ids.shape[1] > 1:
             self.found_spans = self.adapter.span_ids(self.model, ids, given)
+            self.awaits_audio = True
+
+    def advise(self, error: Exception) -> None:
+        """Adds what to do to the model's own message that clips and placeholders differ in length."""
+        if self.awaits_audio and "match" in str(error):
+            error.add_note(
+                "A prompt cut to a maximum length may end inside a clip: the model needs a placeholder for each audio "
+                "token. Raise the maximum, switch truncation off, or shorten the audio and let the processor expand it."
+            )
 
     def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
@@ -183,9 +196,13 @@ class _Session:
             )
         return found
 
+    def exceeds_window(self, tokens: int) -> bool:
+        """Whether a sliding window of the decoder hides some of so many tokens."""
+        return self._window is not None and tokens > self._window
+
     def check_supported(self, mask: Any, cache: Any, tokens: int) -> None:
         """Refuses what a strategy cannot work with, before the model runs; `tokens` are those of prompt and cache."""
-        if self._window is not None and tokens > self._window:
+        if self.exceeds_window(tokens):
             raise ModelError(
                 f"{type(self.decoder).__name__} has layers that look back {self._window} tokens, but prompt and cache "
                 f"have {tokens}; strategies need a prompt that its sliding windows hold"
@@ -202,7 +219,9 @@ class _Session:
         """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
         if cache is None:
             return
-        expected = [past] * len(self.layers) if known is None else [keys.length for keys in known.layers]
+        count = len(self.layers)
+        plain = [unreduced(cache, i, past) for i in range(count)]
+        expected = plain if known is None else [keys.length for keys in known.layers]
         if [stored(cache, i) for i in range(len(self.layers))] != expected:
             raise ModelError(
                 "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
