@@ -365,7 +365,7 @@ def _implementations(name: str, attention: str) -> Any:
 
 @lru_cache
 def family_model(name: str, attention: str = "sdpa", dtype: torch.dtype = torch.float32) -> Any:
-    """A model of the family with `tiny.LAYERS` layers; the same weights for every attention implementation and dtype."""
+    """A model of the family with `tiny.LAYERS` layers; the same weights for every implementation and dtype."""
     family = FAMILIES[name]
     config = getattr(transformers, family.config)(
         **family.arguments, attn_implementation=_implementations(name, attention)

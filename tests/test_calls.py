@@ -128,8 +128,9 @@ def test_prompts_longer_than_a_sliding_window() -> None:
         assert model.generate(input_ids=ids, max_new_tokens=3).shape == (1, 523)
 
 
-def test_images_beside_audio_are_refused_where_they_see_both_ways() -> None:
-    model, inputs = family_model("gemma4_unified"), prompt("gemma4_unified", 5, 6)
+@pytest.mark.parametrize("family", ["gemma4_unified", "qwen3_omni_moe_thinker"])
+def test_images_beside_audio_are_refused_where_they_cannot_work(family: str) -> None:
+    model, inputs = family_model(family), prompt(family, 5, 6)
     with strategy("weighted").apply(model), pytest.raises(ModelError, match="leave images and videos out"):
         model(**inputs, pixel_values=torch.zeros(1, 4, 8))
 
@@ -194,11 +195,12 @@ def _rounded() -> Any:
     return Cache(layers=[Rounded(residual_length=4) for _ in range(LAYERS)])
 
 
+@pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("name", ["weighted", "fastadasp-dense", "prune"])
-def test_quantised_caches(name: str) -> None:
+def test_quantised_caches(name: str, layer: int) -> None:
     """Quantised layers of unequal length: the prefill is exact, and decoding stays near."""
     model, inputs = audio_model(), batch(ONE)
-    with strategy(name).apply(model):
+    with strategy(name, layers={"name": "fixed", "layer": layer}).apply(model):
         expected = greedy(model, inputs, 5)
         forced = [step.argmax(-1) for step in expected]
         cache = _rounded()
@@ -251,6 +253,17 @@ def test_a_cache_of_the_plain_model_goes_on_with_a_strategy() -> None:
     rest = inputs | {"input_ids": inputs["input_ids"][:, 9:]}
     with strategy("average").apply(model):
         assert error(model(**rest, past_key_values=cache).logits[:, -1], expected) <= 1e-5
+
+
+def test_a_reduced_cache_goes_on_under_another_apply() -> None:
+    model, inputs = audio_model(), batch(ONE)
+    token = torch.tensor([[7]])
+    with strategy("weighted").apply(model):
+        cache = model(**inputs, use_cache=True).past_key_values
+        expected = model(input_ids=token, past_key_values=cache).logits
+        cache = model(**inputs, use_cache=True).past_key_values
+    with strategy("prune").apply(model):
+        assert torch.equal(model(input_ids=token, past_key_values=cache).logits, expected)
 
 
 # ---- several devices ----

@@ -13,6 +13,8 @@ import fastadasp
 from fastadasp import ModelError
 from fastadasp.engine.schedule import removals
 from fastadasp.models.adapter import adapter_for
+from fastadasp.models.clips import decoder_inputs
+from fastadasp.models.load import LoadedModel
 from fastadasp.registry import get_registry
 
 TOLERANCE = 1e-5
@@ -189,6 +191,23 @@ def test_a_returned_cache_goes_on_and_hears_a_second_clip(family: str) -> None:
     assert lengths[-1] < ids.shape[1]
 
 
+@pytest.mark.parametrize("name", ["weighted", "random-prune", "h2o"])
+@pytest.mark.parametrize("family", installed())
+def test_embeddings_with_spans_are_as_input_ids(family: str, name: str) -> None:
+    """As `fastadasp compare` feeds its clips: what the decoder takes, and where the clips lie."""
+    model, inputs = family_model(family), padded(*(prompt(family, *texts) for texts in TEXTS))
+    embeds = decoder_inputs(LoadedModel(model, None, "", "cpu", "float32"), inputs)
+    spans = adapter_for(model).span_ids(model, inputs["input_ids"])
+    with strategy(name).apply(model):
+        by_ids = model(**inputs).logits
+    with strategy(name).apply(model, spans=spans):
+        by_embeds = model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
+        assert model.generate(
+            inputs_embeds=embeds, attention_mask=inputs["attention_mask"], max_new_tokens=2
+        ).shape == (3, 2)
+    assert error(by_embeds[:, -1], by_ids[:, -1]) <= TOLERANCE
+
+
 @pytest.mark.parametrize("family", installed())
 def test_what_is_refused_says_so(family: str) -> None:
     model, inputs = family_model(family), prompt(family, 5, 9)
@@ -281,6 +300,41 @@ def test_clips_side_by_side_are_told_apart_by_their_lengths() -> None:
         model(**inputs)
     first, second = trace.assignment[0, 5:17], trace.assignment[0, 17:29]
     assert not set(first.tolist()) & set(second.tolist()) - {-1}
+
+
+def test_compact_positions_move_up_on_every_axis() -> None:
+    """Against a count of what is removed behind each survivor; a picture keeps its grid."""
+    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.engine.spans import find_spans
+    from fastadasp.engine.stream import Stream, apply_plan
+    from fastadasp.engine.survivors import Survivors
+
+    ids = torch.zeros(1, 12, dtype=torch.int64)
+    ids[0, 6:10] = 1
+    grid = torch.tensor([[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]])  # text, 2 x 2 patches, text
+    positions = torch.cat([grid, torch.arange(4, 10).expand(3, -1)], 1).unsqueeze(1)
+    stream = Stream((12,), 12, None, find_spans(ids, None))
+    reduction, _ = apply_plan(stream, TokenPlan(torch.tensor([[0, -1, -1, 1]])), (2,))
+    seen = []
+    survivors = Survivors(stream, positions, lambda states, moved, layer: seen.append((moved, layer)))
+    survivors.follow(reduction)
+    survivors.arguments({"position_embeddings": (), "position_ids": None}, torch.zeros(1, 10, 4), 3)
+    ((moved, layer),) = seen
+    left = [0, 1, 2, 3, 4, 5, 6, 9, 10, 11]
+    expected = [[[int(axis[0, i]) + 2 * (i < 7) for i in left]] for axis in positions]
+    assert (moved.tolist(), layer) == (expected, 3)
+
+
+def test_sizes_of_experts_and_of_layers_that_differ() -> None:
+    shapes = {name: _shape(name) for name in ("qwen3_omni_moe_thinker", "gemma4_unified", "qwen2_audio")}
+    assert shapes["qwen2_audio"] == fastadasp.DecoderShape(4, 32, 4, 2, 8, 48)
+    assert shapes["qwen3_omni_moe_thinker"] == fastadasp.DecoderShape(4, 32, 4, 2, 8, 2 * 16)
+    assert shapes["gemma4_unified"] == fastadasp.DecoderShape(4, 32, 4, 2, 8, 48)
+
+
+def _shape(family: str) -> fastadasp.DecoderShape:
+    model = family_model(family)
+    return fastadasp.DecoderShape.of(adapter_for(model).decoder(model).config)
 
 
 @pytest.mark.parametrize("budget", ["flops=0.1", "kv=0.1"])

@@ -64,7 +64,7 @@ class Survivors:
         return changed
 
     def _once(self, given: Any, make: Callable[[Any], Any]) -> Any:
-        """Layers share what the decoder made once; so do they here. Keeps `given`, so that its identity stays its own."""
+        """Layers share what the decoder made once; so do they here. Keeps `given`, so that its id stays its own."""
         if id(given) not in self._made:
             self._made[id(given)] = (given, make(given))
         return self._made[id(given)][1]

@@ -16,7 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ThreeAxes(ModelAdapter):
-    """Decoders whose rotary embedding takes positions on three axes, which are equal for audio and text."""
+    """Decoders whose rotary embedding takes positions on three axes, which are equal for audio and text.
+
+    Attributes:
+        deepstack: whether the decoder adds to the image tokens of the whole prompt between its layers.
+    """
+
+    deepstack: bool = False
+
+    def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        if self.deepstack and _has_images(inputs):
+            raise ModelError(
+                f"{type(model).__name__} adds to image tokens between layers, where a strategy has moved them; "
+                "leave images and videos out of prompts with audio"
+            )
 
     def rotary_embeddings(self, decoder: nn.Module, states: Tensor, positions: Tensor, layer: int) -> Any:
         if positions.dim() == 2:
@@ -33,7 +46,7 @@ class RotaryByLayerType(ModelAdapter):
         return getattr(decoder, self.rotary)(states, positions, config.layer_types[layer])
 
     def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
-        if any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos")):
+        if _has_images(inputs):
             raise ModelError(
                 f"the image tokens of {type(model).__name__} look at each other in both directions, which a strategy "
                 "does not keep; leave images and videos out of prompts with audio"
@@ -48,11 +61,16 @@ class Talking(ThreeAxes):
     entrance_path: str = "thinker"
 
     def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        super().check_call(model, inputs)
         if inputs.get("output_hidden_states"):
             raise ModelError(
                 f"the talker of {type(model).__name__} needs the hidden states of every token of the prompt; "
                 'with a strategy, generate text only: generate(..., generation_mode="text"), or return_audio=False'
             )
+
+
+def _has_images(inputs: Mapping[str, Any]) -> bool:
+    return any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
 
 
 def _family(name: str, summary: str, cls: type[ModelAdapter] = ModelAdapter, **differences: Any) -> ModelAdapter:
@@ -90,8 +108,15 @@ def _usable() -> list[ModelAdapter]:
         _family("qwen2_5_omni", "Qwen2.5-Omni with its talker; for text answers", Talking),
         _family("qwen2_5_omni_thinker", "Qwen2.5-Omni thinker", ThreeAxes, package="qwen2_5_omni", **_THINKER),
         _family("qwen3_asr", "Qwen3-ASR"),
-        _family("qwen3_omni_moe", "Qwen3-Omni with its talker; for text answers", Talking),
-        _family("qwen3_omni_moe_thinker", "Qwen3-Omni thinker", ThreeAxes, package="qwen3_omni_moe", **_THINKER),
+        _family("qwen3_omni_moe", "Qwen3-Omni with its talker; for text answers", Talking, deepstack=True),
+        _family(
+            "qwen3_omni_moe_thinker",
+            "Qwen3-Omni thinker",
+            ThreeAxes,
+            package="qwen3_omni_moe",
+            deepstack=True,
+            **_THINKER,
+        ),
         _family("vibevoice_asr", "VibeVoice-ASR"),
         _family("voxtral", "Voxtral"),
     ]
