@@ -269,8 +269,11 @@ FAMILIES: dict[str, Family] = {
                 "global_head_dim": 16,
                 "sliding_window": 512,
                 "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "vocab_size": VOCABULARY + 2,
             },
             "audio_token_id": AUDIO,
+            "image_token_id": VOCABULARY,
+            "video_token_id": VOCABULARY + 1,
         },
         lambda generator: {
             "input_features": torch.randn(1, 14, 16, generator=generator),

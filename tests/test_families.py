@@ -202,9 +202,9 @@ def test_embeddings_with_spans_are_as_input_ids(family: str, name: str) -> None:
         by_ids = model(**inputs).logits
     with strategy(name).apply(model, spans=spans):
         by_embeds = model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits
-        assert model.generate(
-            inputs_embeds=embeds, attention_mask=inputs["attention_mask"], max_new_tokens=2
-        ).shape == (3, 2)
+        if family != "vibevoice_asr":  # whose generate takes no embeddings, in transformers itself
+            options = {"attention_mask": inputs["attention_mask"], "max_new_tokens": 2}
+            assert model.generate(inputs_embeds=embeds, **options).shape == (3, 2)
     assert error(by_embeds[:, -1], by_ids[:, -1]) <= TOLERANCE
 
 
