@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp import cli_convert, cli_select
+from fastadasp import cli_convert, cli_models, cli_select
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.terminal import console as _console
-from fastadasp.terminal import say
+from fastadasp.terminal import print_listing, print_problems, say
 from fastadasp.terminal import split as _split
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print as JSON")]
 
 app.command()(cli_select.select_layer)
 app.command("convert")(cli_convert.convert_checkpoint)
+app.command()(cli_models.models)
 
 
 @app.command()
@@ -227,8 +228,8 @@ def strategies(as_json: JsonFlag = False) -> None:
         return
     columns = ("name", "select", "weight", "merger", "schedule", "layers", "site", "needs", "origin")
     shown = [{**row, "needs": ", ".join(row["needs"]) or "-"} for row in listed]
-    _print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in shown])
-    _print_problems()
+    print_listing("strategies", columns, [[str(row.get(column, "-")) for column in columns] for row in shown])
+    print_problems()
 
 
 @app.command()
@@ -250,8 +251,8 @@ def tasks(as_json: JsonFlag = False) -> None:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
     columns = ("name", "kind", "metric", "summary", "origin")
-    _print_listing("tasks", columns, [[row[column] for column in columns] for row in listed])
-    _print_problems()
+    print_listing("tasks", columns, [[row[column] for column in columns] for row in listed])
+    print_problems()
 
 
 @app.command()
@@ -279,8 +280,8 @@ def plugins(as_json: JsonFlag = False) -> None:
         ]
         for r in records
     ]
-    _print_listing("plugins", ("name", "distribution", "module", "brings", "state"), lines)
-    _print_problems()
+    print_listing("plugins", ("name", "distribution", "module", "brings", "state"), lines)
+    print_problems()
 
 
 @app.command()
@@ -299,35 +300,11 @@ def presets(as_json: JsonFlag = False) -> None:
     for row in listed:
         methods = ", ".join(f"{title}: {here or 'not installed'}" for title, here in row["methods"].items())
         lines.append([row["name"], row["summary"], ", ".join(row["tasks"]), methods])
-    _print_listing("presets", ("name", "summary", "tasks", "methods"), lines)
+    print_listing("presets", ("name", "summary", "tasks", "methods"), lines)
 
 
 def _origin(origin: Any) -> str:
     return f"{origin.distribution} {origin.version}"
-
-
-def _print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", max_width=60)
-    for line in lines:
-        table.add_row(*line)
-    console = _console()
-    if not console.is_terminal:  # nobody's window to fit into
-        console.width = max(
-            console.width, table.__rich_measure__(console, console.options.update(width=10_000)).maximum
-        )
-    console.print(table)
-
-
-def _print_problems() -> None:
-    from fastadasp.registry import get_registry
-
-    for problem in get_registry().problems:
-        print(f"problem: {problem}", file=sys.stderr)
 
 
 __all__ = ["UnknownNameError", "app", "main"]

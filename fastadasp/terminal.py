@@ -1,4 +1,4 @@
-"""What commands share: lists in an option, the console, sentences on stderr."""
+"""What commands share: lists in an option, the console, listings, sentences on stderr."""
 
 from __future__ import annotations
 
@@ -28,3 +28,27 @@ def console(*, stderr: bool = False) -> Console:
 def say(message: str) -> None:
     """A sentence on stderr."""
     print(message, file=sys.stderr)
+
+
+def print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]]) -> None:
+    """A table of what is installed."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", max_width=60)
+    for line in lines:
+        table.add_row(*line)
+    shown = console()
+    if not shown.is_terminal:  # nobody's window to fit into
+        shown.width = max(shown.width, table.__rich_measure__(shown, shown.options.update(width=10_000)).maximum)
+    shown.print(table)
+
+
+def print_problems() -> None:
+    """What is wrong with installed plugins, on stderr."""
+    from fastadasp.registry import get_registry
+
+    for problem in get_registry().problems:
+        say(f"problem: {problem}")

@@ -129,12 +129,21 @@ def test_a_budget_out_of_reach_fails_its_cell_with_the_range(tmp_path: Path) -> 
     assert "flops=0.1" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["strategies", "plugins", "tasks"])
+@pytest.mark.parametrize("command", ["strategies", "plugins", "tasks", "models"])
 def test_listings_name_their_origin(command: str) -> None:
     plain, as_json = fastadasp(command), fastadasp(command, "--json")
     assert plain.returncode == as_json.returncode == 0
     assert "fastadasp" in plain.stdout
     assert len(json.loads(as_json.stdout)) >= 5
+
+
+def test_models_say_which_work_and_why_others_do_not() -> None:
+    rows = {row["name"]: row for row in json.loads(fastadasp("models", "--json").stdout)}
+    assert (rows["qwen2_audio"]["usable"], rows["qwen2_audio"]["installed"]) == (True, True)
+    assert (rows["qwen2_audio"]["reason"], rows["whisper"]["usable"]) == (None, False)
+    assert "cross-attention" in rows["whisper"]["reason"]
+    plain = fastadasp("models").stdout
+    assert "no: it is an encoder-decoder" in plain
 
 
 def test_strategies_say_what_they_need() -> None:

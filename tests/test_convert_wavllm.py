@@ -11,10 +11,9 @@ import original_wavllm as original
 import pytest
 import torch
 from command import compare, run
-from tiny import error
+from tiny import RECIPES, error, strategy, strategy_names
 from torch import Tensor
 
-import fastadasp
 from fastadasp.convert.kinds import convert
 from fastadasp.errors import DataError, ModelError
 from fastadasp.models.load import load_model
@@ -139,12 +138,24 @@ def test_generate_scales_by_each_prompt_in_every_step(loaded: Any, clips: Any, b
 def test_strategies_reduce_its_audio(loaded: Any, clips: Any) -> None:
     inputs = batch(loaded, clips, 0, 1)
     plain = loaded.model(**inputs).logits
-    strategy = fastadasp.load_strategy("weighted", budget=0.5)
-    with strategy.apply(loaded.model) as trace:
+    with strategy("weighted", budget=0.5).apply(loaded.model) as trace:
         loaded.model.generate(**inputs, do_sample=False, max_new_tokens=3, eos_token_id=None)
     audio = (inputs["input_ids"] == loaded.model.config.audio_token_id).sum(1)
     assert trace.layers[-1].audio_tokens_per_sample == tuple(n - n // 2 for n in audio.tolist())
     assert torch.equal(loaded.model(**inputs).logits, plain)
+
+
+@pytest.mark.parametrize("name", [name for name in strategy_names() if name not in RECIPES])
+@torch.no_grad()
+def test_every_strategy_keeps_clips_of_a_batch_apart(loaded: Any, clips: Any, name: str) -> None:
+    settings = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": None, "output_logits": True}
+    with strategy(name, budget=0.4).apply(loaded.model):
+        together = loaded.model.generate(**batch(loaded, clips, 0, 1, 2), **settings, return_dict_in_generate=True)
+        for row in range(3):
+            alone = loaded.model.generate(**batch(loaded, clips, row), **settings, return_dict_in_generate=True)
+            for ours, theirs in zip(together.logits, alone.logits, strict=True):
+                words = original.SIZES["words"]
+                assert error(ours[row, :words], theirs[0, :words]) <= 1e-5
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

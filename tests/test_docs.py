@@ -82,6 +82,27 @@ def test_strategies_page_example_runs(capsys: pytest.CaptureFixture[str]) -> Non
     assert (shown["budget"], shown["schedule"], shown["layers"]["layer"]) == (0.3, {"name": "decay"}, 4)
 
 
+def test_models_page_has_a_row_for_each_family() -> None:
+    rows = table(text("models.md"), "Families")
+    families = built_in("model")
+    assert list(rows) == sorted(families, key=lambda name: (bool(families[name].refusal), name))
+    for name, adapter in families.items():
+        assert rows[name] == [adapter.summary, f"no: {adapter.refusal}" if adapter.refusal else "yes"]
+
+
+def test_models_page_example_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", text("models.md"), re.DOTALL)
+    with Registry().in_use():
+        exec(compile(block, "docs/models.md", "exec"), {"__name__": "example"})
+
+
+def test_methods_of_adapters_are_those_of_the_models_page() -> None:
+    page = text("models.md").split("overrides methods in a subclass")[1]
+    named = set(re.findall(r"`(\w+)\(", page.split("What every family needs")[0]))
+    own = {name for name in vars(fastadasp.ModelAdapter) if not name.startswith("_")}
+    assert named <= {name for name in own if callable(getattr(fastadasp.ModelAdapter, name))}
+
+
 def test_every_hook_is_documented() -> None:
     assert set(table(text("writing-a-plugin.md"), "The hooks")) == set(HOOKS)
 

@@ -74,9 +74,9 @@ def watching(config: PreTrainedConfig, modules: dict[nn.Module, Watcher]) -> Ite
     before = config._attn_implementation
     _watchers.update(modules)
     try:
-        config._attn_implementation = _twin(implementation)
+        config._attn_implementation = {"": _twin(implementation)}  # not that of configurations inside it
         yield implementation
     finally:
-        config._attn_implementation = before
+        config._attn_implementation = {"": before}
         for module in modules:
             _watchers.pop(module, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from fastadasp.engine.stream import Stream
 from fastadasp.errors import ModelError
@@ -37,8 +37,8 @@ class Keys:
         both = None
         padded = before.valid if before.valid is not None else stream.valid
         if padded is not None:
-            left = padded.new_ones(rows, self.length) if before.valid is None else before.valid
-            right = padded.new_ones(rows, stream.width) if stream.valid is None else stream.valid
+            left = padded.new_ones(rows, self.length) if before.valid is None else before.valid.to(padded.device)
+            right = padded.new_ones(rows, stream.width) if stream.valid is None else stream.valid.to(padded.device)
             both = torch.cat([left, right], 1)
         totals = tuple(a + b for a, b in zip(before.lengths, stream.lengths, strict=True))
         return Keys(self.length + stream.width, totals, both, self.plain and plain)
@@ -101,15 +101,25 @@ class FirstLayer(DynamicLayer):
 def stored(cache: Any, layer: int) -> int:
     """Columns that a layer of `cache` holds; 0 before it was filled."""
     held = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
-    if isinstance(held, FirstLayer) and held.keys is not None:
+    # both count the tokens that went by, not the keys they hold
+    if isinstance(held, FirstLayer | DynamicSlidingWindowLayer) and held.keys is not None:
         return int(held.keys.shape[-2])
     return int(cache.get_seq_length(layer))
+
+
+def unreduced(cache: Any, layer: int, seen: int) -> int:
+    """Columns that a layer holds in the plain model after `seen` tokens."""
+    held = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
+    return min(seen, held.sliding_window - 1) if isinstance(held, DynamicSlidingWindowLayer) else seen
 
 
 def count_seen(cache: Any, keys: Keys, seen: int) -> None:
     """Lets the first layer of `cache` say that `seen` tokens went by, where it holds another number of `keys`."""
     first = cache.layers[0] if getattr(cache, "layers", None) else None
     if first is None or (keys.length == seen and not isinstance(first, FirstLayer)):
+        return
+    if type(first) is DynamicSlidingWindowLayer:
+        first.cumulative_length = seen
         return
     if type(first) is DynamicLayer:
         counting = FirstLayer()  # type: ignore[no-untyped-call]

@@ -26,11 +26,11 @@ class LayerWork:
         self.session, self.index = session, index
         self._reduction: Reduction | None = None
         self._entered: Stream | None = None
-        self._arguments: dict[str, Any] = {}
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the layer: reduces its input (site ``input``); gives it the survivors' positions and mask."""
         self._reduction = None
+        self.session.awaits_audio = False
         prompt = self.session.prompt
         if prompt is None:
             return None
@@ -42,16 +42,16 @@ class LayerWork:
         if self.index == 0 and prompt.acts:
             with torch.no_grad():
                 prompt.clip_keys = fingerprint_clips(states, prompt.stream.spans)
-        self._arguments = kwargs = kwargs | (prompt.inputs or {})
-        self._entered = prompt.stream
         if prompt.acts_at(self.index, "input"):
             with torch.no_grad():
                 reduction, prompt.stream = self._reduce(prompt, states, prompt.take_seen())
+            prompt.follow(reduction)
             states = reduction.reduce(states)
-            prompt.inputs = self._position(prompt, reduction, states)
-            self._arguments = kwargs = kwargs | prompt.inputs
-            self._entered = prompt.stream
             args, kwargs = (states, *args[1:]) if args else args, kwargs if args else kwargs | {"hidden_states": states}
+        self._entered = prompt.stream
+        if prompt.survivors is not None:
+            with torch.no_grad():
+                kwargs = kwargs | prompt.survivors.arguments(kwargs, states, self.index)
         joined = prompt.join(self.index)
         prompt.keys.append(joined.keys)
         if joined.keys.plain:
@@ -84,8 +84,16 @@ class LayerWork:
             states = self._reduction.reduce(states)
         return (states, *args[1:])
 
-    def after_mlp(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return output if self._reduction is None else self._reduction.expand(output)
+    def shorten(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+        """Before a later part of the layer that works on each token alone."""
+        return None if self._reduction is None else (self._reduction.reduce(args[0]), *args[1:])
+
+    def expand(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """After such a part, the MLP first of all."""
+        if self._reduction is None:
+            return output
+        states = self._reduction.expand(output[0] if isinstance(output, tuple) else output)
+        return (states, *output[1:]) if isinstance(output, tuple) else states
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """After the layer: the reduced sum goes on, with positions of its own."""
@@ -94,32 +102,33 @@ class LayerWork:
             return output
         if reduction is not None:
             states = reduction.reduce(output[0] if isinstance(output, tuple) else output)
-            prompt.inputs = self._position(prompt, reduction, states)
+            prompt.follow(reduction)
             output = (states, *output[1:]) if isinstance(output, tuple) else states
         if prompt.plans and self._entered is not None:
             prompt.record(self.index, self._entered, prompt.keys[-1])
         if self.index == len(self.session.layers) - 1:
             prompt.finish()
         self._reduction = self._entered = None
-        self._arguments = {}
         return output
 
     def _view(
         self, prompt: Prompt, states: Tensor, seen: Seen | None, remove: Tensor, removals: list[tuple[int, ...]]
     ) -> LayerView:
+        device = states.device  # of a model on several, this layer's
+        prompt.stream = prompt.stream.to(device)
         return LayerView(
             layer_index=self.index,
             num_layers=len(self.session.layers),
             seed=self.session.strategy.seed,
             spans=prompt.stream.spans,
-            query=None if seen is None else seen.query,
-            key=None if seen is None else seen.key,
+            query=None if seen is None else seen.query.to(device),
+            key=None if seen is None else seen.key.to(device),
             states=states,
             scale=1.0 if seen is None else seen.scale,
-            key_valid=None if seen is None else seen.valid,
-            clip_keys=prompt.clip_keys,
+            key_valid=None if seen is None or seen.valid is None else seen.valid.to(device),
+            clip_keys=prompt.clip_keys.to(device),
             token_valid=prompt.stream.valid,
-            remove=remove[self.index],
+            remove=remove[self.index].to(device),
             removals=removals[self.index],
         )
 
@@ -141,9 +150,9 @@ class LayerWork:
         return plan
 
     def _reduce(self, prompt: Prompt, states: Tensor, seen: Seen | None) -> tuple[Reduction, Stream]:
-        strategy, stream = self.session.strategy, prompt.stream
+        strategy = self.session.strategy
         layer = self._view(prompt, states, seen, prompt.remove, prompt.plans)
-        plan = self._plan(strategy, layer)
+        stream, plan = prompt.stream, self._plan(strategy, layer)
         if strategy.merger.is_exact():
             removed = prompt.plans[self.index]
             survivors = tuple(n - k for n, k in zip(stream.spans.tokens, removed, strict=True))
@@ -165,27 +174,3 @@ class LayerWork:
         kept = self._plan(strategy, layer).cluster >= 0
         cached, removed = prompt.cache.layers[self.index], prompt.evictions[self.index]
         prompt.keys[-1] = evict(cached, prompt.keys[-1], prompt.stream, kept, removed)
-
-    def _position(self, prompt: Prompt, reduction: Reduction, states: Tensor) -> dict[str, Any]:
-        """The survivors' position arguments, in the layer's own names."""
-        given, changed = self._arguments, dict[str, Any]()
-        positions, rotary = given.get("position_ids"), given.get("position_embeddings")
-        if positions is not None:
-            kept = reduction.select(positions.unsqueeze(-1)).squeeze(-1)
-            if self.session.strategy.positions == "compact":
-                last = self._last_position(positions)
-                back = torch.arange(reduction.width - 1, -1, -1, device=kept.device)
-                kept = (last - back).clamp_min(0)
-            changed["position_ids"] = kept
-        if rotary is not None:
-            if self.session.strategy.positions == "compact":
-                changed["position_embeddings"] = self.session.rotary(states, changed["position_ids"])
-            else:
-                changed["position_embeddings"] = tuple(reduction.select(part) for part in rotary)
-        return changed
-
-    def _last_position(self, positions: Tensor) -> Tensor:
-        """Each sample's last position, [B or 1, 1]."""
-        valid = None if self._entered is None else self._entered.valid
-        shown = positions if valid is None else positions.masked_fill(~valid, 0)
-        return shown.amax(1, keepdim=True)

@@ -20,6 +20,7 @@ def causal_mask(implementation: str, config: Any, states: Tensor, keys: int, val
         What that implementation takes: None, a bool or additive tensor [B, 1, T, keys], a [B, keys] padding mask...
     """
     batch, length = states.shape[:2]
+    valid = None if valid is None else valid.to(states.device)
     mask = ALL_MASK_ATTENTION_FUNCTIONS[implementation](
         batch_size=batch,
         q_length=length,

@@ -15,7 +15,8 @@ from fastadasp.engine.masks import causal_mask
 from fastadasp.engine.schedule import evictions
 from fastadasp.engine.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine.spans import AudioSpans, find_spans
-from fastadasp.engine.stream import Stream
+from fastadasp.engine.stream import Reduction, Stream
+from fastadasp.engine.survivors import Survivors
 from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import ModelError, StrategyError
 
@@ -46,12 +47,13 @@ class Prompt:
         length: int,
         mask: Any,
         span_ids: Tensor | None,
+        positions: Tensor | None,
     ) -> None:
         self.session, self.cache = session, cache
         self.known = state_of(cache)
         self.joined: dict[tuple[int, int], _Joined] = {}
         self.keys: list[Keys] = []
-        self.inputs: dict[str, Any] | None = None
+        self.survivors: Survivors | None = None
         self.plans: list[tuple[int, ...]] = []
         self.evictions: list[tuple[int, ...]] = []
         self.seen: Seen | None = None
@@ -59,13 +61,20 @@ class Prompt:
         self.acts = False
         self.remove = self.evict = self.clip_keys = torch.zeros(0, dtype=torch.int64)
         self.stream = self.plain_stream = Stream((length,) * batch, length, None, _no_spans())
-        session.check_cache(cache, past, self.known)
+        if self.known is None and session.exceeds_window(self.tokens) and span_ids is not None and not span_ids.any():
+            span_ids = None  # a long text is the plain model's affair
         if span_ids is None and self.known is None:
+            session.check_cache(cache, past, None)
             return  # nothing to reduce and nothing was: the model is on its own
-        session.check_supported(mask, cache)
+        session.check_supported(mask, cache, self.tokens)
+        session.check_cache(cache, past, self.known)
         self._look_at_padding(mask, span_ids, past, batch, length)
         if span_ids is not None:
             self._plan()
+        if self.acts:
+            if positions is None:
+                positions = torch.arange(past, self.tokens, device=self.stream.spans.start.device).unsqueeze(0)
+            self.survivors = Survivors(self.stream, positions, session.rotary())
 
     def _look_at_padding(self, mask: Any, span_ids: Tensor | None, past: int, batch: int, length: int) -> None:
         """Finds the audio spans and the padding: a pass's only wait for the device, and none in a decoding step."""
@@ -135,6 +144,11 @@ class Prompt:
         """Whether this layer's attention is looked at: by the layer itself, or at the input of the next."""
         following = layer + 1 < len(self.plans) and self.acts_at(layer + 1, "input")
         return self.acts and (following or self.acts_at(layer, "block") or self.evicts_at(layer))
+
+    def follow(self, reduction: Reduction) -> None:
+        """A reduction was made."""
+        if self.survivors is not None:
+            self.survivors.follow(reduction)
 
     def take_seen(self) -> Seen | None:
         """The attention looked at last; it is let go here."""

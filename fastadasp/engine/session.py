@@ -25,10 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from fastadasp.engine.attention import Watcher, watching
-from fastadasp.engine.cache import CacheState, stored
+from fastadasp.engine.cache import CacheState, stored, unreduced
+from fastadasp.engine.compiled import uncompiled, without_compilation
 from fastadasp.engine.layer import LayerWork
 from fastadasp.engine.prompt import Prompt
 from fastadasp.engine.schedule import check_fit
+from fastadasp.engine.survivors import Rotary
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.models.adapter import ModelAdapter, adapter_for
@@ -51,14 +53,10 @@ def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None
         ModelError: the family is not supported, or another strategy is already applied to the model.
         StrategyError: the strategy does not fit the model.
     """
+    model = uncompiled(model)
     adapter = adapter_for(model)
     decoder = adapter.decoder(model)
     layers = list(getattr(decoder, adapter.layers))
-    kinds = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ModelError(
-            f"{type(decoder).__name__} has layers of type {', '.join(sorted(kinds))}; only full_attention is supported"
-        )
     check_fit(strategy, len(layers))
     if decoder in _busy:
         raise ModelError(
@@ -72,10 +70,14 @@ def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None
                 getattr(layer, adapter.attention): session.work[i].see_attention for i, layer in enumerate(layers)
             }
             config: Any = decoder.config
+            stack.enter_context(without_compilation(model))
             session.implementation = stack.enter_context(watching(config, watchers))
             for handle in session.hook():
                 stack.callback(handle.remove)
             yield session.trace
+    except (ValueError, RuntimeError) as error:
+        session.advise(error)
+        raise
     finally:
         _busy.discard(decoder)
 
@@ -96,12 +98,17 @@ class _Session:
         self.evicting = strategy if strategy.site == "cache" else strategy.then
         self.given_spans = spans
         self.found_spans: Tensor | None = None
+        self._given_mask: Any = None
+        self.awaits_audio = False  # from the model's call to its first layer
         self.implementation = ""
         self.trace = Trace()
         self.prompt: Prompt | None = None
         self.work = [LayerWork(self, i) for i in range(len(layers))]
         self._shape: DecoderShape | None = None
-        self._parameters = tuple(inspect.signature(type(model).forward).parameters)[1:]
+        self._window = attention_window(decoder)
+        self._parts = [adapter.short_parts(layer) for layer in layers]
+        self._entrance = adapter.entrance(model)
+        self._parameters = tuple(inspect.signature(type(self._entrance).forward).parameters)[1:]
 
     def shape(self) -> DecoderShape:
         """The decoder's sizes, for budgets that depend on them."""
@@ -111,22 +118,32 @@ class _Session:
 
     def hook(self) -> Iterator[Any]:
         """Registers every hook and gives back its handle."""
-        if self.model is not self.decoder:
-            yield self.model.register_forward_pre_hook(self._enter_model, with_kwargs=True)
+        yield self._entrance.register_forward_pre_hook(self._enter_model, with_kwargs=True)
         yield self.decoder.register_forward_pre_hook(self._enter_decoder, with_kwargs=True)
         yield self.decoder.register_forward_hook(self._leave_decoder, always_call=True)
-        for layer, work in zip(self.layers, self.work, strict=True):
+        for layer, work, parts in zip(self.layers, self.work, self._parts, strict=True):
             yield layer.register_forward_pre_hook(work.enter, with_kwargs=True)
-            yield getattr(layer, self.adapter.norm).register_forward_pre_hook(work.before_norm)
-            yield getattr(layer, self.adapter.mlp).register_forward_hook(work.after_mlp)
+            for i, (first, last) in enumerate(parts):
+                yield first.register_forward_pre_hook(work.shorten if i else work.before_norm)
+                yield last.register_forward_hook(work.expand)
             yield layer.register_forward_hook(work.leave)
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
+        self.adapter.check_call(self.model, given)
         ids = given.get("input_ids")
-        self.found_spans = None
+        self.found_spans, self._given_mask = None, given.get("attention_mask")
         if self.given_spans is None and ids is not None and ids.shape[1] > 1:
-            self.found_spans = self.adapter.span_ids(self.model, ids)
+            self.found_spans = self.adapter.span_ids(self.model, ids, given)
+            self.awaits_audio = True
+
+    def advise(self, error: Exception) -> None:
+        """Adds what to do to the model's own message that clips and placeholders differ in length."""
+        if self.awaits_audio and "match" in str(error):
+            error.add_note(
+                "A prompt cut to a maximum length may end inside a clip: the model needs a placeholder for each audio "
+                "token. Raise the maximum, switch truncation off, or shorten the audio and let the processor expand it."
+            )
 
     def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
@@ -137,18 +154,22 @@ class _Session:
             return  # the decoder's own message about that is clear
         rows, length = given.shape[:2]
         past = 0 if cache is None else int(cache.get_seq_length())
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
+            mask = self._given_mask
         self.prompt = Prompt(
             self,
             cache=cache,
             past=past,
             batch=rows,
             length=length,
-            mask=kwargs.get("attention_mask"),
+            mask=mask,
             span_ids=self._spans_for(rows, length, past, given.device),
+            positions=kwargs.get("position_ids"),
         )
 
     def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.prompt, self.found_spans = None, None
+        self.prompt, self.found_spans, self._given_mask = None, None, None
 
     def _spans_for(self, rows: int, length: int, past: int, device: torch.device) -> Tensor | None:
         """The span numbers of this forward pass, expanded to beams; None for a pass without audio."""
@@ -175,8 +196,17 @@ class _Session:
             )
         return found
 
-    def check_supported(self, mask: Any, cache: Any) -> None:
-        """Refuses what a strategy cannot work with, before the model runs."""
+    def exceeds_window(self, tokens: int) -> bool:
+        """Whether a sliding window of the decoder hides some of so many tokens."""
+        return self._window is not None and tokens > self._window
+
+    def check_supported(self, mask: Any, cache: Any, tokens: int) -> None:
+        """Refuses what a strategy cannot work with, before the model runs; `tokens` are those of prompt and cache."""
+        if self.exceeds_window(tokens):
+            raise ModelError(
+                f"{type(self.decoder).__name__} has layers that look back {self._window} tokens, but prompt and cache "
+                f"have {tokens}; strategies need a prompt that its sliding windows hold"
+            )
         if isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.dim() != 2):
             raise ModelError(
                 "strategies need the plain [batch, tokens] attention mask; ready-made masks (static caches, custom 4D "
@@ -189,20 +219,46 @@ class _Session:
         """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
         if cache is None:
             return
-        expected = [past] * len(self.layers) if known is None else [keys.length for keys in known.layers]
+        count = len(self.layers)
+        plain = [unreduced(cache, i, past) for i in range(count)]
+        expected = plain if known is None else [keys.length for keys in known.layers]
         if [stored(cache, i) for i in range(len(self.layers))] != expected:
             raise ModelError(
                 "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
                 "cannot be cropped, copied or filled elsewhere (assisted and prompt lookup decoding do so)"
             )
 
-    def rotary(self, states: Tensor, positions: Tensor) -> Any:
-        """Rotary embeddings of `positions` as the decoder makes them."""
-        embed = getattr(self.decoder, self.adapter.rotary, None)
-        if embed is None:
-            raise StrategyError(
-                f'positions = "compact" needs rotary embeddings, which {type(self.decoder).__name__} lacks; '
-                'use "original"'
-            )
-        with torch.no_grad():
-            return embed(states, positions)
+    def rotary(self) -> Rotary | None:
+        """Rotary embeddings of new positions, where the strategy gives survivors such."""
+        if self.strategy.positions == "original":
+            return None
+
+        def embed(states: Tensor, positions: Tensor, layer: int) -> Any:
+            made = self.adapter.rotary_embeddings(self.decoder, states, positions, layer)
+            if made is None:
+                raise StrategyError(
+                    f'positions = "compact" needs rotary embeddings, which {type(self.decoder).__name__} lacks; '
+                    'use "original"'
+                )
+            return made
+
+        return embed
+
+
+def attention_window(decoder: Any) -> int | None:
+    """How many tokens the decoder's sliding-window layers look back; None if there are none.
+
+    Raises:
+        ModelError: there are layers with another kind of attention.
+    """
+    config = decoder.config
+    kinds = getattr(config, "layer_types", None)
+    other = set(kinds or ()) - {"full_attention", "sliding_attention"}
+    if other:
+        raise ModelError(
+            f"{type(decoder).__name__} has layers of type {', '.join(sorted(other))}; "
+            "only full_attention and sliding_attention are supported"
+        )
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    window: int | None = getattr(config, "sliding_window", None) if slides else None
+    return window

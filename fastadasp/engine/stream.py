@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,12 @@ class Stream:
     width: int
     valid: Tensor | None
     spans: AudioSpans
+
+    def to(self, device: torch.device) -> Stream:
+        """The same on a device (a model may lie on several)."""
+        if self.spans.start.device == device:
+            return self
+        return replace(self, valid=None if self.valid is None else self.valid.to(device), spans=self.spans.to(device))
 
 
 @dataclass(frozen=True)

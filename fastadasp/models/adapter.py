@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.errors import ModelError
@@ -14,38 +17,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelAdapter:
-    """One model family.
+    """One model family. A family that differs in more than names overrides methods; docs/models.md shows how.
 
     Attributes:
         name: the ``model_type`` of the family's configuration.
         summary: one line for listings.
+        package: the family's folder in ``transformers.models``; empty for a family that lives elsewhere.
+        refusal: why the family cannot be used; empty for one that can.
         decoder_paths: dotted paths to the text decoder (the module with the layers and their rotary embedding); the
             first that exists is taken.
+        entrance_path: dotted path to the module whose ``forward`` gets ``input_ids``; empty for the model itself.
         layers, attention, norm, mlp, rotary: attribute names: the decoder's layer list; each layer's attention, second
             norm and MLP; the decoder's rotary embedding.
-        audio_token: the configuration's attribute with the id of the audio placeholder token; None if the family alone
-            cannot tell (spans must then be given).
+        audio_token: dotted path, in the entrance's configuration, to the id of the audio placeholder token; None if
+            the family alone cannot tell (spans must then be given).
+        clip_lengths: the input that says how many audio tokens each clip has, as counts [clips] or as a mask
+            [clips, tokens]; empty if none does. Then clips side by side, with no token between them, count as one.
         module: the module that holds the family's classes and registers its configuration and processor with
             transformers on import; None where they are transformers' own.
     """
 
     name: str
     summary: str = ""
+    package: str = ""
+    refusal: str = ""
     decoder_paths: tuple[str, ...] = ("model.language_model", "language_model.model", "language_model")
+    entrance_path: str = ""
     layers: str = "layers"
     attention: str = "self_attn"
     norm: str = "post_attention_layernorm"
     mlp: str = "mlp"
     rotary: str = "rotary_emb"
     audio_token: str | None = "audio_token_id"
+    clip_lengths: str = ""
     module: str | None = None
+
+    def check_usable(self) -> None:
+        """Raises ModelError for a family that cannot be used."""
+        if self.refusal:
+            raise ModelError(f"models of type {self.name!r} cannot be used: {self.refusal}")
+
+    def is_installed(self) -> bool:
+        """Whether the installed transformers has the family (without importing it)."""
+        found = importlib.util.find_spec("transformers")
+        folders = [] if found is None else found.submodule_search_locations or []
+        return not self.package or any((Path(folder) / "models" / self.package).is_dir() for folder in folders)
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The text decoder inside `model`. Raises ModelError if none of `decoder_paths` leads to one."""
         for path in self.decoder_paths:
-            module: Any = model
-            for part in path.split(".") if path else ():
-                module = getattr(module, part, None)
+            module = _follow(model, path)
             if module is not None and hasattr(module, self.layers):
                 decoder: nn.Module = module
                 return decoder
@@ -53,18 +74,63 @@ class ModelAdapter:
             f"{type(model).__name__} has no decoder at {' or '.join(p or 'itself' for p in self.decoder_paths)}"
         )
 
+    def entrance(self, model: nn.Module) -> nn.Module:
+        """The module whose ``forward`` gets ``input_ids``."""
+        module: nn.Module | None = _follow(model, self.entrance_path)
+        return model if module is None else module
+
+    def short_parts(self, layer: nn.Module) -> tuple[tuple[nn.Module, nn.Module], ...]:
+        """Where a layer works on each token alone, after its attention: pairs of the first and the last module.
+
+        What enters a first module is shortened, what leaves a last one is expanded. The layer's output may follow from
+        what enters the first pair and leaves the last in any way that is linear in both, the same for each token.
+
+        Raises:
+            ModelError: the layer is not built like that.
+        """
+        names = [name for name, _ in layer.named_children()]
+        # Norms on both sides of the MLP: the one before it has a name of its own.
+        norm = "pre_feedforward_layernorm" if "pre_feedforward_layernorm" in names else self.norm
+        missing = [name for name in (self.attention, norm, self.mlp) if name not in names]
+        if missing or ("post_feedforward_layernorm" in names and norm == self.norm):
+            raise ModelError(
+                f"{type(layer).__name__} is not a pre-norm decoder layer that {self.name!r} knows "
+                f"(attention {self.attention}, second norm {norm}, MLP {self.mlp}): it has {', '.join(names)}"
+            )
+        return ((getattr(layer, norm), getattr(layer, self.mlp)),)
+
+    def rotary_embeddings(self, decoder: nn.Module, states: Tensor, positions: Tensor, layer: int) -> Any:
+        """What a layer gets as ``position_embeddings``, for `positions` [B, T] or [axes, B, T]; None if there are none.
+
+        Args:
+            states: hidden states [B, T, D] of the dtype and device wanted.
+            layer: the layer's index.
+        """
+        embed = getattr(decoder, self.rotary, None)
+        return None if embed is None else embed(states, positions)
+
+    def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
+        """Raises ModelError for a call of the entrance that cannot work with a strategy; by default none."""
+
     def audio_token_id(self, model: nn.Module) -> int | None:
         """The id of the audio placeholder token, or None if the configuration has none."""
-        return None if self.audio_token is None else getattr(model.config, self.audio_token, None)
+        config = self.entrance(model).config
+        return None if self.audio_token is None else _follow(config, self.audio_token)
 
-    def span_ids(self, model: nn.Module, input_ids: Tensor) -> Tensor:
-        """Which clip each position belongs to: int64 [B, T], 0 for text and padding, c for the c-th clip of its row."""
+    def span_ids(self, model: nn.Module, input_ids: Tensor, inputs: Mapping[str, Any] | None = None) -> Tensor:
+        """Which clip each position belongs to: int64 [B, T], 0 for text and padding, other numbers for clips.
+
+        Args:
+            inputs: everything that the model is called with, where it is known.
+        """
         token = self.audio_token_id(model)
         if token is None:
             raise ModelError(f"{type(model).__name__} does not say which of its tokens are audio; pass spans=")
-        from fastadasp.engine.spans import number_runs
+        from fastadasp.engine.spans import number_clips, number_runs
 
-        return number_runs(input_ids == token)
+        audio = input_ids == token
+        lengths = (inputs or {}).get(self.clip_lengths)
+        return number_runs(audio) if lengths is None else number_clips(audio, lengths)
 
     def side_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """What the model needs beside its decoder's embeddings: arguments by name, one row a sample, of fixed shape.
@@ -74,20 +140,33 @@ class ModelAdapter:
         return {}
 
 
+def _follow(start: Any, path: str) -> Any:
+    """The attribute at the end of a dotted path; None where it breaks off."""
+    for part in path.split(".") if path else ():
+        start = getattr(start, part, None)
+    return start
+
+
 def adapter_for(model: nn.Module) -> ModelAdapter:
     """The adapter of a model's family.
 
     Raises:
-        ModelError: no adapter is installed for its ``model_type``.
+        ModelError: no adapter is installed for its ``model_type``, or the family cannot be used.
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind is None:
         raise ModelError(f"{type(model).__name__} is not a transformers model: it has no config.model_type")
-    adapters = {entry.name: entry for entry in get_registry().entries("model")}
+    return adapter_of_type(str(kind), type(model).__name__)
+
+
+def adapter_of_type(kind: str, owner: str) -> ModelAdapter:
+    """The adapter for a ``model_type``; `owner` says in messages whose it is. Raises ModelError as `adapter_for`."""
+    adapters: dict[str, ModelAdapter] = {entry.name: entry.value for entry in get_registry().entries("model")}
     if kind not in adapters:
+        usable = sorted(name for name, adapter in adapters.items() if not adapter.refusal)
         raise ModelError(
-            f"no adapter for model type {kind!r}; installed families: {', '.join(sorted(adapters)) or 'none'}. "
-            "A plugin can add one with the hook fastadasp_models"
+            f"{owner} is a model of type {kind!r}, for which there is no adapter; installed: "
+            f"{', '.join(usable) or 'none'}. A plugin can add one with the hook fastadasp_models"
         )
-    adapter: ModelAdapter = adapters[kind].value
-    return adapter
+    adapters[kind].check_usable()
+    return adapters[kind]

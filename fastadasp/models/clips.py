@@ -62,20 +62,26 @@ def prompt_text(loaded: LoadedModel, instruction: str) -> str:
 
 
 def decoder_inputs(loaded: LoadedModel, inputs: dict[str, Any]) -> Tensor:
-    """What enters the decoder's first layer, [B, T, D]: runs the encoder and projector, but no decoder layer."""
+    """The decoder's input embeddings, [B, T, D]: runs the encoder and projector, but no decoder layer."""
     seen: list[Tensor] = []
 
     def stop(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        seen.append(kwargs["inputs_embeds"])
-        raise _Reached
+        embeds = args[0] if module is first else kwargs.get("inputs_embeds")
+        if embeds is not None:  # a decoder that puts audio into the prompt itself gets none
+            seen.append(embeds)
+            raise _Reached
 
-    handle = adapter_for(loaded.model).decoder(loaded.model).register_forward_pre_hook(stop, with_kwargs=True)
+    adapter = adapter_for(loaded.model)
+    decoder = adapter.decoder(loaded.model)
+    first = getattr(decoder, adapter.layers)[0]
+    handles = [module.register_forward_pre_hook(stop, with_kwargs=True) for module in (decoder, first)]
     try:
         loaded.model(**inputs)
     except _Reached:
         pass
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not seen:
         raise ModelError(f"{type(loaded.model).__name__} finished without calling its decoder")
     return seen[0]

@@ -102,12 +102,9 @@ def check_folder(path: str) -> None:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, AttributeError):
         raise ModelError(f"{config} is not a model configuration") from None
-    from fastadasp.registry import get_registry
+    from fastadasp.models.adapter import adapter_of_type
 
-    adapters = {entry.name: entry.value for entry in get_registry().entries("model")}
-    if kind not in adapters:
-        raise ModelError(f"{path} is a model of type {kind!r}; supported: {', '.join(sorted(adapters))}")
-    if adapters[kind].audio_token is None:
+    if adapter_of_type(str(kind), path).audio_token is None:
         raise ModelError(f"{path} is a model of type {kind!r}, which has no audio tokens")
 
 

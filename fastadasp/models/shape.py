@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ class DecoderShape:
         hidden: channels of the hidden states.
         heads, kv_heads: query heads, and key/value heads.
         head_dim: channels of one head.
-        mlp: inner channels of the gated MLP.
+        mlp: inner channels of the gated MLP; in a mixture of experts, of those that see a token.
     """
 
     layers: int
@@ -28,16 +29,11 @@ class DecoderShape:
 
     @classmethod
     def of(cls, config: Any) -> DecoderShape:
-        """From a text decoder's configuration."""
-        heads = config.num_attention_heads
-        return cls(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            mlp=config.intermediate_size,
-        )
+        """From a text decoder's configuration; where its layers differ, as most of them are."""
+        each = getattr(config, "per_layer_config", None)
+        layers = [config if each is None else each[i] for i in range(config.num_hidden_layers)]
+        (heads, kv_heads, head_dim), _ = Counter(map(_heads, layers)).most_common(1)[0]
+        return cls(config.num_hidden_layers, config.hidden_size, heads, kv_heads, head_dim, _mlp(config))
 
     def layer_flops(self, tokens_in: int, tokens_out: int, keys: int | None = None) -> int:
         """FLOPs of one layer (a multiply-add is two).
@@ -57,3 +53,21 @@ class DecoderShape:
     def kv_bytes(self, keys: Sequence[int], bytes_per_value: int) -> int:
         """Bytes of the keys and values of one sample, given the keys in each layer."""
         return sum(keys) * 2 * self.kv_heads * self.head_dim * bytes_per_value
+
+
+def _heads(config: Any) -> tuple[int, int, int]:
+    """Query heads, key/value heads and channels of one head."""
+    heads: int = config.num_attention_heads
+    return (
+        heads,
+        getattr(config, "num_key_value_heads", None) or heads,
+        getattr(config, "head_dim", None) or config.hidden_size // heads,
+    )
+
+
+def _mlp(config: Any) -> int:
+    """Inner channels of the MLPs that one token passes through in a layer."""
+    experts, width = getattr(config, "num_experts_per_tok", None), getattr(config, "moe_intermediate_size", None)
+    if not experts or not width:
+        return int(config.intermediate_size)
+    return int(experts * width + (getattr(config, "shared_expert_intermediate_size", None) or 0))
