@@ -91,7 +91,7 @@ def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[
     batch, heads, total, _ = cached.keys.shape
     columns, real = stream.spans.columns()
     rows = (stream.spans.sample.unsqueeze(1) * heads + torch.arange(heads, device=kept.device)).flatten()
-    stay = torch.ones(batch, total, dtype=torch.bool, device=kept.device) if keys.valid is None else keys.valid
+    stay = kept.new_ones(batch, total) if keys.valid is None else keys.valid.to(kept.device)
     stay = put(
         stay.repeat_interleave(heads, dim=0),
         rows.unsqueeze(1).expand_as(kept),

@@ -170,7 +170,7 @@ class Prompt:
         if joined.mask is _UNSET:
             config, keys = self.session.decoder.config, joined.keys
             joined.mask = causal_mask(self.session.implementation, config, states, keys.length, keys.valid)
-        return joined.mask
+        return joined.mask.to(states.device) if isinstance(joined.mask, Tensor) else joined.mask
 
     def record(self, index: int, entered: Stream, keys: Keys) -> None:
         """Adds a layer to the trace."""

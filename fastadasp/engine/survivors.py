@@ -30,7 +30,7 @@ class Survivors:
     def __init__(self, stream: Stream, positions: Tensor, rotary: Rotary | None) -> None:
         self._stream, self._positions, self._rotary = stream, positions, rotary
         self._columns: Tensor | None = None
-        self._made: dict[int, tuple[Any, Any]] = {}
+        self._made: dict[tuple[int, torch.device], tuple[Any, Any]] = {}
 
     def follow(self, reduction: Reduction) -> None:
         """Takes one more reduction into account."""
@@ -51,10 +51,11 @@ class Survivors:
         columns = self._columns.to(states.device)
         changed: dict[str, Any] = {}
         if given.get("position_ids") is not None:
-            changed["position_ids"] = self._once(given["position_ids"], lambda x: self._place(x, columns))
+            changed["position_ids"] = self._once(given["position_ids"], columns, lambda x: self._place(x, columns))
         if given.get("position_embeddings") is not None:
             changed["position_embeddings"] = self._once(
                 given["position_embeddings"],
+                columns,
                 lambda x: (
                     _select(x, columns, 2)
                     if self._rotary is None
@@ -63,11 +64,12 @@ class Survivors:
             )
         return changed
 
-    def _once(self, given: Any, make: Callable[[Any], Any]) -> Any:
+    def _once(self, given: Any, columns: Tensor, make: Callable[[Any], Any]) -> Any:
         """Layers share what the decoder made once; so do they here. Keeps `given`, so that its id stays its own."""
-        if id(given) not in self._made:
-            self._made[id(given)] = (given, make(given))
-        return self._made[id(given)][1]
+        key = (id(given), columns.device)
+        if key not in self._made:
+            self._made[key] = (given, make(given))
+        return self._made[key][1]
 
     def _place(self, positions: Tensor, columns: Tensor) -> Tensor:
         """The survivors' positions."""

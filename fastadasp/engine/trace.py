@@ -62,7 +62,7 @@ class Trace:
         """A reduction: `target` int64 [batch, tokens] holds each token's new column, `width` or more if it is gone."""
         if not self.keep_assignment:
             return
-        old = self.assignment
+        old = None if self.assignment is None else self.assignment.to(target.device)
         new = target if old is None else target.gather(1, old.clamp_min(0))
         gone = new >= width if old is None else (old < 0) | (new >= width)
         self.assignment = new.masked_fill(gone, -1)
