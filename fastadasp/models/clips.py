@@ -64,17 +64,27 @@ def prompt_text(loaded: LoadedModel, instruction: str) -> str:
 def decoder_inputs(loaded: LoadedModel, inputs: dict[str, Any]) -> Tensor:
     """The decoder's input embeddings, [B, T, D]: runs the encoder and projector, but no decoder layer."""
     seen: list[Tensor] = []
+    entered: list[Any] = []  # some models also call layers by themselves, before the decoder
 
-    def stop(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        embeds = args[0] if module is first else kwargs.get("inputs_embeds")
-        if embeds is not None:  # a decoder that puts audio into the prompt itself gets none
+    def enter(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        entered.append(module)
+        stop(kwargs.get("inputs_embeds"))  # a decoder that puts audio into the prompt itself gets none
+
+    def reach(module: Any, args: Any) -> None:
+        if entered:
+            stop(args[0])
+
+    def stop(embeds: Tensor | None) -> None:
+        if embeds is not None:
             seen.append(embeds)
             raise _Reached
 
     adapter = adapter_for(loaded.model)
     decoder = adapter.decoder(loaded.model)
-    first = getattr(decoder, adapter.layers)[0]
-    handles = [module.register_forward_pre_hook(stop, with_kwargs=True) for module in (decoder, first)]
+    handles = [
+        decoder.register_forward_pre_hook(enter, with_kwargs=True),
+        getattr(decoder, adapter.layers)[0].register_forward_pre_hook(reach),
+    ]
     try:
         loaded.model(**inputs)
     except _Reached:
