@@ -19,6 +19,7 @@ from fastadasp.components import (
     Scorer,
     Site,
 )
+from fastadasp.hookspecs import API_ATTRIBUTE, API_VERSION
 
 Kind = Literal["scorer", "merger", "schedule", "layer-selector", "model", "task", "strategy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -55,6 +56,19 @@ def component_fault(kind: Kind, value: Any) -> str | None:
     if fault is None and (named := name_fault(getattr(value, "name", None))):
         fault = f"{describe(value)} {named}"
     return fault
+
+
+def api_fault(stated: object) -> str | None:
+    """Why a plugin made for this version of the interface cannot be used, or None if it can."""
+    if stated is None:
+        return None
+    if not isinstance(stated, str) or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", stated):
+        return f"says {API_ATTRIBUTE} = {stated!r}; it is a version as text, such as {API_VERSION!r}"
+    theirs, ours = (int(version.split(".")[0]) for version in (stated, API_VERSION))
+    if theirs == ours:
+        return None
+    advice = "a newer fastadasp is needed" if theirs > ours else "look for a newer release of the plugin"
+    return f"is made for version {stated} of the plugin interface, and this is {API_VERSION}: {advice}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
