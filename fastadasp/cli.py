@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp import cli_convert, cli_models, cli_plugins, cli_select
+from fastadasp import cli_convert, cli_models, cli_new_plugin, cli_plugins, cli_select
 from fastadasp.enabled import leaving_out
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.registry import Registry
@@ -231,6 +231,7 @@ app.command()(cli_select.select_layer)
 app.command("convert")(cli_convert.convert_checkpoint)
 app.command()(cli_models.models)
 app.command()(cli_plugins.plugins)
+app.command()(cli_new_plugin.new_plugin)
 
 
 @app.command()

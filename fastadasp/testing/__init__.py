@@ -8,6 +8,8 @@ expected. They need no test framework and no installation of the component::
 
     def test_loudness_is_a_scorer():
         check_scorer(Loudness(power=2.0))
+
+For tests of what a component promises beyond that, `view_of` makes the layers that it is shown.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ from fastadasp.testing.scorers import check_scorer
 from fastadasp.testing.selectors import check_layer_selector
 from fastadasp.testing.strategies import check_strategy
 from fastadasp.testing.tasks import check_task
+from fastadasp.testing.views import Prompt, view_of
 
 __all__ = [
     "ConformanceError",
+    "Prompt",
     "check_layer_selector",
     "check_merger",
     "check_schedule",
     "check_scorer",
     "check_strategy",
     "check_task",
+    "view_of",
 ]
