@@ -32,7 +32,8 @@ BASES: dict[str, type[Component]] = {
 }
 """The kinds that plugins give as classes, with the class each must derive from."""
 
-_METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
+METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
+"""What a component of a kind defines; a scorer what it ``gives``, a calibrated selector ``choose``."""
 _SCORES: tuple[str, ...] = get_args(ScoreKind)
 _NEEDS: tuple[str, ...] = get_args(Need)
 _SITES: tuple[str, ...] = get_args(Site)
@@ -92,7 +93,7 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         return f"{describe(value)} is not a subclass of {base.__name__}"
     if value is base:
         return f"class {base.__name__} is the contract itself, not an implementation"
-    methods = _METHODS.get(kind, ())
+    methods = METHODS.get(kind, ())
     if kind == "scorer":
         gives = getattr(value, "gives", None)
         if not isinstance(gives, tuple) or not gives or not set(gives) <= set(_SCORES):

@@ -1,8 +1,8 @@
 """Whether a component leaves the device alone: nothing waits for it, nothing lies elsewhere, nothing grows as N x N.
 
-Without a GPU this is found out with tensors that have a shape, a dtype and a device but no content (PyTorch's fake
-tensors, and its device ``meta``): whatever needs their values on the host cannot go on. With a GPU, PyTorch itself
-refuses to wait (`torch.cuda.set_sync_debug_mode`).
+This is found out with tensors that have a shape, a dtype and a device but no content (PyTorch's fake tensors, and its
+device ``meta``): whatever needs their values on the host cannot go on. Where there is a GPU, PyTorch itself refuses to
+wait, too (`torch.cuda.set_sync_debug_mode`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ _WAIT = "nothing that waits for the device: no .item(), .tolist(), .numpy(), boo
 
 def check_device_use(subject: Subject, run: Run, view: LayerView, *, long: LayerView | None = None) -> None:
     """Everything here; `view` is on the CPU, `long` is one of a single long clip."""
+    _without_values(subject, run, view)
+    _on_one_device(subject, run, view)
     if torch.cuda.is_available():
         _without_waiting(subject, run, moved(view, lambda x: x.cuda()))
-    else:
-        _without_values(subject, run, view)
-        _on_one_device(subject, run, view)
     _without_squares(subject, run, view_of(LONG) if long is None else long)
 
 

@@ -17,7 +17,7 @@ from fastadasp.models.shape import DecoderShape
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.testing.failure import Subject, difference
 from fastadasp.testing.model import embeddings, small_decoder
-from fastadasp.testing.views import Prompt, Side
+from fastadasp.testing.views import SIDES, Prompt, Side
 
 CLOSE = 1e-4
 """Largest relative difference (of norms, float32) between a prompt's logits alone and in a batch."""
@@ -146,9 +146,8 @@ def _check_repeats(lab: _Lab) -> None:
 
 def _check_company(lab: _Lab) -> None:
     """A prompt gets in a batch what it gets alone."""
-    sides: tuple[Side, ...] = ("left", "right")
     alone = [lab.run((prompt,), lab.strategy) for prompt in PROMPTS]
-    for side in sides:
+    for side in SIDES:
         together = lab.run(PROMPTS, lab.strategy, side)
         for row, (prompt, one) in enumerate(zip(PROMPTS, alone, strict=True)):
             subject = lab.subject.when(f"{_words(prompt)}, alone and in a batch padded on the {side}")

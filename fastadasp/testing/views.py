@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ HEADS, KV_HEADS, HEAD_DIM, HIDDEN = 4, 2, 8, 16
 LAYER, LAYERS = 3, 8
 
 Side = Literal["left", "right"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def view_of(
 def moved(view: LayerView, move: Callable[[Tensor], Tensor]) -> LayerView:
     """The view with each of its tensors replaced."""
     given = {field.name: getattr(view, field.name) for field in fields(LayerView) if field.init}
+    given = {name: value for name, value in given.items() if not isinstance(value, dict)}  # each view has its own
     given = {name: move(value) if isinstance(value, Tensor) else value for name, value in given.items()}
     spans = view.spans
     given["spans"] = replace(spans, sample=move(spans.sample), start=move(spans.start), counts=move(spans.counts))
@@ -131,7 +133,7 @@ def rows_of(prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, slice]]:
 
 
 def devices() -> list[str]:
-    """The kinds of device that there are here."""
+    """The kinds of device that there are here, the CPU first."""
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
