@@ -8,8 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
 import fastadasp
+from fastadasp.cli import app
 from fastadasp.plugin import HOOKS
 from fastadasp.registry import Registry, get_registry
 
@@ -147,3 +149,20 @@ def test_plugin_guide_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     with registry.in_use():
         assert fastadasp.load_strategy("loud").select.parameters() == {"power": 2.0}
         tests["test_half_of_the_clip_goes_at_layer_2"]()
+
+
+def test_every_option_is_documented() -> None:
+    """Each command's options stand in the README or on a page of the documentation, next to the command's name."""
+    pages = [
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        *(p.read_text(encoding="utf-8") for p in DOCS.glob("*.md")),
+    ]
+    commands = typer.main.get_command(app)
+    missing = []
+    for name, command in commands.commands.items():  # type: ignore[attr-defined]
+        about = "\n".join(page for page in pages if f"fastadasp {name}" in page)
+        for parameter in command.params:
+            options = [option for option in parameter.opts if option.startswith("--") and option != "--help"]
+            if options and not any(re.search(rf"(?<![\w-]){option}(?![\w-])", about) for option in options):
+                missing.append(f"fastadasp {name} {options[0]}")
+    assert missing == []
