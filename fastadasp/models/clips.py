@@ -57,13 +57,6 @@ def long_enough(wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     return np.pad(wave, (0, max(0, int(SHORTEST * rate) - len(wave))))
 
 
-def prompt_text(loaded: LoadedModel, instruction: str) -> str:
-    """The prompt for one recording in the model's own chat format."""
-    content = [{"type": "audio", "audio": ""}, {"type": "text", "text": instruction}]
-    messages = [{"role": "user", "content": content}]
-    return str(loaded.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-
 def decoder_inputs(loaded: LoadedModel, inputs: dict[str, Any]) -> Tensor:
     """The decoder's input embeddings, [B, T, D]: runs the encoder and projector, but no decoder layer."""
     seen: list[Tensor] = []
@@ -117,13 +110,9 @@ def encoder_flops(loaded: LoadedModel, example: Example) -> int:
 
 def _features(loaded: LoadedModel, examples: Sequence[Example], waves: Sequence[NDArray[np.float32]]) -> Any:
     """What the processor makes of these examples, whose sounds are `waves`, on the model's device."""
-    return loaded.processor(
-        text=[prompt_text(loaded, e.instruction) for e in examples],
-        audio=list(waves),
-        sampling_rate=loaded.sampling_rate,
-        padding=True,
-        return_tensors="pt",
-    ).to(loaded.device)
+    instructions = [e.instruction for e in examples]
+    adapter = adapter_for(loaded.model)
+    return adapter.processor_inputs(loaded.processor, waves, instructions, loaded.sampling_rate).to(loaded.device)
 
 
 @torch.inference_mode()
