@@ -55,6 +55,7 @@ class Prompt:
         self.plans: list[tuple[int, ...]] = []
         self.evictions: list[tuple[int, ...]] = []
         self.seen: Seen | None = None
+        self.kept: dict[str, tuple[int, Tensor]] = {}
         self.tokens = past + length
         self.acts = False
         self.remove = self.evict = self.clip_keys = torch.zeros(0, dtype=torch.int64)
