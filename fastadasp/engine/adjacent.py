@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.spans import AudioSpans
+from fastadasp.kernels import kernels_for
 
 
 def cosine_to_next_key(key: Tensor, spans: AudioSpans) -> Tensor:
@@ -17,6 +18,10 @@ def cosine_to_next_key(key: Tensor, spans: AudioSpans) -> Tensor:
     Returns:
         float32 [clips, N - 1]; what stands after a shorter clip's last pair means nothing.
     """
+    kernels = kernels_for(key)
+    if kernels is not None:
+        by_kernel: Tensor = kernels.cosine_to_next_key(key, spans)
+        return by_kernel
     key = key.float()
     dot = torch.linalg.vecdot(key[:, :, :-1], key[:, :, 1:]).sum(1)
     norm = key.norm(dim=(1, 3)).clamp_min(1e-12)

@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastadasp.engine.spans import AudioSpans
+from fastadasp.kernels import kernels_for
+
 Which = Literal["strided", "last"]
 """Which queries stand for all: every n-th, counted back from the last one, or the last ones."""
 
@@ -27,6 +30,7 @@ def received_attention(
     scale: float,
     valid: Tensor | None = None,
     *,
+    spans: AudioSpans | None = None,
     share: float = 1.0,
     which: Which = "strided",
 ) -> Tensor:
@@ -40,12 +44,13 @@ def received_attention(
         key: [B, key/value heads, past + T, head_dim], after rotary embedding; the last T belong to the queries.
         scale: what the model multiplies the logits by.
         valid: bool [B, past + T], False for padding keys (whose queries then do not count either); None for no padding.
+        spans: the audio tokens among the queries; if given, only what their keys receive is answered.
         share: fraction of each sample's queries that is asked, above 0 and at most 1; the sums are scaled up.
         which: `strided` asks every n-th query, n = 1 / share rounded; `last` asks the last ones.
 
     Returns:
-        float32 [B, past + T]: sum over heads and queries of softmax(scale q k^T). Memory grows with past + T, not with
-        its square.
+        float32 [B, past + T], or [clips, N] with `spans`: sum over heads and queries of softmax(scale q k^T). Memory
+        grows with past + T, not with its square.
     """
     length, past = query.shape[2], key.shape[2] - query.shape[2]
     step, asked = asked_queries(length, share, which)
@@ -59,12 +64,20 @@ def received_attention(
             query = query.gather(2, places.clamp_min(0)[:, None, :, None].expand(-1, query.shape[1], -1, key.shape[3]))
         places = places.expand(len(key), -1)
         counted = valid[:, past:].gather(1, places.clamp_min(0)) & (places >= 0)
-    received = _streamed(query * scale, key, places + past, past + first, step, valid, counted)
+    kernels = None if spans is None else kernels_for(query, key)
+    if kernels is not None:
+        own = places + past
+        received: Tensor = kernels.column_sums(query, key, scale, own, past + first, step, past, valid, counted, spans)
+    else:
+        received = _streamed(query * scale, key, places + past, past + first, step, valid, counted)
+        if spans is not None:
+            received = received[spans.sample.unsqueeze(1), spans.columns()[0] + past]
     if asked == length:
         return received
     if valid is None or counted is None:
         return received * (length / asked)
-    return received * (valid[:, past:].sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp_min(1))
+    every = valid[:, past:].sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp_min(1)
+    return received * (every if spans is None else every[spans.sample])
 
 
 def asked_queries(length: int, share: float, which: Which) -> tuple[int, int]:

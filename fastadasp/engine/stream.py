@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadasp.engine.plan import TokenPlan
 from fastadasp.engine.spans import AudioSpans
+from fastadasp.kernels import kernels_for
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
     """Each sample's rows `index` [B, M] of x [B or 1, T, ...]: [B, M, ...]. Whole rows are copied, not elements."""
     if x.shape[0] > 1:
         index = index + x.shape[1] * torch.arange(len(index), device=index.device).unsqueeze(1)
-    return x.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
+    rows: Tensor = x.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
+    return rows
 
 
 def mean_of_members(h: Tensor, members: Members, width: int) -> Tensor:
@@ -130,6 +132,10 @@ def mean_of_members(h: Tensor, members: Members, width: int) -> Tensor:
 
     Sums are in float32 and in the order of the tokens, whatever the device: nothing is added up by atomics.
     """
+    kernels = kernels_for(h)
+    if kernels is not None:
+        by_kernel: Tensor = kernels.means(h, members.token, members.share, members.start, width)
+        return by_kernel
     flat = h.flatten(0, 1).float()
     sums = torch.nn.functional.embedding_bag(
         members.token, flat, members.start, mode="sum", per_sample_weights=members.share, include_last_offset=True

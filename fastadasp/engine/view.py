@@ -97,8 +97,10 @@ class LayerView:
         """
         asked = (queries, which)
         if asked not in self._received:
-            whole = received_attention(*self._attention(), self.scale, self.key_valid, share=queries, which=which)
-            self._received[asked] = self.gather(whole[:, -self.states.shape[1] :])
+            query, key = self._attention()
+            self._received[asked] = received_attention(
+                query, key, self.scale, self.key_valid, spans=self.spans, share=queries, which=which
+            )
         return self._received[asked]
 
     def cosine_to_next_key(self) -> Tensor:
