@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp import cli_select
+from fastadasp import cli_bench, cli_select
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.terminal import console as _console
 from fastadasp.terminal import say
@@ -206,6 +206,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print as JSON")]
 
 
 app.command()(cli_select.select_layer)
+app.add_typer(cli_bench.app, name="bench")
 
 
 @app.command()

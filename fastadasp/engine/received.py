@@ -19,7 +19,7 @@ _BLOCK_ELEMENTS = 2_000_000
 """Attention weights held at once, at most (8 MB in float32; logits and weights stand side by side)."""
 _NEAR_ELEMENTS = 1 << 18
 """On a CPU, weights of one step for each thread, if it can be cut so small: what stays in a core's cache."""
-_ROWS = 128
+_ROWS = 96
 """Queries of one head in a step: enough for the matrix product's full speed."""
 _Step = tuple[slice, slice, int]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -46,6 +47,10 @@ class AudioSpans:
 
         The columns of padding entries repeat the clip's first column.
         """
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> tuple[Tensor, Tensor]:
         steps = torch.arange(self.longest, device=self.start.device)
         valid = steps < self.counts.unsqueeze(1)
         return self.start.unsqueeze(1) + steps * valid, valid

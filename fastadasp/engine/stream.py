@@ -58,10 +58,8 @@ class Members:
         start = (torch.searchsorted(column, edges) + length * rows).flatten()
         start = torch.nn.functional.pad(start, (0, 1), value=target.numel())
         token, bag = (order + length * rows).flatten(), (column + (width + 1) * rows).flatten()
-        weight = weight.flatten()
-        empty = (_sums(weight, token, start) == 0)[bag]
-        weight = weight.masked_fill(torch.empty_like(empty).scatter_(0, token, empty), 1.0)
-        return cls(token, weight[token] / _sums(weight, token, start)[bag], start)
+        weight, total = weight.flatten()[token], _sums(weight.flatten(), token, start)[bag]
+        return cls(token, torch.where(total == 0, 1 / start.diff()[bag], weight / total), start)
 
     def sums(self, values: Tensor, width: int) -> Tensor:
         """Each column's plain sum: float32 [B, T] -> [B, width]."""

@@ -10,10 +10,13 @@ from fastadasp.models.adapter import ModelAdapter
 def fastadasp_models() -> list[ModelAdapter]:
     return [
         ModelAdapter(name="qwen2_audio", summary="Qwen2-Audio"),
-        ModelAdapter(
-            name="qwen2",
-            summary="Qwen2 text decoder fed with audio embeddings; spans are given by the caller",
-            decoder_paths=("", "model"),
-            audio_token=None,
+        *(
+            ModelAdapter(
+                name=name,
+                summary=f"{title} text decoder fed with audio embeddings; spans are given by the caller",
+                decoder_paths=("", "model"),
+                audio_token=None,
+            )
+            for name, title in (("qwen2", "Qwen2"), ("qwen3", "Qwen3"), ("llama", "Llama"))
         ),
     ]
