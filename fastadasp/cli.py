@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp import cli_convert, cli_models, cli_select, cli_transcribe
+from fastadasp import cli_bench, cli_convert, cli_models, cli_select, cli_transcribe
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.terminal import console as _console
 from fastadasp.terminal import print_listing, print_problems, say
@@ -209,6 +209,7 @@ app.command()(cli_select.select_layer)
 app.command("convert")(cli_convert.convert_checkpoint)
 app.command()(cli_models.models)
 app.command()(cli_transcribe.transcribe)
+app.add_typer(cli_bench.app, name="bench")
 
 
 @app.command()

@@ -105,11 +105,14 @@ _THINKER = {"decoder_paths": ("model.language_model", "language_model", "model")
 def _usable() -> list[ModelAdapter]:
     return [
         _family("qwen2_audio", "Qwen2-Audio"),
-        _family(
-            "qwen2",
-            "Qwen2 text decoder fed with audio embeddings; spans are given by the caller",
-            decoder_paths=("", "model"),
-            audio_token=None,
+        *(
+            _family(
+                name,
+                f"{title} text decoder fed with audio embeddings; spans are given by the caller",
+                decoder_paths=("", "model"),
+                audio_token=None,
+            )
+            for name, title in (("qwen2", "Qwen2"), ("qwen3", "Qwen3"), ("llama", "Llama"))
         ),
         _family("audioflamingo3", "Audio Flamingo 3"),
         _family("fun_asr_nano", "Fun-ASR-Nano", clip_lengths="input_features_mask"),
