@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import soundfile
 from command import run
+from family_models import family_model, installed
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadasp
 from fastadasp.compare.grid import find_task
 from fastadasp.compare.runner import run_cell
-from fastadasp.errors import DataError, RunError, StrategyError
-from fastadasp.models.clips import prepare
+from fastadasp.errors import DataError, ModelError, RunError, StrategyError
+from fastadasp.models.clips import encode, prepare
+from fastadasp.models.load import LoadedModel
 from fastadasp.transcribe.windows import quietest, whole, windows
 
 RATE = 16_000
@@ -210,3 +212,10 @@ def test_wrong_commands_are_explained(tmp_path: Path, fault: str) -> None:
     assert code == 2
     assert message in told
     assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("family", [name for name in ("vibevoice_asr", "gemma4_unified") if name in installed()])
+def test_a_model_that_cannot_generate_from_embeddings_is_refused(family: str) -> None:
+    loaded = LoadedModel(family_model(family), None, "tiny", "cpu", "float32")
+    with pytest.raises(ModelError, match="cannot generate from embeddings, which the commands of fastadasp need"):
+        encode(loaded, CLIPS[:1], [sound(CLIPS[0].audio)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,8 +131,14 @@ def encode(
 
     Raises:
         DataError: a sound became no audio token.
+        ModelError: the model's ``generate`` cannot go on from embeddings.
     """
     adapter, model = adapter_for(loaded.model), loaded.model
+    if "inputs_embeds" not in inspect.signature(model.prepare_inputs_for_generation).parameters:
+        raise ModelError(
+            f"{type(model).__name__} cannot generate from embeddings, which the commands of fastadasp need; use it in "
+            "Python: with strategy.apply(model): model.generate(**inputs)"
+        )
     inputs = _features(loaded, examples, waves)
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
