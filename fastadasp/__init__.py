@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fastadasp.strategy import Strategy, load_strategy
     from fastadasp.tasks.manifest import ManifestTask
     from fastadasp.tasks.task import Example, Task
+    from fastadasp.transcribe.speech_model import SpeechModel, Transcript, load_speech_model
 
     __version__: str
 
@@ -66,15 +67,18 @@ __all__ = [
     "Schedule",
     "Scorer",
     "Selection",
+    "SpeechModel",
     "Strategy",
     "StrategyError",
     "Task",
     "TokenPlan",
+    "Transcript",
     "UnknownNameError",
     "__version__",
     "get_registry",
     "hookimpl",
     "load_model",
+    "load_speech_model",
     "load_strategy",
     "ops",
     "select_layer",
@@ -106,6 +110,7 @@ _HOMES = {
     "strategy": ("Strategy", "load_strategy"),
     "tasks.manifest": ("ManifestTask",),
     "tasks.task": ("Example", "Task"),
+    "transcribe.speech_model": ("SpeechModel", "Transcript", "load_speech_model"),
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 

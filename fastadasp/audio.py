@@ -33,7 +33,11 @@ def read_audio(path: Path, rate: int = 16_000, longest: float | None = None) -> 
     if not np.isfinite(wave).all():
         raise DataError(f"{path} holds values that are not finite")
     _refuse_longer(path, len(wave) / given, longest)
-    mono = wave.mean(axis=1)
+    return resample(wave.mean(axis=1), given, rate)
+
+
+def resample(mono: NDArray[np.float32], given: int, rate: int) -> NDArray[np.float32]:
+    """Samples at `given` Hz as float32 at `rate` Hz."""
     if given != rate:
         ratio = Fraction(rate, given)
         mono = resample_poly(mono, ratio.numerator, ratio.denominator)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp import cli_convert, cli_models, cli_new_plugin, cli_plugins, cli_select
+from fastadasp import cli_bench, cli_convert, cli_models, cli_new_plugin, cli_plugins, cli_select, cli_transcribe
 from fastadasp.enabled import leaving_out
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.registry import Registry
@@ -232,6 +232,8 @@ app.command("convert")(cli_convert.convert_checkpoint)
 app.command()(cli_models.models)
 app.command()(cli_plugins.plugins)
 app.command()(cli_new_plugin.new_plugin)
+app.command()(cli_transcribe.transcribe)
+app.add_typer(cli_bench.app, name="bench")
 
 
 @app.command()

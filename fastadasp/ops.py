@@ -14,8 +14,9 @@ def cosine_to_next(x: Tensor) -> Tensor:
 
     Trailing dimensions (heads) are concatenated.
     """
-    unit = unit_vectors(x)
-    cosine: Tensor = (unit[:, :-1] * unit[:, 1:]).sum(-1)
+    flat = x.flatten(2).float()
+    norm = flat.norm(dim=-1).clamp_min(1e-12)
+    cosine: Tensor = torch.linalg.vecdot(flat[:, :-1], flat[:, 1:]) / (norm[:, :-1] * norm[:, 1:])
     return cosine
 
 

@@ -27,9 +27,7 @@ class KeySimilarity(Scorer):
 
     def affinity(self, layer: LayerView) -> Tensor:
         """Cosines in [-1, 1], float32 [clips, N - 1]."""
-        from fastadasp.ops import cosine_to_next
-
-        return cosine_to_next(layer.keys)
+        return layer.cosine_to_next_key()
 
 
 @hookimpl

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from fastadasp import Scorer, hookimpl
 
@@ -20,6 +22,10 @@ class ReceivedAttention(Scorer):
     released code. Two things follow from the sum over all queries of a causal layer: it counts the token's attention to
     itself, and earlier tokens, which more queries can see, tend to receive more. FastV (Chen et al., ECCV 2024) asks
     the last query alone instead.
+
+    Exact unless asked otherwise. Cheaper, and not in the paper: `queries` asks only a share of the queries (`which`
+    ones: every n-th, or the last), and `layers` above 1 uses a layer's scores at the layers that follow, too; a merged
+    token then has the sum of its members' scores.
     """
 
     name: ClassVar[str] = "received-attention"
@@ -27,9 +33,17 @@ class ReceivedAttention(Scorer):
     gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
     needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
 
+    queries: float = Field(default=1.0, gt=0, le=1)
+    which: Literal["strided", "last"] = "strided"
+    layers: int = Field(default=1, ge=1)
+
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""
-        return layer.received_attention()
+        found = layer.find(str(self), self.layers)
+        if found is None:
+            found = layer.received_attention(self.queries, self.which)
+            layer.keep(str(self), found)
+        return found
 
 
 @hookimpl

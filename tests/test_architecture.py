@@ -100,6 +100,12 @@ def test_the_engine_serves_and_does_not_ask() -> None:
     assert offenders("engine", banned=("compare", "tasks", "demo", "cli")) == []
 
 
+def test_kernels_serve_the_engine_alone() -> None:
+    assert offenders("kernels", banned=("engine", "compare", "models", "tasks", "strategy", "demo", "cli")) == []
+    # compiled only where they are chosen: no import of the kernels at the top of any file
+    assert [i for i in IMPORTS if i.target.startswith("triton") and not under(i.where, "kernels.triton_kernels")] == []
+
+
 def test_models_and_tasks_stand_below_the_comparison() -> None:
     assert offenders("models", "tasks", "audio", "efficiency", banned=("compare", "demo", "cli")) == []
     assert offenders("tasks", banned=("engine", "models", "strategy")) == []

@@ -20,7 +20,7 @@ from fastadasp.compare.grid import make_grid
 from fastadasp.compare.records import Cell, Efficiency, Prediction, Run, StartLayer
 from fastadasp.compare.runner import run_cell
 from fastadasp.demo import model_path
-from fastadasp.models.clips import batches, encoder_flops, prepare
+from fastadasp.models.clips import batches, encoder_flops, prepare, read_clip
 from fastadasp.models.load import LoadedModel, load_model
 
 DOCS = Path(__file__).parent.parent / "docs" / "results-format.md"
@@ -136,11 +136,10 @@ def test_shared_embeddings_give_the_models_own_answers(loaded: LoadedModel) -> N
     ready = prepare(loaded, examples, 2, lambda n: None)
     clips = [ready[str(e.audio), e.instruction] for e in examples]
     outcome = run_cell(loaded, None, clips, max_new_tokens=48, batch_size=3, progress=lambda n: None)
-    from fastadasp.models.clips import prompt_text, read_clip
-
     for example, answer in zip(examples, outcome.predictions, strict=True):
+        message = {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": example.instruction}]}
         inputs = loaded.processor(
-            text=[prompt_text(loaded, example.instruction)],
+            text=[loaded.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)],
             audio=[read_clip(example, loaded)],
             sampling_rate=16000,
             return_tensors="pt",

@@ -8,10 +8,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 
 import fastadasp
 from fastadasp import enabled, hookspecs, testing
 from fastadasp.checks import METHODS
+from fastadasp.cli import app
 from fastadasp.hookspecs import API_ATTRIBUTE
 from fastadasp.plugin import HOOKS
 from fastadasp.registry import Registry, get_registry
@@ -164,3 +166,20 @@ def test_the_guide_names_every_check_and_what_chooses_plugins() -> None:
     assert set(table(page, "Conformance")) == {name for name in testing.__all__ if name.startswith("check_")}
     for name in ("Prompt", "view_of", "--no-plugin", enabled.ONLY, enabled.WITHOUT, API_ATTRIBUTE, "API_VERSION"):
         assert name in page
+
+
+def test_every_option_is_documented() -> None:
+    """Each command's options stand in the README or on a page of the documentation, next to the command's name."""
+    pages = [
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        *(p.read_text(encoding="utf-8") for p in DOCS.glob("*.md")),
+    ]
+    commands = typer.main.get_command(app)
+    missing = []
+    for name, command in commands.commands.items():  # type: ignore[attr-defined]
+        about = "\n".join(page for page in pages if f"fastadasp {name}" in page)
+        for parameter in command.params:
+            options = [option for option in parameter.opts if option.startswith("--") and option != "--help"]
+            if options and not any(re.search(rf"(?<![\w-]){option}(?![\w-])", about) for option in options):
+                missing.append(f"fastadasp {name} {options[0]}")
+    assert missing == []

@@ -45,7 +45,7 @@ def state(model: Any) -> Any:
 
 def test_every_usable_family_is_tested() -> None:
     usable = {e.value.name for e in get_registry().entries("model") if not e.value.refusal}
-    others = {"qwen2", "qwen2_5_omni", "qwen3_omni_moe"}  # text alone, and thinkers with talkers
+    others = {"qwen2", "qwen3", "llama", "qwen2_5_omni", "qwen3_omni_moe"}  # text alone, and thinkers with talkers
     assert usable - others - {"wavllm"} == set(FAMILIES)  # which takes one clip a prompt: test_convert_wavllm.py
 
 
@@ -255,12 +255,13 @@ def test_half_precision(family: str, dtype: torch.dtype) -> None:
 
 def test_means_accumulate_in_float32() -> None:
     """A cluster of many tokens keeps the precision of its dtype; a sum in that dtype would lose it."""
-    from fastadasp.engine.stream import Reduction
+    from fastadasp.engine.stream import Members, Reduction
 
     for dtype in (torch.bfloat16, torch.float16):
         states = (1 + torch.rand(1, 4096, 4, generator=torch.Generator().manual_seed(0))).to(dtype)
         zero = torch.zeros(1, 4096, dtype=torch.int64)
-        mean = Reduction(zero, zero[:, :1], torch.full((1, 4096), 1 / 4096), 1, None).reduce(states)
+        members = Members.of(zero, torch.ones(1, 4096), 1)
+        mean = Reduction(zero, zero[:, :1], members, 1, None).reduce(states)
         exact = states.double().mean(1, keepdim=True)
         assert mean.dtype == dtype
         assert float((mean.double() - exact).abs().max()) <= torch.finfo(dtype).eps

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 import transformers
 
-from fastadasp.demo import model_path
+from fastadasp.demo import data_path, model_path
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
@@ -28,9 +29,16 @@ def test_the_readme_shows_commands() -> None:
     assert 'pip install -e ".[test]" && pytest' in README
 
 
+def record(folder: Path) -> None:
+    """The recording that the README speaks of."""
+    wave, rate = soundfile.read(next(data_path().glob("audio/number-*.ogg")))
+    soundfile.write(folder / "talk.mp3", wave, rate)
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "clips.jsonl" not in c])
 def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
+    record(tmp_path)
     words = shlex.split(command)[1:]
     if words[0] == "compare":  # the same, on fewer clips and at one budget
         words += ["--limit", "1", "--budgets", "0.5"]
@@ -39,7 +47,9 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert result.returncode == 0, result.stderr
 
 
-def test_python_runs() -> None:
+def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path)
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     model = transformers.Qwen2AudioForConditionalGeneration.from_pretrained(model_path(), dtype=torch.float32).eval()
     sound = "<|audio_bos|>" + "<|AUDIO|>" * 100 + "<|audio_eos|>"

@@ -26,9 +26,10 @@ from fastadasp.strategy import Strategy
 
 @dataclass(frozen=True)
 class Outcome:
-    """Answers in the clips' order, and what they cost."""
+    """Answers and what each cost, both in the clips' order; and what all cost together."""
 
     predictions: list[str]
+    costs: list[SampleCost]
     efficiency: Efficiency
 
 
@@ -85,7 +86,7 @@ def run_cell(
         check_reach(strategy, shape, clips)
     width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
     answers = [""] * len(clips)
-    costs: list[SampleCost] = []
+    costs: dict[int, SampleCost] = {}
     prefill, decode, steps = [], [], []
     with _no_collector():
         for batch in batches(clips, batch_size, loaded.device):
@@ -93,12 +94,14 @@ def run_cell(
             for place, text in zip(batch.places, texts, strict=True):
                 answers[place] = text
             audio = [clip.audio_tokens for clip in batch.clips]
-            costs += sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width)
+            spent = sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width)
+            costs.update(zip(batch.places, spent, strict=True))
             prefill.append(times[0])
             decode.append(times[1])
             steps.append(times[2])
             progress(len(batch.clips))
-    return Outcome(answers, _efficiency(costs, prefill, decode, steps, batch_size, encoder_flops))
+    ordered = [costs[i] for i in range(len(clips))]
+    return Outcome(answers, ordered, _efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops))
 
 
 def check_reach(strategy: Strategy, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:

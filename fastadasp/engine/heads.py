@@ -67,6 +67,7 @@ def by_head(layer: LayerView) -> HeadView:
         "key_valid": None if layer.key_valid is None else layer.key_valid.repeat_interleave(heads, dim=0),
         "remove": None if layer.remove is None else layer.remove.repeat_interleave(heads),
         "removals": None if layer.removals is None else tuple(n for n in layer.removals for _ in range(heads)),
+        "kept": {},
         "clip_keys": mix(layer.clip_keys.unsqueeze(1) + head).flatten(),
     }
     return HeadView(**given, heads=heads, whole=layer)

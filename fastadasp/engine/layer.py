@@ -130,6 +130,7 @@ class LayerWork:
             token_valid=prompt.stream.valid,
             remove=remove[self.index].to(device),
             removals=removals[self.index],
+            kept=prompt.kept,
         )
 
     def _plan(self, strategy: Strategy, layer: LayerView) -> TokenPlan:
@@ -162,6 +163,8 @@ class LayerWork:
             removed = tuple(n - left for n, left in zip(stream.spans.tokens, survivors, strict=True))
             prompt.replan(self.index, removed)
         reduction, left = apply_plan(stream, plan, survivors)
+        for name, (at, scores) in prompt.kept.items():
+            prompt.kept[name] = at, reduction.add_up(scores, stream.spans, left.spans)
         self.session.trace.follow(reduction.target, reduction.width)
         return reduction, left
 

@@ -20,6 +20,8 @@ def causal_mask(implementation: str, config: Any, states: Tensor, keys: int, val
         What that implementation takes: None, a bool or additive tensor [B, 1, T, keys], a [B, keys] padding mask...
     """
     batch, length = states.shape[:2]
+    if length == 1 and valid is None and implementation == "sdpa":
+        return None  # a decoding step that sees every key, as transformers finds itself, but in each layer anew
     valid = None if valid is None else valid.to(states.device)
     mask = ALL_MASK_ATTENTION_FUNCTIONS[implementation](
         batch_size=batch,

@@ -14,7 +14,7 @@ from fastadasp.engine.cache import CacheState, Keys, count_seen, remember, state
 from fastadasp.engine.masks import causal_mask
 from fastadasp.engine.schedule import evictions
 from fastadasp.engine.solve import BatchLengths, batch_removals, batch_removals_after
-from fastadasp.engine.spans import AudioSpans, find_spans
+from fastadasp.engine.spans import AudioSpans, find_spans, send
 from fastadasp.engine.stream import Reduction, Stream
 from fastadasp.engine.survivors import Survivors
 from fastadasp.engine.trace import LayerTrace
@@ -57,6 +57,7 @@ class Prompt:
         self.plans: list[tuple[int, ...]] = []
         self.evictions: list[tuple[int, ...]] = []
         self.seen: Seen | None = None
+        self.kept: dict[str, tuple[int, Tensor]] = {}
         self.tokens = past + length
         self.acts = False
         self.remove = self.evict = self.clip_keys = torch.zeros(0, dtype=torch.int64)
@@ -84,12 +85,16 @@ class Prompt:
                 f"but the cache holds {past} and the prompt adds {length}"
             )
         valid = None if mask is None or length == 1 else mask[:, past:].bool()
-        lengths = (length,) * batch
-        if valid is not None:
-            lengths = tuple(int(n) for n in valid.sum(1).cpu())
+        lengths, spans = (length,) * batch, _no_spans()
+        device = None if span_ids is None else span_ids.device
+        both = [x for x in (valid, span_ids) if x is not None]
+        host = torch.stack([x.to(torch.int64) for x in both]).cpu() if both else None
+        if valid is not None and host is not None:
+            lengths = tuple(int(n) for n in host[0].sum(1))
             if min(lengths) == length:
                 valid = None
-        spans = _no_spans() if span_ids is None else find_spans(span_ids, valid)
+        if span_ids is not None and host is not None:
+            spans = find_spans(host[-1], None if valid is None else host[0].bool(), device)
         self.stream = self.plain_stream = Stream(lengths, length, valid, spans)
         if self.known is None:
             before = mask[:, :past].bool() if mask is not None and past else None
@@ -121,8 +126,7 @@ class Prompt:
         self.acts = any(any(counts) for counts in (*self.plans, *self.evictions))
         if self.acts:
             device = clips.start.device
-            self.remove = torch.tensor(self.plans, dtype=torch.int64).to(device)
-            self.evict = torch.tensor(self.evictions, dtype=torch.int64).to(device)
+            self.remove, self.evict = send(self.plans, device), send(self.evictions, device)
 
     def replan(self, layer: int, removed: tuple[int, ...]) -> None:
         """After a merger that took other counts from the clips at `layer` than it was asked to."""

@@ -2,45 +2,145 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-_BLOCK_ELEMENTS = 4_000_000
-"""Attention weights held at once, over batch and heads (16 MB in float32)."""
+from fastadasp.engine.spans import AudioSpans
+from fastadasp.kernels import kernels_for
+
+Which = Literal["strided", "last"]
+"""Which queries stand for all: every n-th, counted back from the last one, or the last ones."""
+
+_BLOCK_ELEMENTS = 2_000_000
+"""Attention weights held at once, at most (8 MB in float32; logits and weights stand side by side)."""
+_NEAR_ELEMENTS = 1 << 18
+"""On a CPU, weights of one step for each thread, if it can be cut so small: what stays in a core's cache."""
+_ROWS = 96
+"""Queries of one head in a step: enough for the matrix product's full speed."""
+_Step = tuple[slice, slice, int]
 
 
-def received_attention(query: Tensor, key: Tensor, scale: float, valid: Tensor | None = None) -> Tensor:
+def received_attention(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    valid: Tensor | None = None,
+    *,
+    spans: AudioSpans | None = None,
+    share: float = 1.0,
+    which: Which = "strided",
+) -> Tensor:
     """Column sums of the causal attention matrix over heads and queries (FastAdaSP's w_j).
+
+    A block of queries sees all of its keys at once, so its softmax is exact without a second pass. Keys are not copied
+    for the query heads that share them.
 
     Args:
         query: [B, heads, T, head_dim], after rotary embedding.
         key: [B, key/value heads, past + T, head_dim], after rotary embedding; the last T belong to the queries.
         scale: what the model multiplies the logits by.
         valid: bool [B, past + T], False for padding keys (whose queries then do not count either); None for no padding.
+        spans: the audio tokens among the queries; if given, only what their keys receive is answered.
+        share: fraction of each sample's queries that is asked, above 0 and at most 1; the sums are scaled up.
+        which: `strided` asks every n-th query, n = 1 / share rounded; `last` asks the last ones.
 
     Returns:
-        float32 [B, past + T]: sum over heads and queries of softmax(scale q k^T). Memory grows with past + T, not with
-        its square.
+        float32 [B, past + T], or [clips, N] with `spans`: sum over heads and queries of softmax(scale q k^T). Memory
+        grows with past + T, not with its square.
     """
-    batch, heads, length, dim = query.shape
-    groups, total = key.shape[1], key.shape[2]
-    past = total - length
-    query = query.reshape(batch, groups, heads // groups, length, dim)
-    keys = key.transpose(-1, -2)
-    block = max(1, min(length, _BLOCK_ELEMENTS // (batch * heads * total)))
+    length, past = query.shape[2], key.shape[2] - query.shape[2]
+    step, asked = asked_queries(length, share, which)
+    first = length - 1 - (asked - 1) * step  # the last query is always asked
+    places, counted = torch.arange(first, length, step, device=key.device).unsqueeze(0), None
+    if valid is None:
+        query = query if asked == length else query[:, :, first::step]
+    else:
+        if asked < length:
+            places = _places(valid[:, past:], step, asked, share if which == "last" else None)
+            query = query.gather(2, places.clamp_min(0)[:, None, :, None].expand(-1, query.shape[1], -1, key.shape[3]))
+        places = places.expand(len(key), -1)
+        counted = valid[:, past:].gather(1, places.clamp_min(0)) & (places >= 0)
+    kernels = None if spans is None else kernels_for(query, key)
+    if kernels is not None:
+        own = places + past
+        received: Tensor = kernels.column_sums(query, key, scale, own, past + first, step, past, valid, counted, spans)
+    else:
+        received = _streamed(query * scale, key, places + past, past + first, step, valid, counted)
+        if spans is not None:
+            received = received[spans.sample.unsqueeze(1), spans.columns()[0] + past]
+    if asked == length:
+        return received
+    if valid is None or counted is None:
+        return received * (length / asked)
+    every = valid[:, past:].sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp_min(1)
+    return received * (every if spans is None else every[spans.sample])
+
+
+def asked_queries(length: int, share: float, which: Which) -> tuple[int, int]:
+    """The gap between two queries that are asked, and how many of `length` are."""
+    if which == "last":
+        return 1, math.ceil(length * share)
+    step = max(1, round(1 / share))
+    return step, -(-length // step)
+
+
+def _places(shown: Tensor, step: int, asked: int, share: float | None) -> Tensor:
+    """Where each sample's queries stand, counted back from its own last: int64 [B, asked], below 0 for none.
+
+    With `share` a sample asks no more than this share of its own queries, `shown` bool [B, T].
+    """
+    columns = torch.arange(shown.shape[1], device=shown.device)
+    back = torch.arange(asked - 1, -1, -1, device=shown.device)
+    places = (shown * columns).amax(1, keepdim=True) - back * step
+    if share is None:
+        return places
+    return places.masked_fill(back >= (shown.sum(1, keepdim=True).double() * share).ceil(), -1)
+
+
+def _steps(heads: int, shared: int, asked: int, total: int, first: int, step: int, near: int) -> Iterator[_Step]:
+    """The stream in steps of bounded size: queries, heads, and how many keys are in their sight."""
+    rows = max(1, min(_ROWS, _BLOCK_ELEMENTS // (shared * total)))
+    for begin in range(0, asked, rows):
+        end = min(begin + rows, asked)
+        seen = first + (end - 1) * step + 1
+        width = max(1, min(near, _BLOCK_ELEMENTS) // (shared * (end - begin) * seen))
+        for left in range(0, heads, width):
+            yield slice(begin, end), slice(left, min(left + width, heads)), seen
+
+
+def _streamed(
+    query: Tensor, key: Tensor, own: Tensor, first: int, step: int, valid: Tensor | None, counted: Tensor | None
+) -> Tensor:
+    """Column sums of the queries [B, heads, asked, head_dim] whose own keys stand at `own`, int64 [B or 1, asked].
+
+    Args:
+        first, step: where the own keys stand at most, on the host: query i's is at or before column first + i step, and
+            exactly there without padding.
+        counted: bool [B, asked], False for padding queries.
+    """
+    (batch, groups, total, _), (heads, asked) = key.shape, query.shape[1:3]
+    shared = heads // groups
+    query, keys = query.reshape(batch * groups, shared, asked, -1), key.flatten(0, 1).transpose(1, 2)
     columns = torch.arange(total, device=key.device)
-    received = torch.zeros(batch, total, dtype=torch.float32, device=key.device)
-    for begin in range(0, length, block):
-        end = min(begin + block, length)
-        seen = past + end  # keys after the block's last query are out of its sight
-        rows = query[:, :, :, begin:end].flatten(2, 3)
-        logits = torch.matmul(rows * scale, keys[..., :seen]).view(batch, groups, -1, end - begin, seen)
-        hidden = columns[:seen] > torch.arange(past + begin, seen, device=key.device).unsqueeze(1)
-        if valid is not None:
-            hidden = (hidden | ~valid[:, None, :seen])[:, None, None]
-        weights = logits.masked_fill(hidden, float("-inf")).softmax(-1, dtype=torch.float32)
-        if valid is not None:
-            counted = valid[:, None, None, past + begin : seen, None]
-            weights = weights.masked_fill(~counted, 0.0)
-        received[:, :seen] += weights.sum(dim=(1, 2, 3))
-    return received
+    received = torch.zeros(batch * groups, total, dtype=torch.float32, device=key.device)
+    near = _NEAR_ELEMENTS * torch.get_num_threads() if key.device.type == "cpu" else _BLOCK_ELEMENTS
+    for rows, part, seen in _steps(batch * groups, shared, asked, total, first, step, near):
+        logits = torch.bmm(query[part, :, rows].flatten(1, 2), keys[part, :, :seen])
+        logits = logits.unflatten(1, (shared, rows.stop - rows.start))
+        if valid is None or counted is None:
+            clear = first + rows.start * step + 1  # columns before are in sight of all of the block's queries
+            hidden = columns[clear:seen] > own[0, rows].unsqueeze(1)
+            logits[..., clear:].masked_fill_(hidden, float("-inf"))
+            weights = logits.softmax(-1, dtype=torch.float32)
+        else:
+            sample = torch.arange(part.start, part.stop, device=key.device) // groups
+            hidden = (columns[:seen] > own[sample, rows].unsqueeze(-1)) | ~valid[sample, None, :seen]
+            logits.masked_fill_(hidden.unsqueeze(1), float("-inf"))
+            weights = logits.softmax(-1, dtype=torch.float32)
+            weights = weights.masked_fill(~counted[sample, None, rows].unsqueeze(-1), 0.0)
+        received[part, :seen] += weights.sum((1, 2))
+    return received.view(batch, groups, total).sum(1)

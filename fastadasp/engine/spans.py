@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -52,6 +53,10 @@ class AudioSpans:
 
         The columns of padding entries repeat the clip's first column.
         """
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> tuple[Tensor, Tensor]:
         steps = torch.arange(self.longest, device=self.start.device)
         valid = steps < self.counts.unsqueeze(1)
         return self.start.unsqueeze(1) + steps * valid, valid
@@ -86,19 +91,27 @@ def number_clips(mask: Tensor, lengths: Tensor) -> Tensor:
     return clip.view_as(mask) * mask
 
 
-def find_spans(span_ids: Tensor, valid: Tensor | None) -> AudioSpans:
+def send(values: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Numbers of the host as int64 on `device`, without waiting for it."""
+    host = torch.tensor(values, dtype=torch.int64)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def find_spans(span_ids: Tensor, valid: Tensor | None, device: torch.device | None = None) -> AudioSpans:
     """Builds the spans from span numbers.
 
-    This is the one place where a prompt waits for the device: everything later follows from the counts found here.
+    Everything later follows from the counts found here.
 
     Args:
-        span_ids: int [B, T], 0 for text and padding, c for the tokens of the row's c-th clip.
+        span_ids: int [B, T], 0 for text and padding, c for the tokens of the row's c-th clip; on the host, or else this
+            waits for the device.
         valid: bool [B, T], False for padding; None if there is none.
+        device: of the spans; that of `span_ids` if not given.
 
     Raises:
         ModelError: a clip's tokens do not lie side by side, or some of them are masked out.
     """
-    device = span_ids.device
+    device = span_ids.device if device is None else device
     ids = span_ids if valid is None else torch.stack([span_ids, valid.to(span_ids.dtype)])
     host = ids.cpu()
     numbers, shown = (host, None) if valid is None else (host[0], host[1].bool())
@@ -125,5 +138,5 @@ def find_spans(span_ids: Tensor, valid: Tensor | None) -> AudioSpans:
             counts.append(right - left)
         plain = (line == 0) if shown is None else (line == 0) & shown[row].numpy()
         text += [int(plain.sum())] * len(seen)
-    placed = torch.tensor([rows, starts, counts], dtype=torch.int64).to(device)
+    placed = send([rows, starts, counts], device)
     return AudioSpans(placed[0], placed[1], placed[2], tuple(counts), tuple(rows), tuple(text))

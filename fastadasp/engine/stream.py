@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadasp.engine.plan import TokenPlan
 from fastadasp.engine.spans import AudioSpans
+from fastadasp.kernels import kernels_for
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,49 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Members:
+    """Whose mean each survivor is; tokens in the order of their clusters, so that one pass over them makes all means.
+
+    Attributes:
+        token: int64 [B * T], tokens of the flattened batch sorted by their new column, row by row.
+        share: float32 [B * T], each one's share of its cluster's mean (the shares of a cluster sum to 1).
+        start: int64 [B * (width + 1) + 1], where each column's tokens begin; a row's last column holds those that are
+            gone.
+    """
+
+    token: Tensor
+    share: Tensor
+    start: Tensor
+
+    @classmethod
+    def of(cls, target: Tensor, weight: Tensor, width: int) -> Members:
+        """From each token's new column, int64 [B, T] (`width`: gone), and its weight, float32 [B, T].
+
+        A cluster whose weights are all zero takes the plain mean.
+        """
+        batch, length = target.shape
+        rows = torch.arange(batch, device=target.device).unsqueeze(1)
+        column, order = target.sort(dim=1, stable=True)
+        edges = torch.arange(width + 1, device=target.device).expand(batch, -1).contiguous()
+        start = (torch.searchsorted(column, edges) + length * rows).flatten()
+        start = torch.nn.functional.pad(start, (0, 1), value=target.numel())
+        token, bag = (order + length * rows).flatten(), (column + (width + 1) * rows).flatten()
+        weight, total = weight.flatten()[token], _sums(weight.flatten(), token, start)[bag]
+        return cls(token, torch.where(total == 0, 1 / start.diff()[bag], weight / total), start)
+
+    def sums(self, values: Tensor, width: int) -> Tensor:
+        """Each column's plain sum: float32 [B, T] -> [B, width]."""
+        return _sums(values.flatten(), self.token, self.start).view(len(values), width + 1)[:, :width]
+
+
+def _sums(values: Tensor, token: Tensor, start: Tensor) -> Tensor:
+    """Sums of the tokens between two starts, in their order on any device: [B * T] -> [starts - 1]."""
+    bags = torch.nn.functional.embedding_bag(token, values.unsqueeze(1), start, mode="sum", include_last_offset=True)
+    sums: Tensor = bags.squeeze(1)
+    return sums
+
+
+@dataclass(frozen=True)
 class Reduction:
     """R and S of one plan: `reduce` takes a sequence to its clusters, `expand` gives each token its cluster's value.
 
@@ -44,37 +88,64 @@ class Reduction:
     Attributes:
         target: int64 [B, T], the new column of each token; `width` for a token that is gone.
         source: int64 [B, width], the old column of each survivor (its cluster's first token).
-        share: float32 [B, T], each token's share of its cluster's mean (they sum to 1); None if nothing merges.
+        members: the means; None if nothing merges.
         width: columns of the reduced sequence.
         filled: bool [B, width], False for left padding; None if no sample is padded.
     """
 
     target: Tensor
     source: Tensor
-    share: Tensor | None
+    members: Members | None
     width: int
     filled: Tensor | None
 
     def select(self, x: Tensor) -> Tensor:
         """Survivors' own rows: [B or 1, T, ...] -> [B, width, ...]."""
-        index = self.source.reshape(*self.source.shape, *(1,) * (x.dim() - 2))
-        return x.expand(self.source.shape[0], *x.shape[1:]).gather(1, index.expand(-1, -1, *x.shape[2:]))
+        return take_rows(x, self.source)
 
     def reduce(self, h: Tensor) -> Tensor:
         """R h: hidden states [B, T, D] -> [B, width, D]; float32 sums, the input's dtype. Padding columns are zero."""
-        if self.share is None:
+        if self.members is None:
             out = self.select(h)
             return out if self.filled is None else out * self.filled.unsqueeze(-1)
-        batch, _, dim = h.shape
-        out = h.new_zeros(batch * (self.width + 1), dim, dtype=torch.float32)
-        rows = self.target + (self.width + 1) * torch.arange(batch, device=h.device).unsqueeze(1)
-        out.index_add_(0, rows.flatten(), (h * self.share.unsqueeze(-1)).flatten(0, 1).float())
-        return out.view(batch, self.width + 1, dim)[:, : self.width].to(h.dtype)
+        return mean_of_members(h, self.members, self.width)
 
     def expand(self, m: Tensor) -> Tensor:
         """S m: [B, width, D] -> [B, T, D]; tokens that are gone get some row, which `reduce` ignores."""
-        index = self.target.clamp(max=self.width - 1).unsqueeze(-1)
-        return m.gather(1, index.expand(-1, -1, m.shape[-1]))
+        return take_rows(m, self.target.clamp(max=self.width - 1))
+
+    def add_up(self, scores: Tensor, before: AudioSpans, after: AudioSpans) -> Tensor:
+        """Scores of the clips' survivors, each the sum of its cluster's: float32 [clips, N] -> [clips, N after]."""
+        columns, real = before.columns()
+        rows = before.sample.unsqueeze(1).expand_as(columns)
+        whole = put(scores.new_zeros(self.target.shape), rows, columns, real, scores)
+        sums = whole.gather(1, self.source) if self.members is None else self.members.sums(whole, self.width)
+        return sums[after.sample.unsqueeze(1), after.columns()[0]]
+
+
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Each sample's rows `index` [B, M] of x [B or 1, T, ...]: [B, M, ...]. Whole rows are copied, not elements."""
+    if x.shape[0] > 1:
+        index = index + x.shape[1] * torch.arange(len(index), device=index.device).unsqueeze(1)
+    rows: Tensor = x.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
+    return rows
+
+
+def mean_of_members(h: Tensor, members: Members, width: int) -> Tensor:
+    """Every cluster's weighted mean, [B, T, D] -> [B, width, D], in one pass over `h`.
+
+    Sums are in float32 and in the order of the tokens, whatever the device: nothing is added up by atomics.
+    """
+    kernels = kernels_for(h)
+    if kernels is not None:
+        by_kernel: Tensor = kernels.means(h, members.token, members.share, members.start, width)
+        return by_kernel
+    flat = h.flatten(0, 1).float()
+    sums = torch.nn.functional.embedding_bag(
+        members.token, flat, members.start, mode="sum", per_sample_weights=members.share, include_last_offset=True
+    )
+    means: Tensor = sums.view(len(h), width + 1, -1)[:, :width].to(h.dtype)
+    return means
 
 
 def put(base: Tensor, rows: Tensor, columns: Tensor, real: Tensor, values: Tensor) -> Tensor:
@@ -129,15 +200,11 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
     source.scatter_(1, place.where(emitted, width), old)
     filled = torch.arange(width, device=device) >= padding if min(lengths) != width else None
 
-    share = None
+    members = None
     if plan.merges:
-        weight = (real.float() if plan.weight is None else plan.weight.float()).where(kept, 0.0)
-        # A cluster whose weights are all zero takes the plain mean.
-        total = torch.zeros(first.shape, device=device).scatter_add(1, slot, weight)
-        weight = weight.masked_fill(total.gather(1, slot) == 0, 1.0)
-        total = torch.zeros(first.shape, device=device).scatter_add(1, slot, weight)
-        mean = weight / total.gather(1, slot)
-        share = put(torch.ones(batch, stream.width, device=device), rows, columns, real, mean)
+        weight = real.float() if plan.weight is None else plan.weight.float()
+        weights = put(torch.ones(batch, stream.width, device=device), rows, columns, real, weight)
+        members = Members.of(target, weights, width)
     start = (order - emitted.long() + padding)[spans.sample, spans.start]
     after = spans.reduced(start, is_head.sum(1), tuple(survivors))
-    return Reduction(target, source[:, :width], share, width, filled), Stream(lengths, width, filled, after)
+    return Reduction(target, source[:, :width], members, width, filled), Stream(lengths, width, filled, after)

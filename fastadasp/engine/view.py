@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastadasp.engine.received import received_attention
+from fastadasp.engine.adjacent import cosine_to_next_key
+from fastadasp.engine.received import Which, received_attention
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.errors import StrategyError
 
@@ -30,6 +31,7 @@ class LayerView:
         token_valid: bool [B, T], False for padding among the hidden states; None where no sample is padded.
         remove: int64 [clips], how many tokens each clip loses here; None where that is not known.
         removals: `remove` as host integers; None where that is not known.
+        kept: scores that scorers of earlier layers left for this one, see `keep`.
     """
 
     layer_index: int
@@ -45,8 +47,9 @@ class LayerView:
     token_valid: Tensor | None = None
     remove: Tensor | None = None
     removals: tuple[int, ...] | None = None
+    kept: dict[str, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
     _columns: Tensor = field(init=False, repr=False)
-    _received: Tensor | None = field(default=None, init=False, repr=False)
+    _received: dict[tuple[float, Which], Tensor] = field(default_factory=dict, init=False, repr=False)
     valid: Tensor = field(init=False)
     """bool [clips, N]: True for a clip's tokens, False for padding after a shorter clip."""
 
@@ -84,12 +87,38 @@ class LayerView:
         """The audio tokens' hidden states, [clips, N, D]."""
         return self.gather(self.states)
 
-    def received_attention(self) -> Tensor:
-        """Attention each audio token receives, summed over heads and all queries, text included: float32 [clips, N]."""
-        if self._received is None:
-            whole = received_attention(*self._attention(), self.scale, self.key_valid)
-            self._received = self.gather(whole[:, -self.states.shape[1] :])
-        return self._received
+    def received_attention(self, queries: float = 1.0, which: Which = "strided") -> Tensor:
+        """Attention each audio token receives, summed over heads and queries, text included: float32 [clips, N].
+
+        Args:
+            queries: the share of the queries that is asked, above 0 and at most 1; sums are scaled up to all.
+            which: `strided` asks every n-th query, n = 1 / queries rounded, counted back from the last; `last` asks the
+                last ones.
+        """
+        asked = (queries, which)
+        if asked not in self._received:
+            query, key = self._attention()
+            self._received[asked] = received_attention(
+                query, key, self.scale, self.key_valid, spans=self.spans, share=queries, which=which
+            )
+        return self._received[asked]
+
+    def cosine_to_next_key(self) -> Tensor:
+        """Cosine of each audio token's key to the next one's, all heads concatenated: float32 [clips, N - 1]."""
+        own = self._attention()[1][:, :, -self.states.shape[1] :]
+        return cosine_to_next_key(own, self.spans)
+
+    def keep(self, name: str, scores: Tensor) -> None:
+        """Leaves scores [clips, N] for later layers, which find them with `find`; a cluster gets its members' sum.
+
+        Not carried on at site ``cache``, where each head keeps tokens of its own.
+        """
+        self.kept[name] = (self.layer_index, scores)
+
+    def find(self, name: str, layers: int) -> Tensor | None:
+        """Scores [clips, N] that were left under this name at this layer or one of the `layers` - 1 before it."""
+        layer, scores = self.kept.get(name, (-layers, None))
+        return scores if self.layer_index - layer < layers else None
 
     def _attention(self) -> tuple[Tensor, Tensor]:
         if self.query is None or self.key is None:

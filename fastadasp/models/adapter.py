@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from fastadasp.errors import ModelError
 from fastadasp.registry import get_registry
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 
@@ -131,6 +133,29 @@ class ModelAdapter:
         audio = input_ids == token
         lengths = (inputs or {}).get(self.clip_lengths)
         return number_runs(audio) if lengths is None else number_clips(audio, lengths)
+
+    def processor_inputs(
+        self, processor: Any, waves: Sequence[NDArray[np.float32]], instructions: Sequence[str], rate: int
+    ) -> Any:
+        """What the model's processor makes of prompts of one recording and one instruction each, as one padded batch.
+
+        Args:
+            waves: mono float32 [samples] at `rate` Hz, one for each prompt.
+            instructions: plain text; the processor's chat template wraps it.
+        """
+        texts = [
+            processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            for messages in self.messages([""] * len(waves), instructions)
+        ]
+        return processor(text=texts, audio=list(waves), sampling_rate=rate, padding=True, return_tensors="pt")
+
+    @staticmethod
+    def messages(sounds: Sequence[Any], instructions: Sequence[str], key: str = "audio") -> list[list[dict[str, Any]]]:
+        """Conversations of one user message each; `key` is what the template calls the sound."""
+        return [
+            [{"role": "user", "content": [{"type": "audio", key: sound}, {"type": "text", "text": instruction}]}]
+            for sound, instruction in zip(sounds, instructions, strict=True)
+        ]
 
     def side_inputs(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """What the model needs beside its decoder's embeddings: arguments by name, one row a sample, of fixed shape.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,16 +50,12 @@ class _Reached(Exception):
 
 def read_clip(example: Example, loaded: LoadedModel) -> NDArray[np.float32]:
     """The sound of an example. Raises DataError."""
-    wave = read_audio(example.audio, loaded.sampling_rate, loaded.longest_clip)
-    short = int(SHORTEST * loaded.sampling_rate) - len(wave)
-    return np.pad(wave, (0, short)) if short > 0 else wave
+    return long_enough(read_audio(example.audio, loaded.sampling_rate, loaded.longest_clip), loaded.sampling_rate)
 
 
-def prompt_text(loaded: LoadedModel, instruction: str) -> str:
-    """The prompt for one recording in the model's own chat format."""
-    content = [{"type": "audio", "audio": ""}, {"type": "text", "text": instruction}]
-    messages = [{"role": "user", "content": content}]
-    return str(loaded.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+def long_enough(wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """A recording at `rate` Hz of at least `SHORTEST` seconds, with silence at its end where it was shorter."""
+    return np.pad(wave, (0, max(0, int(SHORTEST * rate) - len(wave))))
 
 
 def decoder_inputs(loaded: LoadedModel, inputs: dict[str, Any]) -> Tensor:
@@ -106,24 +103,58 @@ def encoder_flops(loaded: LoadedModel, example: Example) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    inputs = _features(loaded, [example])
+    inputs = _features(loaded, [example], [read_clip(example, loaded)])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         decoder_inputs(loaded, inputs)
     return int(counter.get_total_flops())
 
 
-def _features(loaded: LoadedModel, examples: Sequence[Example]) -> Any:
-    """What the processor makes of these examples, on the model's device."""
-    return loaded.processor(
-        text=[prompt_text(loaded, e.instruction) for e in examples],
-        audio=[read_clip(e, loaded) for e in examples],
-        sampling_rate=loaded.sampling_rate,
-        padding=True,
-        return_tensors="pt",
-    ).to(loaded.device)
+def _features(loaded: LoadedModel, examples: Sequence[Example], waves: Sequence[NDArray[np.float32]]) -> Any:
+    """What the processor makes of these examples, whose sounds are `waves`, on the model's device."""
+    instructions = [e.instruction for e in examples]
+    adapter = adapter_for(loaded.model)
+    return adapter.processor_inputs(loaded.processor, waves, instructions, loaded.sampling_rate).to(loaded.device)
 
 
 @torch.inference_mode()
+def encode(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    waves: Sequence[NDArray[np.float32]],
+    known: Sequence[Tensor] | None = None,
+) -> list[ReadyClip]:
+    """Makes one batch ready.
+
+    Args:
+        waves: each example's sound at the model's rate, float32 [samples].
+        known: each example's audio tokens [N, D], where they were encoded before; the encoder does not run then.
+
+    Raises:
+        DataError: a sound became no audio token.
+        ModelError: the model's ``generate`` cannot go on from embeddings.
+    """
+    adapter, model = adapter_for(loaded.model), loaded.model
+    if "inputs_embeds" not in inspect.signature(model.prepare_inputs_for_generation).parameters:
+        raise ModelError(
+            f"{type(model).__name__} cannot generate from embeddings, which the commands of fastadasp need; use it in "
+            "Python: with strategy.apply(model): model.generate(**inputs)"
+        )
+    inputs = _features(loaded, examples, waves)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
+    embeds = decoder_inputs(loaded, inputs) if known is None else model.get_input_embeddings()(ids)
+    ready = []
+    for i, (example, row, shown, span) in enumerate(zip(examples, embeds, mask, spans, strict=True)):
+        row, span = row[shown], span[shown]
+        if not bool((span > 0).any()):
+            raise DataError(f"{example.audio}: the model's processor made no audio token of it")
+        if known is not None:
+            row = row.clone()
+            row[span > 0] = known[i].to(row.device)
+        ready.append(ReadyClip(example, row.cpu(), span.cpu(), {name: value[i].cpu() for name, value in side.items()}))
+    return ready
+
+
 def prepare(
     loaded: LoadedModel, examples: Sequence[Example], batch_size: int, progress: Callable[[int], None]
 ) -> dict[tuple[str, str], ReadyClip]:
@@ -131,31 +162,19 @@ def prepare(
 
     A recording asked about several times is encoded once.
     """
-    adapter, model = adapter_for(loaded.model), loaded.model
     ready: dict[tuple[str, str], ReadyClip] = {}
     sounds: dict[Path, Tensor] = {}
     wanted = list({(str(e.audio), e.instruction): e for e in examples}.values())
     first = list({e.audio: e for e in wanted}.values())
     chosen = {(str(e.audio), e.instruction) for e in first}
     again = [e for e in wanted if (str(e.audio), e.instruction) not in chosen]
-    for group, known in ((first, False), (again, True)):
+    for group in (first, again):
         for begin in range(0, len(group), batch_size):
             batch = group[begin : begin + batch_size]
-            inputs = _features(loaded, batch)
-            ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
-            spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
-            embeds = model.get_input_embeddings()(ids) if known else decoder_inputs(loaded, inputs)
-            for i, (e, row, shown, span) in enumerate(zip(batch, embeds, mask, spans, strict=True)):
-                row, span = row[shown], span[shown]
-                if known:
-                    row = row.clone()
-                    row[span > 0] = sounds[e.audio].to(row.device)
-                else:
-                    sounds[e.audio] = row[span > 0].cpu()
-                if not bool((span > 0).any()):
-                    raise DataError(f"{e.audio}: the model's processor made no audio token of it")
-                beside = {name: value[i].cpu() for name, value in side.items()}
-                ready[str(e.audio), e.instruction] = ReadyClip(e, row.cpu(), span.cpu(), beside)
+            known = [sounds[e.audio] for e in batch] if group is again else None
+            for clip in encode(loaded, batch, [read_clip(e, loaded) for e in batch], known):
+                sounds.setdefault(clip.example.audio, clip.embeds[clip.span_ids > 0])
+                ready[str(clip.example.audio), clip.example.instruction] = clip
             progress(len(ready))
     return ready
 

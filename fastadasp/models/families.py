@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ from fastadasp.hookspecs import hookimpl
 from fastadasp.models.adapter import ModelAdapter
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 
@@ -73,6 +77,24 @@ def _has_images(inputs: Mapping[str, Any]) -> bool:
     return any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
 
 
+@dataclass(frozen=True)
+class Voxtral(ModelAdapter):
+    """Its processor takes sound only inside a conversation, as a file in base64."""
+
+    def processor_inputs(
+        self, processor: Any, waves: Sequence[NDArray[np.float32]], instructions: Sequence[str], rate: int
+    ) -> Any:
+        return processor.apply_chat_template(self.messages([_wav(w, rate) for w in waves], instructions, "base64"))
+
+
+def _wav(wave: NDArray[np.float32], rate: int) -> str:
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format="WAV", subtype="FLOAT")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def _family(name: str, summary: str, cls: type[ModelAdapter] = ModelAdapter, **differences: Any) -> ModelAdapter:
     return cls(**{"name": name, "summary": summary, "package": name} | differences)
 
@@ -83,11 +105,14 @@ _THINKER = {"decoder_paths": ("model.language_model", "language_model", "model")
 def _usable() -> list[ModelAdapter]:
     return [
         _family("qwen2_audio", "Qwen2-Audio"),
-        _family(
-            "qwen2",
-            "Qwen2 text decoder fed with audio embeddings; spans are given by the caller",
-            decoder_paths=("", "model"),
-            audio_token=None,
+        *(
+            _family(
+                name,
+                f"{title} text decoder fed with audio embeddings; spans are given by the caller",
+                decoder_paths=("", "model"),
+                audio_token=None,
+            )
+            for name, title in (("qwen2", "Qwen2"), ("qwen3", "Qwen3"), ("llama", "Llama"))
         ),
         _family("audioflamingo3", "Audio Flamingo 3"),
         _family("fun_asr_nano", "Fun-ASR-Nano", clip_lengths="input_features_mask"),
@@ -118,7 +143,7 @@ def _usable() -> list[ModelAdapter]:
             **_THINKER,
         ),
         _family("vibevoice_asr", "VibeVoice-ASR"),
-        _family("voxtral", "Voxtral"),
+        _family("voxtral", "Voxtral", Voxtral),
     ]
 
 

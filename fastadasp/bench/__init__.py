@@ -1,0 +1,1 @@
+"""How fast a model is with a strategy and without, and how fast one reduction is: `fastadasp bench`."""

@@ -1,0 +1,171 @@
+"""One reduction alone, against the released method: `fastadasp bench operator`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadasp.bench import released
+from fastadasp.bench.machine import held_bytes, machine, peak_bytes, quiet, reset_peak, wait
+from fastadasp.engine.adjacent import cosine_to_next_key
+from fastadasp.engine.plan import TokenPlan
+from fastadasp.engine.received import received_attention
+from fastadasp.engine.spans import AudioSpans, find_spans
+from fastadasp.engine.stream import Stream, apply_plan
+from fastadasp.errors import RunError
+from fastadasp.ops import clusters_from_joins, largest
+
+HEAD_DIM = 128
+_ENOUGH = 0.1
+"""Seconds that a step may be repeated for in a round."""
+REMOVE = 0.5
+"""Fraction of the tokens that goes."""
+_LONGEST = 20.0
+"""Seconds after which a step is not run again."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Random queries, keys and states of a prompt that is all audio: [1, heads, T, 128] and [1, T, hidden]."""
+
+    query: Tensor
+    key: Tensor
+    states: Tensor
+    spans: AudioSpans
+
+    @classmethod
+    def make(cls, tokens: int, hidden: int, dtype: str, device: str) -> Case:
+        """As many heads as queries and keys of size 128 need for `hidden` channels."""
+        kind = getattr(torch, dtype)
+        heads = hidden // HEAD_DIM
+        parts = [torch.randn(1, heads, tokens, HEAD_DIM, device=device, dtype=kind) for _ in range(2)]
+        states = torch.randn(1, tokens, hidden, device=device, dtype=kind)
+        return cls(
+            parts[0], parts[1], states, find_spans(torch.ones(1, tokens, dtype=torch.int64, device=device), None)
+        )
+
+    @property
+    def tokens(self) -> int:
+        return self.states.shape[1]
+
+    @property
+    def remove(self) -> int:
+        return int(self.tokens * REMOVE)
+
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """Affinities [1, T - 1] and weights [1, T]."""
+        weights = received_attention(self.query, self.key, HEAD_DIM**-0.5, spans=self.spans)
+        return cosine_to_next_key(self.key, self.spans), weights
+
+    def merge(self, similar: Tensor, weight: Tensor) -> Tensor:
+        """Plan and means, [1, T - remove, hidden]."""
+        count = torch.full((1,), self.remove, dtype=torch.int64, device=similar.device)
+        valid = self.spans.columns()[1]
+        plan = TokenPlan(clusters_from_joins(largest(similar, count), valid), weight)
+        stream = Stream((self.tokens,), self.tokens, None, self.spans)
+        return apply_plan(stream, plan, (self.tokens - self.remove,))[0].reduce(self.states)
+
+
+def run(
+    tokens: Sequence[int],
+    hidden: Sequence[int],
+    dtypes: Sequence[str],
+    device: str,
+    *,
+    rounds: int = 7,
+    matrix_limit: int = 16 << 30,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of the benchmark.
+
+    Args:
+        tokens: audio tokens, 2 or more.
+        hidden: channels, multiples of 128.
+        dtypes: ``float32``, ``bfloat16``, ``float16``.
+        matrix_limit: bytes that the released way's attention matrix may take; above it is not run.
+
+    Raises:
+        RunError: an argument is wrong.
+    """
+    for name, values, step, least in (("tokens", tokens, 1, 2), ("hidden", hidden, HEAD_DIM, HEAD_DIM)):
+        for value in values:
+            if value < least or value % step:
+                raise RunError(f"{name} {value} is not possible: multiples of {step}, at least {least}")
+    if rounds < 1:
+        raise RunError(f"rounds must be at least 1, not {rounds}")
+    about = machine(device)
+    for dtype in dtypes:
+        for width in hidden:
+            for count in tokens:
+                progress(f"{count} tokens, hidden {width}, {dtype}")
+                with torch.inference_mode(), quiet():
+                    yield _row(Case.make(count, width, dtype, device), dtype, device, rounds, matrix_limit) | about
+
+
+def _row(case: Case, dtype: str, device: str, rounds: int, matrix_limit: int) -> dict[str, Any]:
+    similar, weight = case.scores()
+    heads, fits = case.query.shape[1], True
+    fits = released.matrix_bytes(heads, case.tokens, case.query.dtype) <= matrix_limit
+    steps: dict[str, Callable[[], Any]] = {
+        "score_s": case.scores,
+        "merge_s": lambda: case.merge(similar, weight),
+        "released_merge_s": lambda: released.merge(case.states[0], similar[0], weight[0], case.remove),
+    }
+    if fits:
+        steps["released_score_s"] = lambda: (
+            released.received(case.query, case.key, HEAD_DIM**-0.5),
+            released.affinity(case.key),
+        )
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    order = list(steps)
+    for turn in range(rounds):
+        for place in range(len(order)):
+            name = order[(place + turn) % len(order)]
+            if sum(found[name]) < _LONGEST:
+                found[name].append(_time(steps[name], device))
+    out: dict[str, Any] = {name: median(times) for name, times in found.items()} | {"score_bytes": _extra(case, device)}
+    out["merge_ratio"] = out["released_merge_s"] / out["merge_s"]
+    ours, theirs = out["score_s"] + out["merge_s"], out["released_merge_s"] + out.get("released_score_s", 0.0)
+    out.setdefault("released_score_s", None)
+    out["operator_ratio"] = theirs / ours if fits else None
+    size = case.states.element_size() * case.states.shape[2] * (2 * case.tokens - case.remove)
+    out["merge_bytes_per_s"] = size / out["merge_s"]
+    out["copy_bytes_per_s"] = _copy_rate(case, device)
+    head = {"tokens": case.tokens, "hidden": case.states.shape[2], "heads": heads, "dtype": dtype, "kind": device}
+    return head | out
+
+
+def _time(step: Callable[[], Any], device: str) -> float:
+    """Seconds of one call. Short steps run a few times in a row: what the step before left in the caches is no cost."""
+    begin, taken = perf_counter(), list[float]()
+    while not taken or (len(taken) < 7 and perf_counter() - begin < _ENOUGH):
+        wait(device)
+        start = perf_counter()
+        step()
+        wait(device)
+        taken.append(perf_counter() - start)
+    return median(taken)
+
+
+def _extra(case: Case, device: str) -> int | None:
+    """Memory that scoring takes beyond what is there before it."""
+    wait(device)
+    reset_peak(device)
+    before = held_bytes(device)
+    case.scores()
+    wait(device)
+    peak = peak_bytes(device)
+    return None if peak is None or before is None else max(0, peak - before)
+
+
+def _copy_rate(case: Case, device: str) -> float:
+    """Bytes read and written a second by a plain copy of the states, which a merge is held against."""
+    target = torch.empty_like(case.states)
+    taken = median(_time(lambda: target.copy_(case.states), device) for _ in range(9))
+    return 2 * case.states.numel() * case.states.element_size() / taken

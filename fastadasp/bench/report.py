@@ -1,0 +1,177 @@
+"""Tables and pictures of benchmarks."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fastadasp.bench.grid import FULL
+from fastadasp.errors import RunError
+
+Row = dict[str, Any]
+
+
+@cache
+def paper() -> Row:
+    """The content of ``paper.toml``."""
+    return tomllib.loads(files(__package__).joinpath("paper.toml").read_text(encoding="utf-8"))
+
+
+def model_table(rows: Sequence[Row]) -> Table:
+    """Rows of one or more audio lengths and beams."""
+    columns = (
+        "strategy", "budget", "s", "beams", "prefill", "speed-up", "ideal", "realised", "reduction", "decode",
+        "tokens/s", "RTF", "KV", "peak", "FLOPs removed",
+    )  # fmt: skip
+    table = _table(f"{rows[0]['shape']}, {rows[0]['dtype']}, {rows[0]['attention']}, batch {rows[0]['batch']}", columns)
+    for row in rows:
+        table.add_row(
+            row["strategy"],
+            row["budget"] or "-",
+            f"{row['seconds']:g}",
+            str(row["beams"]),
+            _spread(row["prefill_s"], row["prefill_quartiles_s"]),
+            f"{row['prefill_speedup']:.2f}x",
+            f"{row['ideal_speedup']:.2f}x",
+            f"{row['realised']:.0%}",
+            "" if row["reduction_share"] is None else f"{row['reduction_share']:.1%}",
+            "" if row["decode_s"] is None else _spread(row["decode_s"], row["decode_quartiles_s"]),
+            "" if row["decode_tokens_per_s"] is None else f"{row['decode_tokens_per_s']:.1f}",
+            f"{row['real_time_factor']:.4f}",
+            _bytes(row["kv_bytes"]),
+            _bytes(row["peak_bytes"]),
+            f"{row['flops_removed']:.1%}",
+        )
+    table.caption = about(rows[0], f"medians of {rows[0]['rounds']} interleaved rounds, quartiles in brackets")
+    return table
+
+
+def operator_table(rows: Sequence[Row]) -> Table:
+    """Rows of ``bench operator``."""
+    columns = (
+        "tokens", "hidden", "dtype", "scoring", "plan + merge", "released matrix", "released loop", "merge ratio",
+        "operator ratio", "scoring memory", "of copy rate",
+    )  # fmt: skip
+    table = _table("one reduction of half the tokens, against the released way (one matrix, one loop)", columns)
+    for row in rows:
+        table.add_row(
+            str(row["tokens"]),
+            str(row["hidden"]),
+            row["dtype"],
+            _ms(row["score_s"]),
+            _ms(row["merge_s"]),
+            "too large" if row["released_score_s"] is None else _ms(row["released_score_s"]),
+            _ms(row["released_merge_s"]),
+            f"{row['merge_ratio']:.1f}x",
+            "" if row["operator_ratio"] is None else f"{row['operator_ratio']:.1f}x",
+            _bytes(row["score_bytes"]),
+            f"{row['merge_bytes_per_s'] / row['copy_bytes_per_s']:.0%}",
+        )
+    table.caption = about(rows[0], "medians of interleaved rounds")
+    return table
+
+
+def paper_table(rows: Sequence[Row]) -> Table:
+    """The paper's figures, and ours of the same length and beams beside them."""
+    content = paper()
+    title = f"{content['source']}: {content['model']}, the full model -> half of the audio tokens"
+    table = _table(title, ("whose", "beams", "s", "RTF", "prefill s", "decode s", "tokens/s", "gain in tokens/s"))
+    for row in content["rows"]:
+        for line in _ours(rows, row):
+            table.add_row(*line)
+        rtf, prefill, decode, speed = row["rtf"], row["prefill_s"], row["decode_s"], row["tokens_per_s"]
+        cells = (_pair(rtf, 3), _pair(prefill, 2), _pair(decode, 2), _pair(speed, 2), f"{speed[1] / speed[0]:.2f}x")
+        table.add_row(f"paper, {row['gpu']}", str(row["beams"]), str(row["seconds"]), *cells)
+    table.caption = "the paper's figures were measured by its authors on their machines; ours with random weights"
+    return table
+
+
+def _ours(rows: Sequence[Row], like: Row) -> list[tuple[str, ...]]:
+    here = [row for row in rows if (row["beams"], row["seconds"]) == (like["beams"], like["seconds"])]
+    full = next((row for row in here if row["strategy"] == FULL), None)
+    out = list[tuple[str, ...]]()
+    for row in here:
+        if full is None or row["strategy"] == FULL or row["decode_s"] is None:
+            continue
+        speed = (full["decode_tokens_per_s"], row["decode_tokens_per_s"])
+        out.append(
+            (
+                f"ours, {row['strategy']}", str(row["beams"]), f"{row['seconds']:g}",
+                _pair((full["real_time_factor"], row["real_time_factor"]), 3),
+                _pair((full["prefill_s"], row["prefill_s"]), 2), _pair((full["decode_s"], row["decode_s"]), 2),
+                _pair(speed, 2), f"{speed[1] / speed[0]:.2f}x",
+            )
+        )  # fmt: skip
+    return out
+
+
+def draw(path: Path, rows: Sequence[Row]) -> None:
+    """Time and memory against the length of the audio. Raises RunError if the picture cannot be written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    time, memory = figure.subplots(1, 2)
+    lines: dict[tuple[str, str | None, int], list[Row]] = {}
+    for row in rows:
+        lines.setdefault((row["strategy"], row["budget"], row["beams"]), []).append(row)
+    for (strategy, budget, beams), own in lines.items():
+        own = sorted(own, key=lambda row: row["seconds"])
+        label = f"{strategy}{'' if budget is None else ' ' + budget}, {beams} beam{'s' if beams > 1 else ''}"
+        seconds = [row["seconds"] for row in own]
+        time.plot(seconds, [row["prefill_s"] for row in own], "o-", label=label)
+        known = [(row["seconds"], row["peak_bytes"] / 2**30) for row in own if row["peak_bytes"] is not None]
+        memory.plot([x for x, _ in known], [y for _, y in known], "o-", label=label)
+    for axes, title in ((time, "prefill, seconds"), (memory, "peak memory, GiB")):
+        axes.set_xlabel("seconds of audio")
+        axes.set_title(title, fontsize=10)
+        axes.set_ylim(bottom=0)
+    time.legend(fontsize=7)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise RunError(f"--plot {path} cannot be written: {error.strerror or error}") from None
+
+
+def about(row: Row, more: str) -> str:
+    """What stands below a table: the machine, and how it was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    threads = "" if row["threads"] is None else f", {row['threads']} thread(s)"
+    return f"{row['device']} ({row['clocks']}{threads}); {versions}; {more}"
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place > 1 else "left", no_wrap=True)
+    return table
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _spread(value: float, quartiles: Sequence[float]) -> str:
+    scale, unit = (1e3, "ms") if value < 1 else (1.0, "s")
+    return f"{value * scale:.3g} ({quartiles[0] * scale:.3g}-{quartiles[1] * scale:.3g}) {unit}"
+
+
+def _pair(values: Sequence[float], digits: int) -> str:
+    return f"{values[0]:.{digits}f} -> {values[1]:.{digits}f}"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return ""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"

@@ -1,0 +1,104 @@
+"""The regression benchmark: what made the library fast stays. Ratios alone, so that any machine can run it.
+
+Limits stand well below what docs/performance.md reports, since machines of tests are busy. The table is printed.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+import fastadasp
+from fastadasp.bench import operator
+from fastadasp.bench.measure import Prompt, applied, make_prompt
+from fastadasp.models.shape import DecoderShape
+
+TOKENS, TEXT = 1000, 50
+
+
+@pytest.fixture(scope="module")
+def figures(request: pytest.FixtureRequest) -> dict[str, tuple[float, float, float]]:
+    """For each measure: what was found, the least that passes, the target of docs/performance.md."""
+    torch.set_num_threads(1)  # other processes of a busy machine would stall several
+    (row,) = operator.run([750], [4096], ["float32"], "cpu", rounds=5)
+    prefill, step = _model()
+    found = {
+        "plan + merge against one loop": (row["merge_ratio"], 2.0, 10.0),
+        "whole reduction against matrix and loop": (row["operator_ratio"], 3.0, 6.0),
+        "realised fraction, single shot": (prefill["weighted"], 0.7, 0.9),
+        "realised fraction, constant schedule": (prefill["fastadasp-dense"], 0.6, 0.8),
+        "plain model against nothing removed, prefill": (prefill["nothing"], 0.85, 0.99),
+        "plain model against half removed, decoding step": (step, 0.85, 0.99),
+    }
+    lines = [f"{'measure':<50} {'found':>7} {'least':>7} {'target':>7}"]
+    lines += [f"{name:<50} {value:>7.2f} {least:>7.2f} {goal:>7.2f}" for name, (value, least, goal) in found.items()]
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("", *lines, sep="\n")
+    return found
+
+
+def _model() -> tuple[dict[str, float], float]:
+    """Realised fraction of the ideal for each strategy, and the plain model's decoding step against a reduced one's."""
+    config = Qwen2Config(
+        vocab_size=64, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=2048,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+    prompt = make_prompt(model, TOKENS, TEXT, 1)
+    strategies = {"plain": None, "nothing": fastadasp.load_strategy("weighted", budget="ratio=0.0001")}
+    strategies |= {n: fastadasp.load_strategy(n, budget="flops=0.5") for n in ("weighted", "fastadasp-dense")}
+    ideal = {name: _ideal(model, prompt, strategy) for name, strategy in strategies.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in strategies}
+    for turn in range(7):
+        for place in range(len(times)):
+            name = list(times)[(place + turn) % len(times)]
+            times[name].append(_run(model, prompt, strategies[name]))
+    prefill = {name: median(t for t, _ in runs[1:]) for name, runs in times.items()}
+    step = {name: median(t for _, t in runs[1:]) for name, runs in times.items()}
+    return {n: prefill["plain"] / prefill[n] / ideal[n] for n in prefill}, step["plain"] / step["fastadasp-dense"]
+
+
+def _ideal(model: Any, prompt: Prompt, strategy: fastadasp.Strategy | None) -> float:
+    if strategy is None or strategy.budget.kind == "ratio":
+        return 1.0
+    solved = strategy.solve(DecoderShape.of(model.config), prompt.text, [prompt.audio], nearest=True)
+    return 1 / (1 - solved.flops_removed)
+
+
+@torch.inference_mode()
+def _run(model: Any, prompt: Prompt, strategy: fastadasp.Strategy | None) -> tuple[float, float]:
+    """Seconds of a prefill, and of a decoding step."""
+    with applied(strategy, model, prompt):
+        begin = perf_counter()
+        cache = model(inputs_embeds=prompt.embeds, use_cache=True, logits_to_keep=1).past_key_values
+        read = perf_counter() - begin
+        steps = []
+        for _ in range(8):
+            begin = perf_counter()
+            model(input_ids=torch.tensor([[5]]), past_key_values=cache, use_cache=True)
+            steps.append(perf_counter() - begin)
+    return read, median(steps)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        "plan + merge against one loop",
+        "whole reduction against matrix and loop",
+        "realised fraction, single shot",
+        "realised fraction, constant schedule",
+        "plain model against nothing removed, prefill",
+        "plain model against half removed, decoding step",
+    ],
+)
+def test_speed(figures: dict[str, tuple[float, float, float]], measure: str) -> None:
+    value, least, _ = figures[measure]
+    assert value >= least
