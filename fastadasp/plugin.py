@@ -226,8 +226,10 @@ def _api_in_source(module: str) -> object:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
         for node in tree.body:
-            if isinstance(node, ast.Assign) and any(ast.unparse(name) == API_ATTRIBUTE for name in node.targets):
-                return ast.literal_eval(node.value)
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                names = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(ast.unparse(name) == API_ATTRIBUTE for name in names):
+                    return ast.literal_eval(node.value)
     except (Exception, SystemExit):  # a parent package that fails, no source, bad syntax
         return None
     return None

@@ -170,7 +170,21 @@ def test_a_scorer_that_breaks_its_contract(case: str) -> None:
     refuses(testing.check_scorer, Broken, "scorer 'norm'", *said)
 
 
-def test_a_scorer_that_waits_or_strays_in_its_pairs() -> None:
+@torch.library.custom_op("fastadasp_tests::double", mutates_args=(), schema="(Tensor x) -> Tensor")
+def double(x: Any) -> Any:
+    """An operation as an extension brings it, without a form for tensors that have no content."""
+    return 2 * x
+
+
+def test_operations_of_extensions_are_let_through() -> None:
+    class Extended(Norm):
+        def importance(self, layer: Any) -> Any:
+            return double(super().importance(layer))
+
+    testing.check_scorer(Extended)
+
+
+def test_a_scorer_of_pairs_with_a_score_too_many() -> None:
     class Pairs(Scorer):
         name = "pairs-of"
         gives = ("affinity",)

@@ -46,6 +46,7 @@ BROKEN: dict[str, tuple[str, str]] = {
         f"is made for version {MAJOR + 1}.0 of the plugin interface, and this is",
     ),
     "newer-import": (NEWER + "from fastadasp import Sorcerer", "a newer fastadasp is needed"),
+    "newer-typed": (NEWER.replace("API", "API: str") + "import nothing_of_this_name", "a newer fastadasp is needed"),
     "older-interface": (
         f'FASTADASP_API = "{MAJOR - 1}.4"\n' + good("earlier"),
         "look for a newer release of the plugin",
