@@ -41,8 +41,8 @@ def test_rows_of_a_model() -> None:
     for full, reduced in zip(rows[::2], rows[1::2], strict=True):
         assert set(full) >= ROW
         assert (full["audio_tokens"], full["text_tokens"]) == (25 * full["seconds"], 12)
-        # the cache of every beam of every recording, 4 layers
-        keys = (full["audio_tokens"] + 12) * 4 * 2 * full["beams"]
+        # the cache of every beam of every recording, 8 layers
+        keys = (full["audio_tokens"] + 12) * 8 * 2 * full["beams"]
         assert full["kv_bytes"] == keys * bytes_a_key
         assert reduced["kv_bytes"] < full["kv_bytes"]
         assert (full["flops_removed"], full["ideal_speedup"], full["realised"]) == (0.0, 1.0, 1.0)

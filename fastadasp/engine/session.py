@@ -189,7 +189,7 @@ class _Session:
         """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
         if cache is None:
             return
-        expected = [past] * len(self.layers) if known is None else [keys.length for keys in known.layers]
+        expected = [past] * len(self.layers) if known is None else known.lengths()
         if [stored(cache, i) for i in range(len(self.layers))] != expected:
             raise ModelError(
                 "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
