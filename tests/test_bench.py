@@ -120,10 +120,16 @@ def test_exact_scoring_of_6000_tokens_takes_little_memory() -> None:
         "import torch; from fastadasp.bench.machine import *; from fastadasp.engine.received import received_attention;"
         "torch.set_num_threads(1); q, k = torch.randn(1, 32, 6000, 16), torch.randn(1, 32, 6000, 16);"
         "received_attention(q[:, :, :200], k[:, :, :200], 0.1); reset_peak('cpu'); before = held_bytes('cpu');"
-        "received_attention(q, k, 0.1); print(peak_bytes('cpu') - before)"
+        "received_attention(q, k, 0.1); print(peak_bytes('cpu') - before);"
+        "from fastadasp.engine.adjacent import cosine_to_next_key; from fastadasp.engine.spans import find_spans;"
+        "k, spans = torch.randn(1, 32, 6000, 128), find_spans(torch.ones(1, 6000, dtype=torch.int64), None);"
+        "reset_peak('cpu'); before = held_bytes('cpu'); cosine_to_next_key(k, spans);"
+        "print(peak_bytes('cpu') - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0 < int(done.stdout) <= 50e6
+    received, adjacent = map(int, done.stdout.split())
+    assert 0 < received <= 50e6
+    assert 0 <= adjacent <= 50e6
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory of a process: Linux only")
