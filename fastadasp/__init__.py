@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         StrategyError,
         UnknownNameError,
     )
-    from fastadasp.hookspecs import hookimpl
+    from fastadasp.hookspecs import API_VERSION, hookimpl
     from fastadasp.models.adapter import ModelAdapter
     from fastadasp.models.load import LoadedModel, load_model
     from fastadasp.models.shape import DecoderShape
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "API_VERSION",
     "Budget",
     "CalibratedSelector",
     "Calibration",
@@ -98,7 +99,7 @@ _HOMES = {
         "StrategyError",
         "UnknownNameError",
     ),
-    "hookspecs": ("hookimpl",),
+    "hookspecs": ("API_VERSION", "hookimpl"),
     "models.adapter": ("ModelAdapter",),
     "models.load": ("LoadedModel", "load_model"),
     "models.shape": ("DecoderShape",),

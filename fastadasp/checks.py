@@ -19,6 +19,7 @@ from fastadasp.components import (
     Scorer,
     Site,
 )
+from fastadasp.hookspecs import API_ATTRIBUTE, API_VERSION
 
 Kind = Literal["scorer", "merger", "schedule", "layer-selector", "model", "task", "strategy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -31,7 +32,8 @@ BASES: dict[str, type[Component]] = {
 }
 """The kinds that plugins give as classes, with the class each must derive from."""
 
-_METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
+METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
+"""What a component of a kind defines; a scorer what it ``gives``, a calibrated selector ``choose``."""
 _SCORES: tuple[str, ...] = get_args(ScoreKind)
 _NEEDS: tuple[str, ...] = get_args(Need)
 _SITES: tuple[str, ...] = get_args(Site)
@@ -57,6 +59,19 @@ def component_fault(kind: Kind, value: Any) -> str | None:
     return fault
 
 
+def api_fault(stated: object) -> str | None:
+    """Why a plugin made for this version of the interface cannot be used, or None if it can."""
+    if stated is None:
+        return None
+    if not isinstance(stated, str) or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", stated):
+        return f"says {API_ATTRIBUTE} = {stated!r}; it is a version as text, such as {API_VERSION!r}"
+    theirs, ours = (int(version.split(".")[0]) for version in (stated, API_VERSION))
+    if theirs == ours:
+        return None
+    advice = "a newer fastadasp is needed" if theirs > ours else "look for a newer release of the plugin"
+    return f"is made for version {stated} of the plugin interface, and this is {API_VERSION}: {advice}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A question with the name that comes closest, with a space before it, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
@@ -78,7 +93,7 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         return f"{describe(value)} is not a subclass of {base.__name__}"
     if value is base:
         return f"class {base.__name__} is the contract itself, not an implementation"
-    methods = _METHODS.get(kind, ())
+    methods = METHODS.get(kind, ())
     if kind == "scorer":
         gives = getattr(value, "gives", None)
         if not isinstance(gives, tuple) or not gives or not set(gives) <= set(_SCORES):

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp import cli_bench, cli_convert, cli_models, cli_select, cli_transcribe
+from fastadasp import cli_bench, cli_convert, cli_models, cli_new_plugin, cli_plugins, cli_select, cli_transcribe
+from fastadasp.enabled import leaving_out
 from fastadasp.errors import FastAdaSPError, UnknownNameError
+from fastadasp.registry import Registry
 from fastadasp.terminal import console as _console
 from fastadasp.terminal import print_listing, print_problems, say
 from fastadasp.terminal import split as _split
@@ -39,10 +41,23 @@ SEEDS = 3
 def main() -> None:
     """Entry point: errors meant for people become one message and exit code 2."""
     try:
-        app()
+        app(_program_first(sys.argv[1:]))
     except FastAdaSPError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _program_first(arguments: list[str]) -> list[str]:
+    """The arguments with every ``--no-plugin X`` in front: it concerns all commands, so it may stand after any."""
+    front: list[str] = []
+    rest = list(arguments)
+    while (place := next((i for i, a in enumerate(rest) if a.partition("=")[0] == "--no-plugin"), None)) is not None:
+        if rest[place:] == ["--no-plugin"]:
+            return rest[place:]  # without a name: let typer say so
+        width = 1 if "=" in rest[place] else 2
+        front += rest[place : place + width]
+        del rest[place : place + width]
+    return front + rest
 
 
 def _show_version(value: bool) -> None:
@@ -55,11 +70,18 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
     ] = False,
+    no_plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="a plugin that is not to load: the name of its distribution or entry point; may be repeated"),
+    ] = None,
 ) -> None:
-    pass
+    if no_plugin:
+        context.with_resource(leaving_out(no_plugin))
+        context.with_resource(Registry().in_use())
 
 
 @app.command()
@@ -208,6 +230,8 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="print as JSON")]
 app.command()(cli_select.select_layer)
 app.command("convert")(cli_convert.convert_checkpoint)
 app.command()(cli_models.models)
+app.command()(cli_plugins.plugins)
+app.command()(cli_new_plugin.new_plugin)
 app.command()(cli_transcribe.transcribe)
 app.add_typer(cli_bench.app, name="bench")
 
@@ -254,35 +278,6 @@ def tasks(as_json: JsonFlag = False) -> None:
         return
     columns = ("name", "kind", "metric", "summary", "origin")
     print_listing("tasks", columns, [[row[column] for column in columns] for row in listed])
-    print_problems()
-
-
-@app.command()
-def plugins(as_json: JsonFlag = False) -> None:
-    """List the plugins that are installed: where they come from, what they bring, and what is wrong with them."""
-    from fastadasp.registry import get_registry
-
-    records = get_registry().plugins()
-    if as_json:
-        keys = ("name", "distribution", "version", "module", "state", "fault")
-        listed = [
-            {k: getattr(r, k) for k in keys}
-            | {"hooks": list(r.hooks), "components": [{"kind": c.kind, "name": c.name} for c in r.components]}
-            for r in records
-        ]
-        print(json.dumps(listed, indent=2, ensure_ascii=False))
-        return
-    lines = [
-        [
-            r.name,
-            f"{r.distribution} {r.version}",
-            r.module,
-            ", ".join(f"{c.kind} {c.name}" for c in r.components),
-            r.state,
-        ]
-        for r in records
-    ]
-    print_listing("plugins", ("name", "distribution", "module", "brings", "state"), lines)
     print_problems()
 
 

@@ -14,6 +14,10 @@ A plugin is any module or object named by an entry point of the group ``fastadas
     @hookimpl
     def fastadasp_scorers():
         return [Loudness]
+
+It may say which version of this interface it was made for (`API_VERSION` at that time)::
+
+    FASTADASP_API = "1.0"
 """
 
 from __future__ import annotations
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
     from fastadasp.tasks.task import Task
 
 PROJECT = "fastadasp"
+API_VERSION = "1.0"
+"""Version of the hooks and of the contracts behind them. The first number changes when a plugin has to be changed: one
+that was made for another is refused. The second changes when something is added."""
+API_ATTRIBUTE = "FASTADASP_API"
+"""Where a plugin says which version it was made for; one without it is taken as it comes."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

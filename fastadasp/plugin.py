@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import importlib.util
 import inspect
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +16,9 @@ from typing import Any, Literal
 import pluggy
 
 from fastadasp import hookspecs
-from fastadasp.checks import Kind, did_you_mean
+from fastadasp.checks import Kind, api_fault, did_you_mean
+from fastadasp.enabled import normalised
+from fastadasp.hookspecs import API_ATTRIBUTE
 
 HOOKS: dict[str, Kind] = {
     "fastadasp_scorers": "scorer",
@@ -24,6 +30,9 @@ HOOKS: dict[str, Kind] = {
     "fastadasp_strategies": "strategy",
 }
 """What each hook brings."""
+
+SLOW = 1.0
+"""Seconds to import that are worth a note: every command waits for them."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class PluginRecord:
-    """What there is to know about a plugin. A broken one still brings those components that have no fault."""
+    """What there is to know about a plugin. A broken one still brings those components that have no fault.
+
+    Attributes:
+        fault: what is wrong with it, or why it is disabled; empty for a loaded one.
+        api: the version of the plugin interface that it says it was made for; empty if it says nothing.
+        seconds: how long its import took.
+    """
 
     name: str
     distribution: str
@@ -85,8 +100,10 @@ class PluginRecord:
     module: str
     hooks: tuple[str, ...]
     components: tuple[Entry, ...]
-    state: Literal["loaded", "broken"]
+    state: Literal["loaded", "broken", "disabled"]
     fault: str
+    api: str = ""
+    seconds: float = 0.0
 
 
 class PluginManager(pluggy.PluginManager):
@@ -106,7 +123,7 @@ class PluginManager(pluggy.PluginManager):
 
 @dataclass
 class Plugin:
-    """A plugin on its way in. `key` is its name in the registry."""
+    """A plugin on its way in. `key` is its name in the registry; `disabled` says why it is not to load."""
 
     key: str
     origin: Origin
@@ -114,6 +131,9 @@ class Plugin:
     point: importlib.metadata.EntryPoint | None = None
     problems: list[Problem] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
+    disabled: str = ""
+    api: object = None
+    seconds: float = 0.0
 
     @classmethod
     def of_entry_point(cls, point: importlib.metadata.EntryPoint) -> Plugin:
@@ -123,7 +143,7 @@ class Plugin:
             name, version = (str(metadata["Name"]), str(metadata["Version"])) if metadata else ("unknown", "")
         except Exception:  # a half-removed distribution
             name, version = "unknown", ""
-        name = name.lower().replace("_", "-")
+        name = normalised(name)
         origin = Origin(name, version, point.value.split(":")[0].strip(), point.name)
         return cls(f"{name}:{point.name}", origin, point=point)
 
@@ -133,12 +153,21 @@ class Plugin:
         self.problems.append(Problem(origin.entry_point, origin.distribution, origin.version, hook, text, kind, name))
 
     def load(self) -> None:
-        """Imports what the entry point names."""
+        """Imports what the entry point names, and finds out which version of the interface it was made for."""
+        begin = time.perf_counter()
         try:
             self.target = self.point.load() if self.point else None
+            stated = getattr(self.target, API_ATTRIBUTE, None)
+            self.api = getattr(sys.modules.get(self.origin.module), API_ATTRIBUTE, None) if stated is None else stated
         except (Exception, SystemExit) as error:
-            self.fault(f"cannot be imported from {self.origin.module!r}: {explain(error)}")
             self.target = None
+            self.api = _api_in_source(self.origin.module)
+            if not api_fault(self.api):  # else that is why
+                self.fault(f"cannot be imported from {self.origin.module!r}: {explain(error)}")
+        if fault := api_fault(self.api):
+            self.fault(fault)
+            self.target = None
+        self.seconds = time.perf_counter() - begin
 
     def enter(self, manager: PluginManager) -> None:
         """Checks every hook implementation and registers the good ones."""
@@ -175,15 +204,33 @@ class Plugin:
         """What there is to know about it."""
         o = self.origin
         fault = "; ".join(f"{p.hook}: {p.fault}" if p.hook else p.fault for p in self.problems)
-        state: Literal["loaded", "broken"] = "broken" if self.problems else "loaded"
+        state: Literal["loaded", "broken", "disabled"] = "broken" if self.problems else "loaded"
+        if self.disabled:
+            state, fault = "disabled", self.disabled
         hooks = tuple(dict.fromkeys(self.hooks))
-        return PluginRecord(o.entry_point, o.distribution, o.version, o.module, hooks, components, state, fault)
+        return PluginRecord(
+            o.entry_point, o.distribution, o.version, o.module, hooks, components, state, fault,
+            self.api if isinstance(self.api, str) else "", round(self.seconds, 3),
+        )  # fmt: skip
 
 
 def explain(error: BaseException) -> str:
     """An exception on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _api_in_source(module: str) -> object:
+    """The version that a module states, where it cannot be imported: most likely for want of what that version has."""
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(str(spec and spec.origin)).read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and any(ast.unparse(name) == API_ATTRIBUTE for name in node.targets):
+                return ast.literal_eval(node.value)
+    except (Exception, SystemExit):  # a parent package that fails, no source, bad syntax
+        return None
+    return None
 
 
 def _examine(manager: PluginManager, target: object, name: str) -> tuple[str | None, str | None]:

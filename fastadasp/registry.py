@@ -7,17 +7,20 @@ whatever is wrong with one becomes a `Problem`, and the rest works on.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from fastadasp.checks import KINDS, Kind, component_fault, describe
+from fastadasp.checks import KINDS, Kind, api_fault, component_fault, describe
+from fastadasp.enabled import Enabled
 from fastadasp.errors import FastAdaSPError, PluginError, UnknownNameError
-from fastadasp.hookspecs import PROJECT
-from fastadasp.plugin import HOOKS, Entry, Origin, Plugin, PluginManager, PluginRecord, Problem, explain
+from fastadasp.hookspecs import API_ATTRIBUTE, PROJECT
+from fastadasp.plugin import HOOKS, SLOW, Entry, Origin, Plugin, PluginManager, PluginRecord, Problem, explain
 
 if TYPE_CHECKING:
     from fastadasp.components import LayerSelector, Merger, Schedule, Scorer
@@ -32,7 +35,10 @@ class Registry:
     """Everything that is installed, by kind and name."""
 
     def __init__(self, *, discover: bool = True) -> None:
-        """Reads every installed plugin, or none with ``discover=False``."""
+        """Reads every installed plugin that is enabled (`fastadasp.enabled`), or none with ``discover=False``.
+
+        Raises UnknownNameError where the environment names a plugin that is not installed.
+        """
         self._manager = PluginManager()
         self._plugins: dict[str, Plugin] = {}
         self._entries: dict[tuple[str, str], Entry] = {}
@@ -105,10 +111,13 @@ class Registry:
         if name in self._plugins:
             raise PluginError(f"a plugin {name!r} is already registered; call unregister({name!r}) first")
         module = getattr(plugin, "__name__" if hasattr(plugin, "__spec__") else "__module__", "")
-        entered = Plugin(name, Origin("", "", str(module), name), plugin)
+        entered = Plugin(name, Origin("", "", str(module), name), plugin, api=getattr(plugin, API_ATTRIBUTE, None))
         self._plugins[name] = entered
-        with self.in_use():
-            self._read([entered])
+        if fault := api_fault(entered.api):
+            entered.fault(fault)
+        else:
+            with self.in_use():
+                self._read([entered])
         if entered.problems:
             problems = "\n".join(f"  - {problem}" for problem in entered.problems)
             self.unregister(name)
@@ -141,17 +150,30 @@ class Registry:
         found = [Plugin.of_entry_point(point) for point in points]
         # The built-ins first: a stranger's package cannot take their names.
         found.sort(key=lambda p: (p.origin.distribution != PROJECT, p.key))
+        enabled = Enabled.from_environment()
+        enabled.check(plugin.origin for plugin in found)
         self._loading = True
         try:
-            with self.in_use():
+            with self.in_use(), redirect_stdout(sys.stderr):  # what a plugin prints is not the command's output
                 for plugin in found:
                     while plugin.key in self._plugins:  # one distribution may list a name twice
                         plugin.key += "'"
                     self._plugins[plugin.key] = plugin
-                    plugin.load()
+                    plugin.disabled = enabled.reason_against(plugin.origin)
+                    if not plugin.disabled:
+                        self._load(plugin)
+                self._loading = False
                 self._read(found)
         finally:
             self._loading = False
+
+    def _load(self, plugin: Plugin) -> None:
+        plugin.load()
+        if plugin.seconds > SLOW:
+            _log.warning(
+                "plugin %s took %.1f s to import, and every command waits for it; --no-plugin %s leaves it out",
+                plugin.origin, plugin.seconds, plugin.origin.distribution,
+            )  # fmt: skip
 
     def _read(self, plugins: list[Plugin]) -> None:
         """Components of all plugins first, then recipes, which may name components of any plugin."""
@@ -241,6 +263,9 @@ class Registry:
         silent = [str(p) for p in self.problems if p.name is None and p.kind in (None, kind)]
         if silent:
             hint = f"It may belong to what could not be read: {'; '.join(silent)}."
+        off = [str(plugin.origin) for plugin in self._plugins.values() if plugin.disabled]
+        if off:
+            hint += f" Disabled plugins: {', '.join(off)}."
         if self._loading:
             hint += " Plugins are still being read: name components inside a hook, not on import of a module."
         raise UnknownNameError(kind, name, [n for k, n in self._entries if k == kind], hint.strip())
@@ -251,6 +276,7 @@ def _check_kind(kind: str) -> None:
         raise UnknownNameError("kind of component", kind, KINDS)
 
 
+_log = logging.getLogger(__name__)
 _active: ContextVar[Registry | None] = ContextVar("fastadasp_registry", default=None)
 _shared: Registry | None = None
 _lock = threading.RLock()

@@ -127,6 +127,11 @@ def test_the_demo_is_a_guest_like_any_other() -> None:
     assert offenders("compare", banned=("demo",)) == []
 
 
+def test_conformance_checks_look_on_from_outside() -> None:
+    assert offenders("testing", "scaffold", banned=("compare", "demo", "cli")) == []
+    assert [i for i in IMPORTS if under(i.target, "testing") and not under(i.where, "testing")] == []
+
+
 def test_the_estimators_stand_alone() -> None:
     ours = {i.target for i in IMPORTS if under(i.where, "estimators") and i.target.startswith("fastadasp")}
     assert {target for target in ours if not under(target, "estimators")} == {"fastadasp.errors"}
@@ -149,7 +154,9 @@ def test_the_engine_and_contracts_name_no_method() -> None:
     names = {e.name for e in get_registry().entries() if e.origin.module.split(".")[0] in list(PACKAGES)[1:]}
     assert len(names) >= 13
     for name, path in modules():
-        if under(name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare", "selection"):
+        if under(
+            name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare", "selection", "testing", "scaffold"
+        ):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant):
                     assert node.value not in names, f"{name}, line {node.lineno}: {node.value!r}"

@@ -11,7 +11,10 @@ import pytest
 import typer
 
 import fastadasp
+from fastadasp import enabled, hookspecs, testing
+from fastadasp.checks import METHODS
 from fastadasp.cli import app
+from fastadasp.hookspecs import API_ATTRIBUTE
 from fastadasp.plugin import HOOKS
 from fastadasp.registry import Registry, get_registry
 
@@ -106,7 +109,13 @@ def test_methods_of_adapters_are_those_of_the_models_page() -> None:
 
 
 def test_every_hook_is_documented() -> None:
-    assert set(table(text("writing-a-plugin.md"), "The hooks")) == set(HOOKS)
+    rows = table(text("writing-a-plugin.md"), "The hooks")
+    specified = {name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "fastadasp_spec")}
+    assert set(rows) == set(HOOKS) == specified
+    for hook, kind in HOOKS.items():
+        assert getattr(hookspecs, hook).__doc__
+        for method in METHODS.get(kind, ()):
+            assert f"`{method}(" in rows[hook][0]
 
 
 def test_every_file_of_the_core_has_a_row() -> None:
@@ -149,6 +158,14 @@ def test_plugin_guide_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     with registry.in_use():
         assert fastadasp.load_strategy("loud").select.parameters() == {"power": 2.0}
         tests["test_half_of_the_clip_goes_at_layer_2"]()
+        tests["test_loudness_keeps_the_contract"]()
+
+
+def test_the_guide_names_every_check_and_what_chooses_plugins() -> None:
+    page = text("writing-a-plugin.md")
+    assert set(table(page, "Conformance")) == {name for name in testing.__all__ if name.startswith("check_")}
+    for name in ("Prompt", "view_of", "--no-plugin", enabled.ONLY, enabled.WITHOUT, API_ATTRIBUTE, "API_VERSION"):
+        assert name in page
 
 
 def test_every_option_is_documented() -> None:
