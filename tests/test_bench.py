@@ -41,8 +41,8 @@ def test_rows_of_a_model() -> None:
     for full, reduced in zip(rows[::2], rows[1::2], strict=True):
         assert set(full) >= ROW
         assert (full["audio_tokens"], full["text_tokens"]) == (25 * full["seconds"], 12)
-        # the cache of every beam of every recording, 4 layers
-        keys = (full["audio_tokens"] + 12) * 4 * 2 * full["beams"]
+        # the cache of every beam of every recording, 8 layers
+        keys = (full["audio_tokens"] + 12) * 8 * 2 * full["beams"]
         assert full["kv_bytes"] == keys * bytes_a_key
         assert reduced["kv_bytes"] < full["kv_bytes"]
         assert (full["flops_removed"], full["ideal_speedup"], full["realised"]) == (0.0, 1.0, 1.0)
@@ -115,15 +115,21 @@ def test_a_matrix_that_does_not_fit_is_left_out() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory of a process: Linux only")
 def test_exact_scoring_of_6000_tokens_takes_little_memory() -> None:
-    """At most 50 MB beyond queries and keys, with 32 heads; the matrix would be 4.6 GB."""
+    """At most 50 MB beyond queries and keys, a matrix of 32 heads would be 4.6 GB."""
     code = (
         "import torch; from fastadasp.bench.machine import *; from fastadasp.engine.received import received_attention;"
-        "torch.set_num_threads(1); q, k = torch.randn(1, 32, 6000, 16), torch.randn(1, 32, 6000, 16);"
+        "torch.set_num_threads(1); q, k = torch.randn(1, 6000, 4, 512).transpose(1, 2), torch.randn(1, 4, 6000, 512);"
         "received_attention(q[:, :, :200], k[:, :, :200], 0.1); reset_peak('cpu'); before = held_bytes('cpu');"
-        "received_attention(q, k, 0.1); print(peak_bytes('cpu') - before)"
+        "received_attention(q, k, 0.1); print(peak_bytes('cpu') - before);"
+        "from fastadasp.engine.adjacent import cosine_to_next_key; from fastadasp.engine.spans import find_spans;"
+        "k, spans = torch.randn(1, 32, 6000, 128), find_spans(torch.ones(1, 6000, dtype=torch.int64), None);"
+        "reset_peak('cpu'); before = held_bytes('cpu'); cosine_to_next_key(k, spans);"
+        "print(peak_bytes('cpu') - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0 < int(done.stdout) <= 50e6
+    received, adjacent = map(int, done.stdout.split())
+    assert 0 < received <= 50e6
+    assert 0 <= adjacent <= 50e6
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory of a process: Linux only")

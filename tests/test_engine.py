@@ -596,3 +596,26 @@ def test_the_engine_never_waits_for_the_device():
             for node in ast.walk(function):
                 waits = isinstance(node, ast.Attribute) and node.attr in ("item", "tolist", "cpu", "numpy", "nonzero")
                 assert not waits, f"{path.name}: {function.name} uses .{getattr(node, 'attr', '')}"
+
+
+@pytest.mark.parametrize("name", ["weighted", "fastadasp-dense", "prune", "before", "cache", "average+cache"])
+def test_decoding_without_padding_makes_nothing(name, monkeypatch):
+    """Beyond the prompt, no mask and no token stream is made; a chunk of text after it finds every key known."""
+    from fastadasp.engine import prompt as passes
+
+    model, inputs = audio_model(), batch(ONE)
+    with strategy(name).apply(model):
+        cache = model(**inputs, use_cache=True).past_key_values
+        with monkeypatch.context() as patch:
+            for what in ("causal_mask", "Keys"):
+                patch.setattr(passes, what, lambda *_a, **_k: pytest.fail("work in a decoding step"))
+            patch.setattr(passes.Prompt, "join", lambda *_a: pytest.fail("work in a decoding step"))
+            for token in (5, 6, 7):
+                mask = torch.ones(1, cache.get_seq_length() + 1, dtype=torch.int64)
+                model(input_ids=torch.tensor([[token]]), attention_mask=mask, past_key_values=cache, use_cache=True)
+        chunk = torch.tensor([[8, 9]])
+        after = model(input_ids=chunk, past_key_values=cache, use_cache=True).logits[:, -1]
+        again = model(**inputs, use_cache=True).past_key_values
+        whole = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), past_key_values=again, use_cache=True).logits[:, -1]
+    assert cache_lengths(cache) == cache_lengths(again)
+    assert error(after, whole) <= 1e-5

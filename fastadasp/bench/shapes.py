@@ -72,7 +72,7 @@ SHAPES = {
             "wavllm-7b", "WavLLM (LLaMA-2-7B-chat); 25 tokens a second, 6,000 in 240 s", "llama", 25.0,
             _sizes(4096, 11008, 32, 32, 32, 32000, 10000.0),
         ),
-        BenchShape("tiny", "none: for trying things out", "qwen2", 25.0, _sizes(64, 128, 4, 4, 2, 256, 10000.0)),
+        BenchShape("tiny", "none: for trying things out", "qwen2", 25.0, _sizes(64, 128, 8, 4, 2, 256, 10000.0)),
     )
 }  # fmt: skip
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,9 +61,30 @@ class Keys:
 
 @dataclass
 class CacheState:
-    """The keys of every layer of one cache."""
+    """The keys of every layer of one cache: `layers`, and `steps` more in each, of decoding steps without padding."""
 
     layers: list[Keys] = field(default_factory=list)
+    steps: int = 0
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether any layer holds padding."""
+        return any(keys.valid is not None for keys in self.layers)
+
+    def lengths(self) -> list[int]:
+        """Columns of every layer."""
+        return [keys.length + self.steps for keys in self.layers]
+
+    def settled(self) -> CacheState:
+        """The same with the steps among the keys."""
+        if not self.steps:
+            return self
+        return CacheState(
+            [
+                replace(keys, length=keys.length + self.steps, lengths=tuple(n + self.steps for n in keys.lengths))
+                for keys in self.layers
+            ]
+        )
 
 
 _states: weakref.WeakKeyDictionary[Any, CacheState] = weakref.WeakKeyDictionary()

@@ -32,7 +32,7 @@ class LayerWork:
         self._reduction = None
         self.session.awaits_audio = False
         prompt = self.session.prompt
-        if prompt is None:
+        if prompt is None or (prompt.quiet and prompt.stays_quiet(kwargs.get("attention_mask"))):
             return None
         if prompt.cache is None:
             prompt.cache = kwargs.get("past_key_values")
@@ -60,7 +60,7 @@ class LayerWork:
 
     def see_attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
         prompt = self.session.prompt
-        if prompt is not None and prompt.looks_at(self.index):
+        if prompt is not None and prompt.acts and prompt.looks_at(self.index):
             prompt.seen = Seen(query, key, scale, prompt.keys[-1].valid)
 
     def before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -98,7 +98,9 @@ class LayerWork:
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """After the layer: the reduced sum goes on, with positions of its own."""
         prompt, reduction = self.session.prompt, self._reduction
-        if prompt is None:
+        if prompt is None or prompt.quiet:
+            if prompt is not None and self.index == len(self.session.layers) - 1:
+                prompt.finish()
             return output
         if reduction is not None:
             states = reduction.reduce(output[0] if isinstance(output, tuple) else output)

@@ -59,7 +59,7 @@ class Prompt:
         self.seen: Seen | None = None
         self.kept: dict[str, tuple[int, Tensor]] = {}
         self.tokens = past + length
-        self.acts = False
+        self.acts = self.quiet = False
         self.remove = self.evict = self.clip_keys = torch.zeros(0, dtype=torch.int64)
         self.stream = self.plain_stream = Stream((length,) * batch, length, None, _no_spans())
         if self.known is None and session.exceeds_window(self.tokens) and span_ids is not None and not span_ids.any():
@@ -69,6 +69,10 @@ class Prompt:
             return  # nothing to reduce and nothing was: the model is on its own
         session.check_supported(mask, cache, self.tokens)
         session.check_cache(cache, past, self.known)
+        if self.known is not None:
+            # A decoding step where nothing is padded: the model's own mask, which is none, fits every layer.
+            self.quiet = span_ids is None and length == 1 and not self.known.padded
+            self.known = self.known if self.quiet else self.known.settled()
         self._look_at_padding(mask, span_ids, past, batch, length)
         if span_ids is not None:
             self._plan()
@@ -154,6 +158,12 @@ class Prompt:
         if self.survivors is not None:
             self.survivors.follow(reduction)
 
+    def stays_quiet(self, mask: Any) -> bool:
+        """Whether nothing need be done in a decoding step, now that the model's own mask is seen: it has none."""
+        if self.known is not None and mask is not None:
+            self.quiet, self.known = False, self.known.settled()
+        return self.quiet
+
     def take_seen(self) -> Seen | None:
         """The attention looked at last; it is let go here."""
         seen, self.seen = self.seen, None
@@ -186,7 +196,9 @@ class Prompt:
 
     def finish(self) -> None:
         """After the last layer: keeps what the cache now holds."""
-        if self.cache is not None and len(self.keys) == len(self.session.layers):
+        if self.quiet and self.known is not None:
+            self.known.steps += 1
+        elif self.cache is not None and len(self.keys) == len(self.session.layers):
             count_seen(self.cache, self.keys[0], self.tokens)
             remember(self.cache, CacheState(self.keys))
 

@@ -21,7 +21,7 @@ _NEAR_ELEMENTS = 1 << 18
 """On a CPU, weights of one step for each thread, if it can be cut so small: what stays in a core's cache."""
 _ROWS = 96
 """Queries of one head in a step: enough for the matrix product's full speed."""
-_Step = tuple[slice, slice, int]
+_Steps = Iterator[tuple[slice, slice, slice, int]]
 
 
 def received_attention(
@@ -69,7 +69,7 @@ def received_attention(
         own = places + past
         received: Tensor = kernels.column_sums(query, key, scale, own, past + first, step, past, valid, counted, spans)
     else:
-        received = _streamed(query * scale, key, places + past, past + first, step, valid, counted)
+        received = _streamed(query, key, scale, places + past, past + first, step, valid, counted)
         if spans is not None:
             received = received[spans.sample.unsqueeze(1), spans.columns()[0] + past]
     if asked == length:
@@ -101,46 +101,54 @@ def _places(shown: Tensor, step: int, asked: int, share: float | None) -> Tensor
     return places.masked_fill(back >= (shown.sum(1, keepdim=True).double() * share).ceil(), -1)
 
 
-def _steps(heads: int, shared: int, asked: int, total: int, first: int, step: int, near: int) -> Iterator[_Step]:
-    """The stream in steps of bounded size: queries, heads, and how many keys are in their sight."""
+def _steps(batch: int, groups: int, shared: int, asked: int, total: int, first: int, gap: int, near: int) -> _Steps:
+    """The stream in steps of bounded size: queries, samples, key/value heads, and how many keys are in sight."""
     rows = max(1, min(_ROWS, _BLOCK_ELEMENTS // (shared * total)))
     for begin in range(0, asked, rows):
         end = min(begin + rows, asked)
-        seen = first + (end - 1) * step + 1
+        seen = first + (end - 1) * gap + 1
         width = max(1, min(near, _BLOCK_ELEMENTS) // (shared * (end - begin) * seen))
-        for left in range(0, heads, width):
-            yield slice(begin, end), slice(left, min(left + width, heads)), seen
+        samples, heads = max(1, width // groups), min(width, groups)
+        for sample in range(0, batch, samples):
+            for head in range(0, groups, heads):
+                yield slice(begin, end), slice(sample, min(sample + samples, batch)), slice(head, head + heads), seen
 
 
 def _streamed(
-    query: Tensor, key: Tensor, own: Tensor, first: int, step: int, valid: Tensor | None, counted: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    own: Tensor,
+    first: int,
+    gap: int,
+    valid: Tensor | None,
+    counted: Tensor | None,
 ) -> Tensor:
     """Column sums of the queries [B, heads, asked, head_dim] whose own keys stand at `own`, int64 [B or 1, asked].
 
     Args:
-        first, step: where the own keys stand at most, on the host: query i's is at or before column first + i step, and
+        first, gap: where the own keys stand at most, on the host: query i's is at or before column first + i gap, and
             exactly there without padding.
         counted: bool [B, asked], False for padding queries.
     """
-    (batch, groups, total, _), (heads, asked) = key.shape, query.shape[1:3]
-    shared = heads // groups
-    query, keys = query.reshape(batch * groups, shared, asked, -1), key.flatten(0, 1).transpose(1, 2)
+    (batch, groups, total, _), asked = key.shape, query.shape[2]
+    query, shared = query.unflatten(1, (groups, -1)), query.shape[1] // groups
     columns = torch.arange(total, device=key.device)
-    received = torch.zeros(batch * groups, total, dtype=torch.float32, device=key.device)
+    received = torch.zeros(batch, total, dtype=torch.float32, device=key.device)
     near = _NEAR_ELEMENTS * torch.get_num_threads() if key.device.type == "cpu" else _BLOCK_ELEMENTS
-    for rows, part, seen in _steps(batch * groups, shared, asked, total, first, step, near):
-        logits = torch.bmm(query[part, :, rows].flatten(1, 2), keys[part, :, :seen])
-        logits = logits.unflatten(1, (shared, rows.stop - rows.start))
+    for rows, samples, heads, seen in _steps(batch, groups, shared, asked, total, first, gap, near):
+        block = (query[samples, heads, :, rows] * scale).flatten(2, 3)
+        logits = torch.matmul(block, key[samples, heads, :seen].transpose(-1, -2))
+        logits = logits.unflatten(2, (shared, rows.stop - rows.start))  # [samples, heads, shared, rows, keys]
         if valid is None or counted is None:
-            clear = first + rows.start * step + 1  # columns before are in sight of all of the block's queries
+            clear = first + rows.start * gap + 1  # columns before are in sight of all of the block's queries
             hidden = columns[clear:seen] > own[0, rows].unsqueeze(1)
             logits[..., clear:].masked_fill_(hidden, float("-inf"))
             weights = logits.softmax(-1, dtype=torch.float32)
         else:
-            sample = torch.arange(part.start, part.stop, device=key.device) // groups
-            hidden = (columns[:seen] > own[sample, rows].unsqueeze(-1)) | ~valid[sample, None, :seen]
-            logits.masked_fill_(hidden.unsqueeze(1), float("-inf"))
+            hidden = (columns[:seen] > own[samples, rows].unsqueeze(-1)) | ~valid[samples, None, :seen]
+            logits.masked_fill_(hidden[:, None, None], float("-inf"))
             weights = logits.softmax(-1, dtype=torch.float32)
-            weights = weights.masked_fill(~counted[sample, None, rows].unsqueeze(-1), 0.0)
-        received[part, :seen] += weights.sum((1, 2))
-    return received.view(batch, groups, total).sum(1)
+            weights = weights.masked_fill(~counted[samples, None, None, rows].unsqueeze(-1), 0.0)
+        received[samples, :seen] += weights.sum((1, 2, 3))
+    return received

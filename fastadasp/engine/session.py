@@ -221,7 +221,7 @@ class _Session:
             return
         count = len(self.layers)
         plain = [unreduced(cache, i, past) for i in range(count)]
-        expected = plain if known is None else [keys.length for keys in known.layers]
+        expected = plain if known is None else known.lengths()
         if [stored(cache, i) for i in range(len(self.layers))] != expected:
             raise ModelError(
                 "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
