@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -186,7 +185,7 @@ def _show(*tables: Table) -> None:
         out.print(table)
 
 
-def _tell(message: Iterable[str] | str) -> None:
+def _tell(message: str) -> None:
     """Progress for a person at a terminal."""
     if sys.stderr.isatty():
-        say(str(message))
+        say(message)

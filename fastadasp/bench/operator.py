@@ -110,7 +110,7 @@ def run(
 
 def _row(case: Case, dtype: str, device: str, rounds: int, matrix_limit: int) -> dict[str, Any]:
     similar, weight = case.scores()
-    heads, fits = case.query.shape[1], True
+    heads = case.query.shape[1]
     fits = released.matrix_bytes(heads, case.tokens, case.query.dtype) <= matrix_limit
     steps: dict[str, Callable[[], Any]] = {
         "score_s": case.scores,
