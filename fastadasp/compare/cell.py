@@ -73,16 +73,16 @@ def run_row(
     return Scored(cell, outcome.predictions, draws)
 
 
-def predictions(cell: Cell, examples: Sequence[Example], answers: Sequence[str]) -> list[Prediction]:
+def predictions(row: Row, task: str, examples: Sequence[Example], answers: Sequence[str]) -> list[Prediction]:
     """The answers of a cell as they are recorded; none if it failed."""
     if not answers:
         return []
     return [
         Prediction(
-            strategy=cell.strategy,
-            task=cell.task,
-            budget=cell.budget,
-            seed=cell.seed,
+            strategy=row.name,
+            task=task,
+            budget=budget_value(row),
+            seed=row.seed,
             id=example.id,
             audio=example.audio.name,
             reference=example.reference,

@@ -151,7 +151,7 @@ def _run_cells(
                 encoder_flops=encoder,
                 progress=advance,
             )
-            folder.add(scored.cell, predictions(scored.cell, examples, scored.answers))
+            folder.add(scored.cell, predictions(row, name, examples, scored.answers))
             result.cells.append(scored.cell)
             result.draws.append(scored.draws)
             done += len(examples)
