@@ -14,7 +14,7 @@ from fastadasp.errors import RunError
 from fastadasp.terminal import Bar, console, say, split
 
 if TYPE_CHECKING:
-    from fastadasp.study.study import DryRun, Report, Study
+    from fastadasp.study.study import DryRun, Report
 
 USUAL: dict[str, list[Any]] = {"tasks": ["asr", "er"], "strategies": ["weighted"], "budgets": ["0.5"], "seeds": [0]}
 """What is taken where neither an option nor the study file says otherwise."""
@@ -106,7 +106,7 @@ def ablate(
         return
     with Bar() as bar:
         report = found.run(bar.update)
-    _print_report(found, report, folder, as_json)
+    _print_report(report, folder, as_json)
 
 
 def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Sequence[str]) -> None:
@@ -139,8 +139,8 @@ def _add_rules(content: dict[str, Any], leave_out: Sequence[str], fixed: Sequenc
 
     if leave_out and isinstance(content.get("leave_out", []), list):
         content["leave_out"] = [*content.get("leave_out", []), *(_pairs("--leave-out", item) for item in leave_out)]
-    if fixed and isinstance(content.get("fixed", {}), dict):
-        content["fixed"] = {**content.get("fixed", {}), **parse_overrides(fixed)}
+    if fixed and isinstance(content.get("set", {}), dict):
+        content["set"] = {**content.get("set", {}), **parse_overrides(fixed)}
     if baseline is not None:
         content["baseline"] = _pairs("--baseline", baseline) if "=" in baseline else baseline
 
@@ -191,16 +191,22 @@ def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
         print(f"about {in_words(found.estimate.seconds / workers)}{by} ({found.estimate.about})")
 
 
-def _print_report(study: Study, report: Report, folder: Path, as_json: bool) -> None:
+def _print_report(report: Report, folder: Path, as_json: bool) -> None:
     from fastadasp.study.study import error_of
-    from fastadasp.study.table import by_task, rich_table
+    from fastadasp.study.table import rich_table
 
     outcome, shown = report.outcome, console()
     if as_json:
-        print(json.dumps([line.model_dump(mode="json") for line in report.standings], indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                [line.model_dump(mode="json") for _, lines in report.tables for line in lines],
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
     else:
-        for name, lines in by_task(report.standings).items():
-            table = rich_table(study.read[0][name], lines, report.clips[name], report.baseline)
+        for heading, lines in report.tables:
+            table = rich_table(heading, lines)
             shown.width = max(shown.width, table.__rich_measure__(shown, shown.options.update(width=10_000)).maximum)
             shown.print(table)
         print(f"results: {folder}")

@@ -122,6 +122,11 @@ def test_conversion_stands_apart() -> None:
     assert offenders("models", "engine", "compare", "tasks", banned=("convert",)) == []
 
 
+def test_studies_stand_above_the_comparison() -> None:
+    assert offenders("study", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
+    assert offenders("compare", "selection", "models", "tasks", "engine", banned=("study",)) == []
+
+
 def test_the_demo_is_a_guest_like_any_other() -> None:
     assert offenders("demo", banned=("engine", "compare", "cli")) == []
     assert offenders("compare", banned=("demo",)) == []
@@ -149,7 +154,7 @@ def test_the_engine_and_contracts_name_no_method() -> None:
     names = {e.name for e in get_registry().entries() if e.origin.module.split(".")[0] in list(PACKAGES)[1:]}
     assert len(names) >= 13
     for name, path in modules():
-        if under(name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare", "selection"):
+        if under(name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare", "selection", "study"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant):
                     assert node.value not in names, f"{name}, line {node.lineno}: {node.value!r}"

@@ -124,6 +124,7 @@ class RayExecutor:
             started=time.time(),
             seconds=0.0,
             host=platform.node(),
+            process=os.getpid(),
             device_name="",
         )
 

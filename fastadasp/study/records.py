@@ -30,6 +30,7 @@ class Result(Record):
     started: float = Field(description="when it was started, seconds since 1970, UTC")
     seconds: float = Field(description="how long it took")
     host: str = Field(description="name of the machine")
+    process: int = Field(description="number of the process that ran it")
     device_name: str = Field(description="name of the processor or GPU")
 
 
@@ -46,7 +47,7 @@ class StudyCell(Record):
     clips: int = Field(description="number of clips")
     metrics: dict[str, float] = Field(description="as in results-format.md")
     interval: tuple[float, float] | None = Field(description="as in results-format.md")
-    efficiency: dict[str, float | None] | None = Field(description="as in results-format.md, without the times")
+    efficiency: dict[str, int | float | None] | None = Field(description="as in results-format.md, without the times")
     error: str | None = Field(description="why the cell failed; null if it did not")
 
 

@@ -38,7 +38,7 @@ class StudyFile(BaseModel):
     leave_out: list[dict[str, Any]] = Field(
         default_factory=list, description="tables of axis and value or values; cells that match all of one are left out"
     )
-    fixed: dict[str, Any] = Field(default_factory=dict, description="fields of every recipe, as with --set")
+    set: dict[str, Any] = Field(default_factory=dict, description="fixed fields of every recipe, as with --set")
     baseline: str | dict[str, Any] = Field(
         default=FULL, description="`full`, or a table of axis and value: what differences are taken against"
     )
@@ -73,9 +73,9 @@ class Spec:
 
     def arguments(self) -> dict[str, Any]:
         """The study in plain values, for the record."""
-        kept = self.settings.model_dump(exclude={"axes", "leave_out", "fixed", "baseline", "full"})
+        kept = self.settings.model_dump(exclude={"axes", "leave_out", "set", "baseline", "full"})
         axes = {name: list(values) for name, values in self.axes.items()}
-        rules = {"leave_out": self.leave_out, "fixed": {k: str(v) for k, v in self.fixed.items()}}
+        rules = {"leave_out": self.leave_out, "set": {k: str(v) for k, v in self.fixed.items()}}
         return {"axes": axes, **rules, "baseline": self.baseline or FULL, **kept}
 
 
@@ -116,9 +116,9 @@ def make_spec(content: Mapping[str, Any], usual: Mapping[str, list[Any]], where:
                 axes[name] = _values(name, wanted[name])
             except FastAdaSPError as error:
                 faults.append(f"`axes.{name}`: {error}")
-    for name in given.fixed:
+    for name in given.set:
         if name in axes and name != "seeds":
-            faults.append(f"`fixed.{name}`: this is an axis of the study, too; take it out of one of them")
+            faults.append(f"`set.{name}`: this is an axis of the study, too; take it out of one of them")
     leave_out = [_match(f"leave_out[{i}]", rule, axes, faults) for i, rule in enumerate(given.leave_out)]
     baseline: dict[str, str] | None = None
     if isinstance(given.baseline, Mapping):
@@ -136,7 +136,7 @@ def make_spec(content: Mapping[str, Any], usual: Mapping[str, list[Any]], where:
             faults.append(f"`{name}` is a number of clips, at least 1, not {count}")
     if faults:
         raise _refuse(where, faults)
-    return Spec(axes, leave_out, given.fixed, baseline, given)
+    return Spec(axes, leave_out, given.set, baseline, given)
 
 
 def label(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 A bootstrap sample takes clips with replacement, the same ones for every strategy, so differences are paired. Of S
 seeds it takes S - 1 with replacement, which makes the variance of their mean unbiased (Rao and Wu, JASA 1988);
-strategies with equally many seeds share the choice. With few clips or seeds the spread itself is uncertain: Student's t takes the
-place of the normal distribution, its degrees of freedom by Welch and Satterthwaite.
+strategies with equally many seeds share the choice. With few clips or seeds the spread itself is uncertain: Student's
+t takes the place of the normal distribution, its degrees of freedom by Welch and Satterthwaite.
 """
 
 from __future__ import annotations

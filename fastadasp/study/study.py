@@ -19,7 +19,7 @@ from fastadasp.study.records import Standing, StudyRun
 from fastadasp.study.spec import Spec
 from fastadasp.study.standings import standings
 from fastadasp.study.store import Store
-from fastadasp.study.table import by_task, markdown
+from fastadasp.study.table import Heading, by_task, markdown
 from fastadasp.study.worker import Settings, Worker
 from fastadasp.tasks.task import Example, Task
 
@@ -57,12 +57,10 @@ class DryRun:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found."""
+    """What a run found: the cells, and a table a task."""
 
     outcome: Outcome
-    standings: list[Standing]
-    clips: dict[str, int]
-    baseline: str
+    tables: list[tuple[Heading, list[Standing]]]
 
 
 class Study:
@@ -150,14 +148,18 @@ class Study:
 
     def _report(self, outcome: Outcome) -> Report:
         tasks, examples = self.read
-        clips = {name: len(some) for name, some in examples.items()}
-        report = Report(outcome, standings(self.spec, outcome, tasks, examples), clips, self.baseline)
-        pages = [markdown(tasks[t], lines, clips[t], self.baseline) for t, lines in by_task(report.standings).items()]
+        axes = [name for name, values in self.spec.recipe_axes.items() if len(values) > 1]
+        found = standings(self.spec, outcome, tasks, examples)
+        tables = [
+            (Heading(tasks[name], len(examples[name]), self.baseline, axes), lines)
+            for name, lines in by_task(found).items()
+        ]
+        pages = [markdown(heading, lines) for heading, lines in tables]
         failed = [f"- {p}: {e}" for p in outcome.plan.points if (e := error_of(outcome, p.cell)) is not None]
         if failed:
             pages.append("\n".join(["**failed**", "", *failed]) + "\n")
-        export.write_results(self.options.output, outcome, examples, report.standings, "\n".join(pages))
-        return report
+        export.write_results(self.options.output, outcome, examples, found, "\n".join(pages))
+        return Report(outcome, tables)
 
     @property
     def _store(self) -> Path:

@@ -3,49 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 
-from fastadasp.compare.grid import FULL
 from fastadasp.study.records import Standing
 from fastadasp.tasks.task import Task
 
 FIGURES = ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", "rank")
 
 
-def title(task: Task, lines: Sequence[Standing], clips: int, baseline: str) -> str:
-    """What stands above a task's table."""
-    arrow = "higher is better" if task.higher_is_better else "lower is better"
-    return f"{task.name} ({task.metric}, {arrow}; {clips} clips; differences to {baseline})"
+@dataclass(frozen=True)
+class Heading:
+    """What a table of a study is about.
+
+    Attributes:
+        clips: how many the task has.
+        baseline: what differences are taken against, in words.
+        axes: recipe axes with several values.
+    """
+
+    task: Task
+    clips: int
+    baseline: str
+    axes: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """What stands above the table."""
+        arrow = "higher is better" if self.task.higher_is_better else "lower is better"
+        about = f"{self.task.metric}, {arrow}; {self.clips} clips; differences to {self.baseline}"
+        return f"{self.task.name} ({about})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that tell lines apart."""
+        return ("strategy", *self.axes, "budget")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns."""
+        metric = self.task.metric
+        return (*self.names, metric if metric == "accuracy" else metric.upper(), *FIGURES)
 
 
-def note(lines: Sequence[Standing]) -> str:
-    """What stands below it: how to read it, and what cannot be told apart."""
+def note(lines: Sequence[Standing], names: Sequence[str]) -> str:
+    """What stands below a table: how to read it, and what cannot be told apart."""
     seeds = max(len(line.seeds) for line in lines)
     over = f"clips and seeds (up to {seeds})" if seeds > 1 else "clips"
     head = f"95 %: bootstrap over {over}, paired for differences; win/tie/loss: clips; equal ranks: not distinguishable"
-    return "\n".join([head, *_verdicts(lines)])
+    return "\n".join([head, *_verdicts(lines, names)])
 
 
-def header(task: Task, axes: Sequence[str]) -> tuple[str, ...]:
-    """Columns of a table in which `axes` differ from line to line."""
-    return (*axes, task.metric if task.metric == "accuracy" else task.metric.upper(), *FIGURES)
-
-
-def varying(lines: Sequence[Standing]) -> list[str]:
-    """The columns that tell the lines apart: strategy, recipe axes with several values, budget."""
-    reduced = [line for line in lines if line.strategy != FULL]
-    axes = [axis for axis in (reduced[0].axes if reduced else ()) if len({line.axes[axis] for line in reduced}) > 1]
-    return ["strategy", *axes, "budget"]
-
-
-def row(line: Standing, axes: Sequence[str]) -> tuple[str, ...]:
+def row(line: Standing, names: Sequence[str]) -> tuple[str, ...]:
     """One line as text."""
     own = {"strategy": line.strategy, **line.axes, "budget": "-" if line.budget is None else str(line.budget)}
     known = line.difference is not None
     return (
-        *(own.get(axis, "") for axis in axes),
+        *(own.get(name, "") for name in names),
         f"{line.value:.1f}",
         _span(line.interval),
         f"{line.difference:+.1f}" if known else "",
@@ -58,26 +74,24 @@ def row(line: Standing, axes: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def rich_table(task: Task, lines: Sequence[Standing], clips: int, baseline: str) -> Table:
+def rich_table(heading: Heading, lines: Sequence[Standing]) -> Table:
     """For the terminal."""
-    axes = varying(lines)
-    table = Table(title=title(task, lines, clips, baseline), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.caption, table.caption_justify = note(lines), "left"
-    for place, column in enumerate(header(task, axes)):
-        table.add_column(column, justify="left" if place < len(axes) else "right", no_wrap=True)
+    table = Table(title=heading.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption, table.caption_justify = note(lines, heading.names), "left"
+    for place, column in enumerate(heading.columns):
+        table.add_column(column, justify="left" if place < len(heading.names) else "right", no_wrap=True)
     for line in lines:
-        table.add_row(*row(line, axes))
+        table.add_row(*row(line, heading.names))
     return table
 
 
-def markdown(task: Task, lines: Sequence[Standing], clips: int, baseline: str) -> str:
+def markdown(heading: Heading, lines: Sequence[Standing]) -> str:
     """For a page."""
-    axes = varying(lines)
-    columns = header(task, axes)
-    out = [f"**{title(task, lines, clips, baseline)}**", "", f"| {' | '.join(columns)} |"]
-    out += ["|" + "---|" * len(axes) + "---:|" * (len(columns) - len(axes))]
-    out += [f"| {' | '.join(row(line, axes))} |" for line in lines]
-    return "\n".join([*out, "", *(f"{sentence}  " for sentence in note(lines).split("\n"))]) + "\n"
+    names, columns = heading.names, heading.columns
+    out = [f"**{heading.title}**", "", f"| {' | '.join(columns)} |"]
+    out += ["|" + "---|" * len(names) + "---:|" * (len(columns) - len(names))]
+    out += [f"| {' | '.join(row(line, names))} |" for line in lines]
+    return "\n".join([*out, "", *(f"{sentence}  " for sentence in note(lines, names).split("\n"))]) + "\n"
 
 
 def by_task(standings: Sequence[Standing]) -> Mapping[str, list[Standing]]:
@@ -88,16 +102,16 @@ def by_task(standings: Sequence[Standing]) -> Mapping[str, list[Standing]]:
     return out
 
 
-def _verdicts(lines: Sequence[Standing]) -> list[str]:
+def _verdicts(lines: Sequence[Standing], names: Sequence[str]) -> list[str]:
     """For each budget, which recipes cannot be told from the best."""
-    axes = [axis for axis in varying(lines) if axis != "budget"]
+    named = [name for name in names if name != "budget"]
     groups: dict[str, list[Standing]] = {}
     for line in lines:
         if line.rank is not None:
             groups.setdefault(str(line.budget), []).append(line)
     out = []
     for budget, group in groups.items():
-        first = [" ".join(filter(None, row(line, axes)[: len(axes)])) for line in group if line.rank == 1]
+        first = [" ".join(row(line, named)[: len(named)]) for line in group if line.rank == 1]
         if len(group) == 1:
             continue
         if len(first) == len(group):

@@ -4,6 +4,7 @@ elsewhere."""
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ class Worker:
             started=started,
             seconds=time.perf_counter() - clock,
             host=platform.node(),
+            process=os.getpid(),
             device_name=device_name(self.loaded.device),
         )
 
