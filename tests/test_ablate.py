@@ -245,6 +245,34 @@ def test_without_ray_there_is_a_message(tmp_path: Path) -> None:
     assert (code, "--executor ray needs Ray: pip install 'fastadasp[ray]'" in told) == (2, True)
 
 
+@pytest.mark.skipif(not RAY, reason="Ray is not installed: pip install 'fastadasp[ray]'")
+def test_a_ray_worker_that_dies_fails_its_cell_and_is_replaced() -> None:
+    import ray
+
+    from fastadasp.demo import model_path
+    from fastadasp.study.plan import make_plan
+    from fastadasp.study.ray_workers import RayExecutor
+    from fastadasp.study.spec import make_spec
+    from fastadasp.study.worker import Job, Settings
+
+    executor = RayExecutor(Settings(str(model_path()), ("er",), "cpu", limit=1), 1, None, None)
+    try:
+        usual: dict[str, list[Any]] = {"tasks": ["er"], "strategies": ["weighted"], "budgets": [0.5], "seeds": [0]}
+        cell = make_plan(make_spec({}, usual), executor.facts()).points[0].cell
+        job = Job("full", None, None, 0, "er", cell)
+        executor.submit(job)
+        ((actor, _),) = executor._busy.values()
+        ray.kill(actor)
+        (lost,) = executor.collect()
+        assert lost.error is not None
+        assert lost.error.startswith("ActorDiedError")
+        executor.submit(job)
+        (done,) = executor.collect()
+        assert (done.error, done.cell) == (None, cell)
+    finally:
+        executor.close()
+
+
 WRONG: dict[str, tuple[list[str], str, str]] = {
     # name: options, study file, message
     "no such file": (["none.toml"], "", "there is no study file none.toml"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,7 @@ def write_whole(path: Path, text: str, part: Path | None = None) -> None:
     Args:
         part: where the text is put together, on the same file system; beside `path` if not given.
     """
-    part = part or path.with_name(path.name + ".part")
+    part = part or path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -13,7 +13,7 @@ from fastadasp.study.leases import Leases
 from fastadasp.study.plan import Plan, Point
 from fastadasp.study.records import Result
 from fastadasp.study.store import Store
-from fastadasp.study.worker import Job, Settings, Worker
+from fastadasp.study.worker import Job, Worker
 
 POLL = 0.3
 """Seconds between looks at cells that others are at."""
@@ -44,8 +44,8 @@ class Executor(Protocol):
 class Local:
     """Runs cells in this process, one after the other."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.worker = Worker(settings)
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
         self._jobs: list[Job] = []
 
     def facts(self) -> dict[str, Any]:

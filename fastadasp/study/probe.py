@@ -49,11 +49,12 @@ def probe(worker: Worker, loading: float, points: Sequence[Point]) -> Estimate:
 def _shortened(worker: Worker, task: str, clips: int) -> Worker:
     """A worker with the same model and the first clips of one task."""
     s = worker.settings
-    small = Worker(Settings(s.model, s.tasks, s.device, s.dtype, clips, s.batch_size, s.calibrates))
-    small.__dict__["loaded"] = worker.loaded
-    small.__dict__["read"] = (worker.read[0], {task: worker.read[1][task][:clips]})
-    small.__dict__["calibration"] = worker.calibration
-    return small
+    tasks, examples = worker.read
+    return Worker(
+        Settings(s.model, s.tasks, s.device, s.dtype, clips, s.batch_size, s.calibrates),
+        read=({task: tasks[task]}, {task: examples[task][:clips]}),
+        loaded=worker.loaded,
+    )
 
 
 def _seconds(worker: Worker, point: Point) -> float:

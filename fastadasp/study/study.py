@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,12 +89,13 @@ class Study:
         check_folder(self.settings.model)
         if options.executor == "local":
             choose_dtype(given.dtype, choose_device(given.device))
-        self.read  # noqa: B018  (every recording is read, so that a broken one is known now)
+        self._worker = Worker(self.settings)
+        self._worker.read  # noqa: B018  (every recording is read, so that a broken one is known now)
 
-    @cached_property
+    @property
     def read(self) -> tuple[dict[str, Task], dict[str, list[Example]]]:
         """The tasks and their clips."""
-        return Worker(self.settings).read
+        return self._worker.read
 
     @property
     def baseline(self) -> str:
@@ -106,7 +106,7 @@ class Study:
     def dry_run(self) -> DryRun:
         """The cells, those that are done, and how long the others will take. Writes nothing."""
         begin = time.perf_counter()
-        worker = Worker(self.settings)
+        worker = self._worker
         plan = make_plan(self.spec, worker.facts)
         loading = time.perf_counter() - begin
         store = Store(self._store, self._notice, write=False)
@@ -167,7 +167,7 @@ class Study:
 
     def _executor(self) -> Executor:
         if self.options.executor == "local":
-            return Local(self.settings)
+            return Local(self._worker)
         from fastadasp.study.ray_workers import RayExecutor
 
         return RayExecutor(self.settings, self.options.workers, self.options.gpus, self.options.address)

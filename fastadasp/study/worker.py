@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from fastadasp.models.load import LoadedModel
     from fastadasp.tasks.task import Example, Task
 
+    Clips = tuple[dict[str, Task], dict[str, list[Example]]]
+    """Tasks by name, and the clips of each."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -62,23 +65,24 @@ class Ready:
 
 
 class Worker:
-    """Loads the model when it is first needed."""
+    """Reads the clips and loads the model when they are first needed, unless they are given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, read: Clips | None = None, loaded: LoadedModel | None = None) -> None:
         self.settings = settings
+        self._read, self._loaded = read, loaded
         self._ready: dict[str, Ready] = {}
 
     @cached_property
-    def read(self) -> tuple[dict[str, Task], dict[str, list[Example]]]:
+    def read(self) -> Clips:
         """The tasks and their clips. Raises FastAdaSPError."""
-        return read_tasks(self.settings.tasks, self.settings.limit)
+        return self._read or read_tasks(self.settings.tasks, self.settings.limit)
 
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model. Raises FastAdaSPError."""
         from fastadasp.models.load import load_model
 
-        return load_model(self.settings.model, self.settings.device, self.settings.dtype)
+        return self._loaded or load_model(self.settings.model, self.settings.device, self.settings.dtype)
 
     @cached_property
     def calibration(self) -> dict[str, tuple[list[Example], str]]:
