@@ -214,6 +214,16 @@ def test_a_damaged_cell_is_put_aside(damage: str, tmp_path: Path) -> None:
     assert store.get(cell) is not None
 
 
+def test_a_dry_run_moves_nothing(tmp_path: Path) -> None:
+    Store(tmp_path / "store", pytest.fail).put(result())
+    (path,) = (tmp_path / "store" / "cells").glob("*/*.json")
+    path.write_bytes(b"")
+    assert Store(tmp_path / "store", pytest.fail, write=False).get("ab" * 32) is None
+    assert path.exists()
+    assert Store(tmp_path / "none", pytest.fail, write=False).get("ab" * 32) is None
+    assert not (tmp_path / "none").exists()
+
+
 def test_stores_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="is a file; a store is a folder"):

@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.05
 """Error level of the ranking; intervals cover 1 - LEVEL."""
+_NORMAL = float(norm.isf(LEVEL / 2))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def difference(first: Sample, second: Sample, *, higher_is_better: bool) -> Diff
     wins, moved = int(better.sum()), int(unequal.sum())
     value = first.value - second.value
     drawn = first.spread() - second.spread()
-    p, stretch = _test(value, drawn, first, second, moved)
+    p, freedom = _test(value, drawn, first, second, moved)
+    stretch = (
+        1.0 if freedom is None else float(t.isf(LEVEL / 2, freedom) / _NORMAL) * (len(gap) / (len(gap) - 1)) ** 0.5
+    )
     low, high = (float(value + (q - value) * stretch) for q in np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]))
     interval = None if len(gap) < 2 else (low, high)
     return Difference(value, interval, p, wins, len(gap) - moved, moved - wins)
@@ -120,15 +124,15 @@ def _pair(first: Sample, second: Sample, drawn: Floats) -> float:
     return _test(first.value - second.value, drawn, first, second, moved)[0]
 
 
-def _test(value: float, drawn: Floats, first: Sample, second: Sample, moved: int) -> tuple[float, float]:
-    """The probability, and how much wider than the bootstrap's the interval has to be.
+def _test(value: float, drawn: Floats, first: Sample, second: Sample, moved: int) -> tuple[float, float | None]:
+    """The probability of such a difference, and its degrees of freedom; None where nothing varies.
 
     The probability is never below what a sign test could give with as many clips as differ (`moved`), so that a handful
     of clips that all agree does not look like certainty.
     """
     clips = first.clips.shape[1]
     if moved == 0 or clips < 2:
-        return 1.0, 1.0
+        return 1.0, None
     few = clips / (clips - 1)
     seeds = _seed_variances(first, second)
     rest = max(float(drawn.var()) * few - sum(v for v, _ in seeds), 0.0)
@@ -136,11 +140,10 @@ def _test(value: float, drawn: Floats, first: Sample, second: Sample, moved: int
     whole = sum(v for v, _ in parts)
     floor = 2.0 ** (1 - moved)
     if whole <= 0:
-        return floor, 1.0
+        return floor, None
     freedom = whole**2 / sum(v**2 / df for v, df in parts)
     p = 2 * float(t.sf(abs(value) / whole**0.5, freedom))
-    stretch = float(t.isf(LEVEL / 2, freedom) / norm.isf(LEVEL / 2)) * few**0.5
-    return min(1.0, max(p, floor)), stretch
+    return min(1.0, max(p, floor)), freedom
 
 
 def _seed_variances(first: Sample, second: Sample) -> list[tuple[float, int]]:

@@ -24,7 +24,7 @@ ABANDONED = 24 * 3600
 
 
 class Store:
-    """Opens a store, or makes one where there is nothing.
+    """Opens a store, or makes one where there is nothing; with ``write=False`` nothing is made or moved.
 
     Raises:
         RunError: the folder cannot be written, holds something else, or is of a newer version. Later also by every
@@ -32,7 +32,7 @@ class Store:
     """
 
     def __init__(self, path: Path, notice: Notice, *, write: bool = True) -> None:
-        self.path, self._notice = path, notice
+        self.path, self._notice, self._write_allowed = path, notice, write
         self._cells, self._parts, self.leases = path / "cells", path / "parts", path / "leases"
         with told(path, "store"):
             self._check()
@@ -57,6 +57,8 @@ class Store:
         try:
             return self._parse(text, cell, path)
         except (ValueError, KeyError, TypeError):  # a pydantic ValidationError is a ValueError
+            if not self._write_allowed:
+                return None
             with told(self.path, "store"):
                 aside = path.with_suffix(f".damaged-{uuid.uuid4().hex[:8]}")
                 path.replace(aside)
