@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp import cli_bench, cli_convert, cli_models, cli_new_plugin, cli_plugins, cli_select, cli_transcribe
+from fastadasp import (
+    cli_ablate,
+    cli_bench,
+    cli_convert,
+    cli_models,
+    cli_new_plugin,
+    cli_plugins,
+    cli_select,
+    cli_transcribe,
+)
 from fastadasp.enabled import leaving_out
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.registry import Registry
+from fastadasp.terminal import Bar, print_listing, print_problems, say
 from fastadasp.terminal import console as _console
-from fastadasp.terminal import print_listing, print_problems, say
 from fastadasp.terminal import split as _split
 
 if TYPE_CHECKING:
@@ -170,7 +179,7 @@ def compare(
     }
     appendix = "" if preset is None else presets.paper_markdown(preset)
     settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix, say)
-    with _Bar() as bar:
+    with Bar() as bar:
         result = run(grid, settings, bar.update)
     if insert is not None and result.status != "cancelled":
         report.insert(insert, result.results(grid))
@@ -202,32 +211,11 @@ def _print_tables(grid: Grid, result: Comparison) -> None:
         console.print(table)
 
 
-class _Bar:
-    """Progress with the time left, on stderr; silent where stderr is not a terminal."""
-
-    def __enter__(self) -> _Bar:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        console = _console(stderr=True)
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
-        self._bar.start()
-        self._task = self._bar.add_task("starting", total=None)
-        return self
-
-    def update(self, what: str, done: int, total: int) -> None:
-        self._bar.update(self._task, description=what, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-
 JsonFlag = Annotated[bool, typer.Option("--json", help="print as JSON")]
 
 
 app.command()(cli_select.select_layer)
+app.command()(cli_ablate.ablate)
 app.command("convert")(cli_convert.convert_checkpoint)
 app.command()(cli_models.models)
 app.command()(cli_plugins.plugins)

@@ -52,3 +52,25 @@ def print_problems() -> None:
 
     for problem in get_registry().problems:
         say(f"problem: {problem}")
+
+
+class Bar:
+    """Progress with the time left, on stderr; silent where stderr is not a terminal."""
+
+    def __enter__(self) -> Bar:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        shown = console(stderr=True)
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def update(self, what: str, done: int, total: int) -> None:
+        self._bar.update(self._task, description=what, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

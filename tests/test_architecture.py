@@ -122,6 +122,11 @@ def test_conversion_stands_apart() -> None:
     assert offenders("models", "engine", "compare", "tasks", banned=("convert",)) == []
 
 
+def test_studies_stand_above_the_comparison() -> None:
+    assert offenders("study", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
+    assert offenders("compare", "selection", "models", "tasks", "engine", banned=("study",)) == []
+
+
 def test_the_demo_is_a_guest_like_any_other() -> None:
     assert offenders("demo", banned=("engine", "compare", "cli")) == []
     assert offenders("compare", banned=("demo",)) == []
@@ -149,14 +154,15 @@ def test_methods_use_the_public_api_alone(package: str) -> None:
             assert i.target in allowed, f"{i.where} imports {i.target}"
 
 
+NAMELESS = ("strategy", "engine", "models", "tasks", "compare", "selection", "testing", "scaffold", "study")
+
+
 def test_the_engine_and_contracts_name_no_method() -> None:
     """No string of theirs is the name of a component or recipe that `plugins` or `strategies` bring."""
     names = {e.name for e in get_registry().entries() if e.origin.module.split(".")[0] in list(PACKAGES)[1:]}
     assert len(names) >= 13
     for name, path in modules():
-        if under(
-            name, *CONTRACTS, "strategy", "engine", "models", "tasks", "compare", "selection", "testing", "scaffold"
-        ):
+        if under(name, *CONTRACTS, *NAMELESS):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant):
                     assert node.value not in names, f"{name}, line {node.lineno}: {node.value!r}"

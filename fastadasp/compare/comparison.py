@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fastadasp.compare.about import device_name, git_commit, now, versions
 from fastadasp.compare.folder import RunFolder, check_free
-from fastadasp.compare.grid import FULL, Grid, Row
-from fastadasp.compare.lines import Draws, Line, draw, interval, lines
-from fastadasp.compare.records import Cell, Prediction, Run
+from fastadasp.compare.grid import FULL, Grid
+from fastadasp.compare.lines import Draws, Line, lines
+from fastadasp.compare.records import Cell, Run
 from fastadasp.compare.report import tables
 from fastadasp.errors import RunError
 from fastadasp.recipe import SECTIONS
@@ -98,7 +94,7 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
     finally:
         folder.close()
         run.status = result.status if result.status != "running" else "failed"
-        run.finished = _now()
+        run.finished = now()
         folder.write_run(run)
         if result.cells:
             folder.write_text("table.md", f"{tables(result.results(grid))}\n{settings.appendix}".rstrip() + "\n")
@@ -115,7 +111,8 @@ def _run_cells(
     run: Run,
     progress: Progress,
 ) -> None:
-    from fastadasp.compare.runner import run_cell, warm_up
+    from fastadasp.compare.cell import budget_value, predictions, run_row
+    from fastadasp.compare.runner import warm_up
     from fastadasp.compare.starts import Starts
     from fastadasp.models.clips import encoder_flops, prepare
 
@@ -129,7 +126,6 @@ def _run_cells(
     run.start_layers = starts.made
     done = weight * len(every)
     encoder = encoder_flops(loaded, every[0])
-    layers = num_layers(loaded)
     warm_up(loaded, ready[str(every[0].audio), every[0].instruction])
     for name, task in grid.tasks.items():
         examples = grid.examples[name]
@@ -144,81 +140,40 @@ def _run_cells(
                 inside += count
                 progress(label, inside, total)
 
-            cell = Cell(
-                strategy=row.name,
-                task=name,
-                budget=budget,
-                seed=row.seed,
-                clips=len(examples),
-                metrics={},
-                efficiency=None,
+            scored = run_row(
+                loaded,
+                starts,
+                row,
+                task,
+                examples,
+                prepared,
+                batch_size=settings.batch_size,
+                encoder_flops=encoder,
+                progress=advance,
             )
-            predictions: list[Prediction] = []
-            draws: Draws | None = None
-            try:
-                strategy = starts.strategy(row, name, prepared)
-                cell.layer = None if strategy is None else strategy.layers.start_layer(layers)
-                outcome = run_cell(
-                    loaded,
-                    strategy,
-                    prepared,
-                    max_new_tokens=task.max_new_tokens,
-                    batch_size=settings.batch_size,
-                    progress=advance,
-                    encoder_flops=encoder,
-                )
-                cell.metrics = task.score(outcome.predictions, [e.reference for e in examples])
-                draws = draw(task, outcome.predictions, [e.reference for e in examples])
-                cell.interval = interval(draws)
-                cell.efficiency = outcome.efficiency
-                predictions = [
-                    Prediction(
-                        strategy=row.name,
-                        task=name,
-                        budget=budget,
-                        seed=row.seed,
-                        id=e.id,
-                        audio=e.audio.name,
-                        reference=e.reference,
-                        prediction=answer,
-                        tags=e.tags,
-                    )
-                    for e, answer in zip(examples, outcome.predictions, strict=True)
-                ]
-            except Exception as error:  # a stranger's component may raise anything; the other cells must go on
-                cell.error = f"{type(error).__name__}: {error}"
-            folder.add(cell, predictions)
-            result.cells.append(cell)
-            result.draws.append(draws)
+            folder.add(scored.cell, predictions(row, name, examples, scored.answers))
+            result.cells.append(scored.cell)
+            result.draws.append(scored.draws)
             done += len(examples)
-
-
-def budget_value(row: Row) -> float | str | None:
-    """A row's budget as results hold it."""
-    if row.budget is None:
-        return None
-    return row.budget.tokens if row.budget.tokens is not None else str(row.budget)
-
-
-def num_layers(loaded: Any) -> int:
-    """Decoder layers of a loaded model."""
-    from fastadasp.models.adapter import adapter_for
-
-    adapter = adapter_for(loaded.model)
-    return len(getattr(adapter.decoder(loaded.model), adapter.layers))
 
 
 def _check_fit(grid: Grid, loaded: Any, more: Iterable[Example]) -> None:
     """Refuses a recipe or a recording that does not fit the model before any cell runs."""
-    from fastadasp.audio import check_length
+    from fastadasp.compare.cell import num_layers
     from fastadasp.engine.schedule import check_fit
 
     layers = num_layers(loaded)
     for row in grid.rows:
         if row.strategy is not None and not row.strategy.needs_calibration:
             check_fit(row.strategy, layers)
-    every = [example for examples in grid.examples.values() for example in examples]
-    for path in {example.audio: None for example in [*every, *more]}:
+    check_lengths([*(example for examples in grid.examples.values() for example in examples), *more], loaded)
+
+
+def check_lengths(examples: Iterable[Example], loaded: Any) -> None:
+    """Refuses a recording that is longer than the model can hear. Raises DataError."""
+    from fastadasp.audio import check_length
+
+    for path in {example.audio: None for example in examples}:
         check_length(path, loaded.longest_clip)
 
 
@@ -227,20 +182,19 @@ def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
 
     from fastadasp.models.load import hash_weights
 
-    name = torch.cuda.get_device_name() if loaded.device == "cuda" else _processor()
     return Run(
         status="running",
-        started=_now(),
+        started=now(),
         arguments=settings.arguments,
         seed=settings.seed,
         model=settings.model,
         model_hash=hash_weights(Path(settings.model)),
         device=loaded.device,
-        device_name=name,
+        device_name=device_name(loaded.device),
         dtype=loaded.dtype,
         threads=torch.get_num_threads(),
-        versions=_versions(),
-        git=_git_commit(),
+        versions=versions(),
+        git=git_commit(),
         strategies={name: strategy.to_dict() for name, strategy in grid.strategies.items()},
         origins=_origins(grid),
         tasks={name: len(examples) for name, examples in grid.examples.items()},
@@ -260,41 +214,4 @@ def _origins(grid: Grid) -> dict[str, str]:
     return out
 
 
-def _versions() -> dict[str, str]:
-    out = {"python": platform.python_version()}
-    for name in ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu"):
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return out
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this very file is tracked in; None elsewhere."""
-    here = Path(__file__)
-    try:
-        tracked = ["git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name]
-        subprocess.run(tracked, capture_output=True, check=True)
-        head = subprocess.run(
-            ["git", "-C", str(here.parent), "rev-parse", "HEAD"], capture_output=True, check=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-__all__ = ["FULL", "Comparison", "Settings", "budget_value", "compare"]
+__all__ = ["FULL", "Comparison", "Settings", "compare"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ class RunFolder:
 
     def add(self, cell: Cell, predictions: list[Prediction]) -> None:
         """Writes a finished cell; its predictions first, so that a cell with results has all of its predictions."""
-        with _told(self.path):
+        with told(self.path):
             _write(self._predictions, predictions)
             _write(self._results, [cell])
 
@@ -44,20 +45,18 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Writes one file in one step."""
-        part = self.path / (name + ".part")
-        with _told(self.path):
-            part.write_text(text, encoding="utf-8")
-            part.replace(self.path / name)
+        with told(self.path):
+            write_whole(self.path / name, text)
 
     def close(self) -> None:
-        with _told(self.path):
+        with told(self.path):
             self._results.close()
             self._predictions.close()
 
 
 def check_free(path: Path) -> None:
     """Says early, without writing, what would keep `RunFolder` from being made."""
-    with _told(path):
+    with told(path):
         taken = [name for name in (RESULTS, PREDICTIONS, RUN) if (path / name).exists()]
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if taken:
@@ -69,12 +68,26 @@ def check_free(path: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path, what: str = "output folder") -> Iterator[None]:
     """Trouble with the disk, in one sentence."""
     try:
         yield
     except OSError as error:
-        raise RunError(f"output folder {path} cannot be written: {error.strerror or error}") from None
+        raise RunError(f"{what} {path} cannot be written: {error.strerror or error}") from None
+
+
+def write_whole(path: Path, text: str, part: Path | None = None) -> None:
+    """Writes a file in one step: whoever looks, and whatever dies, finds the old content or the new, never a piece.
+
+    Args:
+        part: where the text is put together, on the same file system; beside `path` if not given.
+    """
+    part = part or path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _write(file: IO[str], records: list[Cell] | list[Prediction]) -> None:

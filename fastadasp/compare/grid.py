@@ -71,14 +71,12 @@ def make_grid(
         raise RunError("no budget given")
     if not tasks:
         raise RunError("no task given")
-    if limit is not None and limit < 1:
-        raise RunError(f"limit is a number of clips, at least 1, not {limit}")
     amounts = Budget.several(budgets)
     if seeds < 1:
         raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {seeds}")
     rows = [Row(FULL, None, None, seed)]
     names: dict[str, str] = {}
-    for text in _expand(strategies):
+    for text in expand(strategies):
         strategy = load_strategy(text, **{"seed": seed, **overrides})
         if strategy.name == FULL:
             raise RunError(f"a strategy cannot be called {FULL!r}: that is the model without any")
@@ -87,11 +85,26 @@ def make_grid(
         names[strategy.name] = text
         own = Budget.several(budgets_of[text]) if budgets_of and text in budgets_of else amounts
         for amount in dict.fromkeys(own):
-            if amount.flops is not None and strategy.site == "cache":  # removes no FLOPs; take KV bytes instead
-                amount = Budget(kv=amount.flops)
+            amount = reachable_kind(strategy, amount)
             placed = strategy.with_budget(amount)
             given = range(strategy.seed, strategy.seed + (seeds if strategy.seeded else 1))
             rows += [Row(strategy.name, placed.replace(seed=drawn), amount, drawn) for drawn in given]
+    chosen, examples = read_tasks(tasks, limit)
+    return Grid(tuple(rows), chosen, examples)
+
+
+def reachable_kind(strategy: Strategy, amount: Budget) -> Budget:
+    """The budget that a strategy gets where FLOPs are asked for: eviction from a cache removes none, but KV bytes."""
+    return Budget(kv=amount.flops) if amount.flops is not None and strategy.site == "cache" else amount
+
+
+def read_tasks(tasks: Sequence[str], limit: int | None) -> tuple[dict[str, Task], dict[str, list[Example]]]:
+    """The tasks by name, and the first `limit` clips of each, whose recordings can be read.
+
+    Raises the error of whichever is wrong.
+    """
+    if limit is not None and limit < 1:
+        raise RunError(f"limit is a number of clips, at least 1, not {limit}")
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
         task = find_task(text)
@@ -100,10 +113,10 @@ def make_grid(
         chosen[task.name] = task
     examples = {name: task.examples(limit) for name, task in chosen.items()}
     _check_audio(examples)
-    return Grid(tuple(rows), chosen, examples)
+    return chosen, examples
 
 
-def _expand(strategies: Sequence[str]) -> list[str]:
+def expand(strategies: Sequence[str]) -> list[str]:
     """The strategies asked for, each once, with ``all`` written out."""
     names: dict[str, None] = {}
     for text in strategies:

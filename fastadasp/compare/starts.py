@@ -36,7 +36,10 @@ class Starts:
         examples: Mapping[str, tuple[list[Example], str]],
         ready: Mapping[tuple[str, str], ReadyClip],
         notice: Notice,
+        *,
+        cached: bool = True,
     ) -> None:
+        self._cached = cached
         self._grid, self._loaded, self._examples, self._ready, self._notice = grid, loaded, examples, ready, notice
         self._shape = DecoderShape.of(adapter_for(loaded.model).decoder(loaded.model).config)
         self.made: list[StartLayer] = []
@@ -54,6 +57,7 @@ class Starts:
             clips_from=source,
             max_new_tokens=self._grid.tasks[task].max_new_tokens,
             ready=self._ready,
+            cached=self._cached,
             notice=self._notice,
         )
         chosen, layer = self._within_reach(row.strategy, selection, clips)

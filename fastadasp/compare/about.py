@@ -1,0 +1,57 @@
+"""What a run ran on: versions, processor, commit, time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    out = {"python": platform.python_version()}
+    for name in ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def processor() -> str:
+    """The processor's name and cores."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this very file is tracked in; None elsewhere."""
+    here = Path(__file__)
+    try:
+        tracked = ["git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name]
+        subprocess.run(tracked, capture_output=True, check=True)
+        head = subprocess.run(
+            ["git", "-C", str(here.parent), "rev-parse", "HEAD"], capture_output=True, check=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip()
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def device_name(device: str) -> str:
+    """The name of the GPU or processor behind ``cuda`` or ``cpu``."""
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else processor()

@@ -1,0 +1,183 @@
+"""What decides a cell's result, as plain values, and the hash over them: the cell's name in every store."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastadasp.errors import DataError, RunError
+from fastadasp.recipe import SECTIONS
+from fastadasp.registry import get_registry
+from fastadasp.study.records import FORMAT
+
+if TYPE_CHECKING:
+    from fastadasp.checks import Kind
+    from fastadasp.models.load import LoadedModel
+    from fastadasp.strategy import Strategy
+    from fastadasp.tasks.task import Example, Task
+
+PACKAGES = ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu")
+"""Distributions whose version is part of every cell."""
+
+CODE = (
+    "*.py",
+    "compare/about.py",
+    "compare/cell.py",
+    "compare/grid.py",
+    "compare/lines.py",
+    "compare/records.py",
+    "compare/runner.py",
+    "compare/starts.py",
+    *(f"{room}/**/*.py" for room in ("engine", "estimators", "kernels", "models", "selection", "tasks")),
+    "study/worker.py",
+)
+"""Sources of fastadasp that a cell runs through; a checkout changes without a new version."""
+
+Values = dict[str, Any]
+
+
+def cell_hash(identity: Mapping[str, Any]) -> str:
+    """SHA-256 over an identity."""
+    text = json.dumps(dict(identity), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cell_identity(strategy: Strategy | None, task: str, facts: Mapping[str, Any]) -> Values:
+    """Everything that decides the result of a cell.
+
+    Args:
+        strategy: None for the full model. Its name, summary and source decide nothing.
+        facts: `common_facts`, with `task_facts` of each task under ``tasks``.
+    """
+    about = dict(facts["tasks"][task])
+    calibration = about.pop("calibration")
+    content: Values | None = None
+    if strategy is not None:
+        content = {k: v for k, v in strategy.to_dict().items() if k not in ("name", "summary", "source")}
+        about["calibration"] = calibration if strategy.needs_calibration else None
+    common = {key: value for key, value in facts.items() if key not in ("tasks", "layers")}
+    return {**common, "task": about, "strategy": content, "components": _components(strategy)}
+
+
+def common_facts(loaded: LoadedModel, batch_size: int) -> Values:
+    """What all cells of a study share, and the model's ``layers``, which decide nothing by themselves."""
+    from fastadasp.compare.cell import num_layers
+
+    config: Any = loaded.model.config
+    return {
+        "format": FORMAT,
+        "model": hash_model(loaded),
+        "family": _origin("model", str(config.model_type)),
+        "layers": num_layers(loaded),
+        "device": loaded.device,
+        "dtype": loaded.dtype,
+        "batch_size": batch_size,
+        "kernels": os.environ.get("FASTADASP_KERNELS", "auto"),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "code": hash_code(),
+    }
+
+
+def task_facts(task: Task, examples: Iterable[Example], calibration: Iterable[Example]) -> Values:
+    """What a task adds: how answers are asked for and scored, the clips, and those that start layers are chosen on."""
+    kind = type(task)
+    return {
+        "metric": task.metric,
+        "higher_is_better": task.higher_is_better,
+        "max_new_tokens": task.max_new_tokens,
+        "class": f"{kind.__module__}.{kind.__qualname__} {_source(kind.__module__)}",
+        "origin": _origin("task", task.name),
+        "data": hash_examples(examples),
+        "calibration": hash_examples(calibration),
+    }
+
+
+def hash_model(loaded: LoadedModel) -> str:
+    """SHA-256 over the weights and, for a local model, over its configuration, tokenizer and templates."""
+    digest = hashlib.sha256(loaded.weights_hash.encode())
+    folder = Path(loaded.path)
+    if folder.is_dir():
+        files = (p for p in folder.rglob("*") if p.suffix in (".json", ".jinja", ".txt", ".model") and p.is_file())
+        for path in sorted(files):
+            digest.update(f"\n{path.relative_to(folder).as_posix()} {hash_file(path)}".encode())
+    return digest.hexdigest()
+
+
+def hash_examples(examples: Iterable[Example]) -> str:
+    """SHA-256 over ids, recordings (their content), questions and answers, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        row = (example.id, hash_file(example.audio), example.instruction, example.reference)
+        digest.update(json.dumps(row, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, read again if it changed. Raises DataError."""
+    try:
+        about = path.stat()
+        return _hash_content(path, about.st_mtime_ns, about.st_size)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@cache
+def _hash_content(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def hash_code() -> str:
+    """SHA-256 over the sources in `CODE`."""
+    root = Path(__file__).parents[1]
+    files = {path for pattern in CODE for path in root.glob(pattern) if not path.name.startswith("cli")}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root).as_posix()} {hash_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _components(strategy: Strategy | None) -> Values | None:
+    """Where the parts come from: distribution, version, module and the module's source."""
+    if strategy is None:
+        return None
+    parts: Values = {
+        part: f"{type(component).__qualname__} {_source(type(component).__module__)} {_origin(kind, component.name)}"
+        for part, kind in SECTIONS.items()
+        if (component := getattr(strategy, part)) is not None
+    }
+    return {**parts, "then": _components(strategy.then)}
+
+
+def _origin(kind: Kind, name: str) -> str:
+    found = next((e.origin for e in get_registry().entries(kind) if e.name == name), None)
+    if found is None:
+        return "not installed"
+    return f"{found.distribution} {found.version} {found.module} {_source(found.module)}"
+
+
+@cache
+def _source(module: str) -> str:
+    """SHA-256 of a module's source; its name where there is none."""
+    try:
+        return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()
+    except (KeyError, OSError, TypeError):
+        return module
+
+
+@cache
+def _version(name: str) -> str:
+    """A version without what follows a plus sign (the kind of build, which `device` tells)."""
+    try:
+        return version(name).split("+")[0]
+    except PackageNotFoundError:
+        raise RunError(f"package {name} is not installed properly: its version cannot be told") from None

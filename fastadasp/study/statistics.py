@@ -1,0 +1,153 @@
+"""What may be said of a difference: intervals and tests over clips and seeds, and a ranking that admits ties.
+
+A bootstrap sample takes clips with replacement, the same ones for every strategy, so differences are paired. Of S
+seeds it takes S - 1 with replacement, which makes the variance of their mean unbiased (Rao and Wu, JASA 1988);
+strategies with equally many seeds share the choice. With few clips or seeds the spread itself is uncertain: Student's
+t takes the place of the normal distribution, its degrees of freedom by Welch and Satterthwaite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05
+"""Error level of the ranking; intervals cover 1 - LEVEL."""
+_NORMAL = float(norm.isf(LEVEL / 2))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one strategy scored on one task.
+
+    Attributes:
+        totals: the metric over all clips, [seeds].
+        draws: the metric on bootstrap samples of the clips, [seeds, rounds]; the same samples for all strategies.
+        clips: the metric of each clip by itself, [seeds, clips].
+    """
+
+    totals: Floats
+    draws: Floats
+    clips: Floats
+
+    @property
+    def value(self) -> float:
+        """The metric, mean over seeds."""
+        return float(self.totals.mean())
+
+    def spread(self) -> Floats:
+        """The mean over seeds on bootstrap samples of clips and seeds, [rounds]."""
+        seeds, rounds = self.draws.shape
+        chosen = np.random.default_rng(1).integers(seeds, size=(rounds, max(seeds - 1, 1)))
+        out: Floats = self.draws[chosen, np.arange(rounds)[:, None]].mean(axis=1)
+        return out
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One strategy less another.
+
+    Attributes:
+        value: difference of the metric.
+        interval: 95 % interval of it; None with fewer than two clips.
+        p: probability of a difference at least as large if there were none, two-sided.
+        wins, ties, losses: clips on which the first is better, equal, worse (mean over seeds).
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    p: float
+    wins: int
+    ties: int
+    losses: int
+
+
+def difference(first: Sample, second: Sample, *, higher_is_better: bool) -> Difference:
+    """`first` less `second`. Both saw the same clips."""
+    gap = first.clips.mean(axis=0) - second.clips.mean(axis=0)
+    unequal = np.abs(gap) > 1e-9
+    better = unequal & ((gap > 0) == higher_is_better)
+    wins, moved = int(better.sum()), int(unequal.sum())
+    value = first.value - second.value
+    drawn = first.spread() - second.spread()
+    p, freedom = _test(value, drawn, first, second, moved)
+    stretch = (
+        1.0 if freedom is None else float(t.isf(LEVEL / 2, freedom) / _NORMAL) * (len(gap) / (len(gap) - 1)) ** 0.5
+    )
+    low, high = (float(value + (q - value) * stretch) for q in np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]))
+    interval = None if len(gap) < 2 else (low, high)
+    return Difference(value, interval, p, wins, len(gap) - moved, moved - wins)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted probabilities (Scandinavian Journal of Statistics 1979), in the order given.
+
+    Rejecting those at most a errs anywhere with probability at most a, whatever depends on what.
+    """
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    raised = np.minimum(1.0, np.maximum.accumulate(factors * np.asarray(p, np.float64)[order]))
+    out = np.empty(len(p))
+    out[order] = raised
+    return [float(x) for x in out]
+
+
+def rank(samples: Sequence[Sample], *, higher_is_better: bool) -> list[int]:
+    """Ranks from 1, in the order given; equal ranks are not distinguishable.
+
+    All pairs are tested, Holm-corrected. From the best downwards, a strategy shares the rank of the best one of a rank
+    unless the two can be told apart; then it opens a rank of its own, numbered by how many are before it.
+    """
+    values = np.array([sample.value for sample in samples])
+    order = [int(i) for i in np.argsort(-values if higher_is_better else values, kind="stable")]
+    spreads = [sample.spread() for sample in samples]
+    pairs = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]
+    told = holm([_pair(samples[a], samples[b], spreads[a] - spreads[b]) for a, b in pairs])
+    apart = {pair for pair, p in zip(pairs, told, strict=True) if p <= LEVEL}
+    ranks = [1] * len(samples)
+    head = order[0] if order else 0
+    for place, one in enumerate(order):
+        if (head, one) in apart:
+            head, ranks[one] = one, place + 1
+        ranks[one] = ranks[head]
+    return ranks
+
+
+def _pair(first: Sample, second: Sample, drawn: Floats) -> float:
+    moved = int((np.abs(first.clips.mean(axis=0) - second.clips.mean(axis=0)) > 1e-9).sum())
+    return _test(first.value - second.value, drawn, first, second, moved)[0]
+
+
+def _test(value: float, drawn: Floats, first: Sample, second: Sample, moved: int) -> tuple[float, float | None]:
+    """The probability of such a difference, and its degrees of freedom; None where nothing varies.
+
+    The probability is never below what a sign test could give with as many clips as differ (`moved`), so that a handful
+    of clips that all agree does not look like certainty.
+    """
+    clips = first.clips.shape[1]
+    if moved == 0 or clips < 2:
+        return 1.0, None
+    few = clips / (clips - 1)
+    seeds = _seed_variances(first, second)
+    rest = max(float(drawn.var()) * few - sum(v for v, _ in seeds), 0.0)
+    parts = [(rest, clips - 1), *seeds]
+    whole = sum(v for v, _ in parts)
+    floor = 2.0 ** (1 - moved)
+    if whole <= 0:
+        return floor, None
+    freedom = whole**2 / sum(v**2 / df for v, df in parts)
+    p = 2 * float(t.sf(abs(value) / whole**0.5, freedom))
+    return min(1.0, max(p, floor)), freedom
+
+
+def _seed_variances(first: Sample, second: Sample) -> list[tuple[float, int]]:
+    """What seeds add to the variance of the difference, with the degrees of freedom of each part."""
+    paired = len(first.totals) == len(second.totals)
+    parts = [first.totals - second.totals] if paired else [first.totals, second.totals]
+    return [(float(x.var(ddof=1)) / len(x), len(x) - 1) for x in parts if len(x) > 1]

@@ -1,0 +1,190 @@
+"""A worker: holds the model and the clips, and runs one cell at a time. Every executor has them, in this process or
+elsewhere."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fastadasp.budget import Budget
+from fastadasp.compare.grid import Grid, Row, read_tasks
+from fastadasp.errors import RunError
+from fastadasp.strategy import Strategy
+from fastadasp.study.identity import cell_hash, cell_identity, common_facts, task_facts
+from fastadasp.study.records import Result
+
+if TYPE_CHECKING:
+    from fastadasp.compare.cell import Scored
+    from fastadasp.compare.starts import Starts
+    from fastadasp.models.clips import ReadyClip
+    from fastadasp.models.load import LoadedModel
+    from fastadasp.tasks.task import Example, Task
+
+    Clips = tuple[dict[str, Task], dict[str, list[Example]]]
+    """Tasks by name, and the clips of each."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What workers need to know."""
+
+    model: str
+    tasks: tuple[str, ...]
+    device: str = "auto"
+    dtype: str = "auto"
+    limit: int | None = None
+    batch_size: int = 12
+    calibrates: bool = False
+    """Whether some start layer has to be chosen."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell, in plain values. `cell` is the hash that whoever ordered it expects."""
+
+    name: str
+    recipe: dict[str, Any] | None
+    budget: str | None
+    seed: int
+    task: str
+    cell: str
+
+
+@dataclass
+class Ready:
+    """A task's clips, encoded."""
+
+    clips: list[ReadyClip]
+    starts: Starts
+    encoder: float
+
+
+class Worker:
+    """Reads the clips and loads the model when they are first needed, unless they are given."""
+
+    def __init__(self, settings: Settings, *, read: Clips | None = None, loaded: LoadedModel | None = None) -> None:
+        self.settings = settings
+        self._read, self._loaded = read, loaded
+        self._ready: dict[str, Ready] = {}
+
+    @cached_property
+    def read(self) -> Clips:
+        """The tasks and their clips. Raises FastAdaSPError."""
+        return self._read or read_tasks(self.settings.tasks, self.settings.limit)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model. Raises FastAdaSPError."""
+        from fastadasp.models.load import load_model
+
+        return self._loaded or load_model(self.settings.model, self.settings.device, self.settings.dtype)
+
+    @cached_property
+    def calibration(self) -> dict[str, tuple[list[Example], str]]:
+        """The clips of each task that start layers are chosen on, and what they are."""
+        from fastadasp.selection.select import calibration_examples
+
+        return {name: calibration_examples(task) for name, task in self.read[0].items()}
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What decides the results of all cells, in plain values. Raises FastAdaSPError for what cannot be used."""
+        from fastadasp.compare.comparison import check_lengths
+
+        tasks, examples = self.read
+        seen = {name: found for name, (found, _) in self.calibration.items()} if self.settings.calibrates else {}
+        check_lengths([example for clips in (*examples.values(), *seen.values()) for example in clips], self.loaded)
+        about = {name: task_facts(task, examples[name], seen.get(name, ())) for name, task in tasks.items()}
+        return {**common_facts(self.loaded, self.settings.batch_size), "tasks": about}
+
+    def run(self, job: Job) -> Result:
+        """Runs a cell; whatever goes wrong in it stands in the result.
+
+        Raises:
+            RunError: this worker's model, data or versions are not those that the cell was ordered with.
+        """
+        from fastadasp.compare.about import device_name
+
+        strategy = None if job.recipe is None else Strategy.from_dict(job.recipe)
+        identity = cell_identity(strategy, job.task, self.facts)
+        if cell_hash(identity) != job.cell:
+            raise RunError(
+                f"the worker on {platform.node()} would run another cell: its model, clips, plugins or versions differ "
+                f"from those of the machine that started the study ({self.facts['versions']})"
+            )
+        started, clock = time.time(), time.perf_counter()
+        row = Row(job.name, strategy, None if job.budget is None else Budget.of(job.budget), job.seed)
+        try:
+            scored = self.attempt(row, job.task)
+            answers, cell, error = scored.answers, scored.cell, scored.cell.error
+        except Exception as fault:  # encoding the clips ran out of memory, say
+            answers, cell, error = [], None, f"{type(fault).__name__}: {fault}"
+        if error is not None:
+            _tidy()
+        return Result(
+            cell=job.cell,
+            identity=identity,
+            layer=cell.layer if cell else None,
+            metrics=cell.metrics if cell else {},
+            interval=cell.interval if cell else None,
+            efficiency=cell.efficiency if cell else None,
+            answers=answers,
+            error=error,
+            started=started,
+            seconds=time.perf_counter() - clock,
+            host=platform.node(),
+            process=os.getpid(),
+            device_name=device_name(self.loaded.device),
+        )
+
+    def attempt(self, row: Row, task: str) -> Scored:
+        """Runs a row on a task; most faults stand in its cell."""
+        from fastadasp.compare.cell import run_row
+
+        ready = self.prepare(task)
+        return run_row(
+            self.loaded,
+            ready.starts,
+            row,
+            self.read[0][task],
+            self.read[1][task],
+            ready.clips,
+            batch_size=self.settings.batch_size,
+            encoder_flops=ready.encoder,
+            progress=lambda _: None,
+        )
+
+    def prepare(self, name: str) -> Ready:
+        """A task's clips, encoded by themselves, so that no cell depends on what else a study holds."""
+        if name not in self._ready:
+            from fastadasp.compare.runner import warm_up
+            from fastadasp.compare.starts import Starts
+            from fastadasp.models.clips import encoder_flops, prepare
+            from fastadasp.selection.cache import warn
+
+            size, examples = self.settings.batch_size, self.read[1][name]
+            ready = prepare(self.loaded, examples, size, lambda _: None)
+            seen = {name: self.calibration[name]} if self.settings.calibrates else {}
+            further = prepare(self.loaded, seen[name][0], size, lambda _: None) if seen else {}
+            grid = Grid((), self.read[0], {name: examples})
+            # Choices are made anew: a cache may hold one from another device, which no cell's identity would tell.
+            starts = Starts(grid, self.loaded, seen, further, warn, cached=False)
+            clips = [ready[str(example.audio), example.instruction] for example in examples]
+            if not self._ready:
+                warm_up(self.loaded, clips[0])
+            self._ready[name] = Ready(clips, starts, encoder_flops(self.loaded, examples[0]))
+        return self._ready[name]
+
+
+def _tidy() -> None:
+    """Gives memory back after a failure, so that running out of it takes no other cell along."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
