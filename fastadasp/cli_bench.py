@@ -59,6 +59,9 @@ def bench(
     device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
     attn: Annotated[str, typer.Option(help="attention implementation: sdpa or eager")] = "sdpa",
+    compiled: Annotated[
+        bool | None, typer.Option("--compile", help="compile the decoding, over static caches", show_default=False)
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="draw time and memory against length, PNG or SVG")] = None,
     as_json: Json = False,
 ) -> None:
@@ -82,6 +85,7 @@ def bench(
         "budgets": None if budgets is None else split(budgets),
         "rounds": rounds,
         "warmup": warmup,
+        "compiled": compiled,
     }
     if plot is not None:
         check_picture(plot)

@@ -13,6 +13,7 @@ from tiny import AUDIO, LAYERS, RECIPES, cache_lengths, error, greedy, strategy,
 import fastadasp
 from fastadasp import ModelError
 from fastadasp.engine.schedule import removals
+from fastadasp.engine.session import attention_window
 from fastadasp.models.adapter import adapter_for
 from fastadasp.models.clips import decoder_inputs
 from fastadasp.models.load import LoadedModel
@@ -209,15 +210,26 @@ def test_embeddings_with_spans_are_as_input_ids(family: str, name: str) -> None:
     assert error(by_embeds[:, -1], by_ids[:, -1]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", installed())
+def test_static_caches(family: str, attention: str) -> None:
+    model, inputs = family_model(family, attention), padded(*(prompt(family, *texts) for texts in TEXTS))
+    static = {"max_new_tokens": 4, "cache_implementation": "static"}
+    slides = attention_window(adapter_for(model).decoder(model)) is not None
+    with strategy("fastadasp-dense").apply(model):
+        if slides:
+            with pytest.raises(ModelError, match="without sliding windows"):
+                model.generate(**inputs, **static)
+        else:
+            assert torch.equal(model.generate(**inputs, **static), model.generate(**inputs, max_new_tokens=4))
+
+
 @pytest.mark.parametrize("family", installed())
 def test_what_is_refused_says_so(family: str) -> None:
     model, inputs = family_model(family), prompt(family, 5, 9)
     inputs["input_ids"][0, -9:] = torch.tensor([7, 8, 9] * 3)  # so that looking up the prompt finds something
-    with strategy("weighted").apply(model):
-        with pytest.raises(ModelError, match=r"static caches are not supported|ready-made masks"):
-            model.generate(**inputs, max_new_tokens=3, cache_implementation="static")
-        with pytest.raises(ModelError, match="cropped, copied or filled elsewhere"):
-            model.generate(**inputs, max_new_tokens=8, prompt_lookup_num_tokens=2)
+    with strategy("weighted").apply(model), pytest.raises(ModelError, match="cropped, copied or filled elsewhere"):
+        model.generate(**inputs, max_new_tokens=8, prompt_lookup_num_tokens=2)
 
 
 @pytest.mark.parametrize("name", ["average", "weighted", "a-tome", "fastadasp-dense"])

@@ -25,6 +25,7 @@ class Plan:
         seconds: lengths of the recording.
         beams: beams of ``generate``; each has the whole prompt.
         text: text tokens of the prompt.
+        compiled: whether decoding is compiled, over a static cache.
         rounds: how often each setting runs, after `warmup` runs that do not count.
     """
 
@@ -41,6 +42,7 @@ class Plan:
     device: str = "cpu"
     dtype: str = "float32"
     attention: str = "sdpa"
+    compiled: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -106,7 +108,7 @@ def _rows(
         for turn in range(-plan.warmup, plan.rounds):
             for place in range(len(cells)):
                 index = (place + turn) % len(cells)  # each round starts with another one
-                one = time_run(model, prompt, cells[index], beams, plan.new_tokens)
+                one = time_run(model, prompt, cells[index], beams, plan.new_tokens, plan.compiled)
                 if turn >= 0:
                     timed[index].append(one)
         added = [None if cell is None else _reduction(plan, model, prompt, cell, beams) for cell in cells]
@@ -148,6 +150,7 @@ def _rows(
                 "rounds": plan.rounds,
                 "dtype": plan.dtype,
                 "attention": plan.attention,
+                "compiled": plan.compiled,
                 **about,
             }
         )

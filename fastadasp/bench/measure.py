@@ -72,8 +72,14 @@ def applied(strategy: Strategy | None, model: nn.Module, prompt: Prompt) -> Abst
     return nullcontext() if strategy is None else strategy.apply(model, spans=prompt.spans)
 
 
-def time_run(model: Any, prompt: Prompt, strategy: Strategy | None, beams: int, new_tokens: int) -> Timed:
-    """One call of ``generate``, timed; with beams the model itself repeats the prompt for each."""
+def time_run(
+    model: Any, prompt: Prompt, strategy: Strategy | None, beams: int, new_tokens: int, compiled: bool = False
+) -> Timed:
+    """One call of ``generate``, timed; with beams the model itself repeats the prompt for each.
+
+    Args:
+        compiled: whether decoding is compiled, over a static cache.
+    """
     import torch
 
     device, seen = prompt.embeds.device.type, dict[str, Any]()
@@ -89,6 +95,8 @@ def time_run(model: Any, prompt: Prompt, strategy: Strategy | None, beams: int, 
             wait(device)
             seen["end"], seen["peak"] = perf_counter(), peak_bytes(device)
             seen["kv"] = kv_bytes(output.past_key_values)
+            for handle in handles:
+                handle.remove()
 
     mask = torch.ones(prompt.embeds.shape[:2], dtype=torch.int64, device=prompt.embeds.device)
     with torch.inference_mode(), applied(strategy, model, prompt) as trace:
@@ -100,6 +108,7 @@ def time_run(model: Any, prompt: Prompt, strategy: Strategy | None, beams: int, 
                 num_beams=beams,
                 max_new_tokens=new_tokens,
                 min_new_tokens=new_tokens,
+                **(_compiling() if compiled else {}),
             )
             wait(device)
             done = perf_counter()
@@ -109,6 +118,15 @@ def time_run(model: Any, prompt: Prompt, strategy: Strategy | None, beams: int, 
     decode = done - seen["end"] if new_tokens > 1 else None
     layers = () if trace is None else tuple(trace.layers)
     return Timed(seen["end"] - seen["begin"], decode, peak_bytes(device), seen["peak"], seen["kv"], layers)
+
+
+def _compiling() -> dict[str, Any]:
+    """Options of ``generate`` for compiled decoding, which transformers would use on a GPU only."""
+    from transformers import CompileConfig
+
+    config = CompileConfig()
+    config._compile_all_devices = True  # type: ignore[assignment]
+    return {"cache_implementation": "static", "compile_config": config}
 
 
 def kv_bytes(cache: Any) -> int:

@@ -40,6 +40,7 @@ PRESETS = {
         "every target that needs a GPU: a 7B model on 240 s, one reduction alone, the paper's tables",
         (
             {"shape": "qwen2-audio-7b", "seconds": (240,), "beams": (1, 5), "new_tokens": 64, **_HALF},
+            {"shape": "qwen2-audio-7b", "seconds": (240,), "new_tokens": 64, "compiled": True, **_HALF},
             {"shape": "qwen2-audio-7b", "seconds": (30, 120, 480, 960), "new_tokens": 1, "rounds": 3, **_HALF},
             {"shape": "qwen3-asr-0.6b", "seconds": (7200,), "new_tokens": 1, "rounds": 1, **_HALF},
             _PAPER,

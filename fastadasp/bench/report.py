@@ -30,7 +30,11 @@ def model_table(rows: Sequence[Row]) -> Table:
         "strategy", "budget", "s", "beams", "prefill", "speed-up", "ideal", "realised", "reduction", "decode",
         "tokens/s", "RTF", "KV", "peak", "FLOPs removed",
     )  # fmt: skip
-    table = _table(f"{rows[0]['shape']}, {rows[0]['dtype']}, {rows[0]['attention']}, batch {rows[0]['batch']}", columns)
+    first = rows[0]
+    decoding = ", compiled decoding" if first["compiled"] else ""
+    table = _table(
+        f"{first['shape']}, {first['dtype']}, {first['attention']}, batch {first['batch']}{decoding}", columns
+    )
     for row in rows:
         table.add_row(
             row["strategy"],

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -45,7 +46,7 @@ def _twin(implementation: str) -> str:
 
     def watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
         result = _original(module, implementation)(module, query, key, value, mask, **kwargs)
-        watcher = _watchers.get(module)
+        watcher = None if torch.compiler.is_compiling() else _watchers.get(module)
         if watcher is not None:
             scale = kwargs.get("scaling")
             watcher(module, query, key, query.shape[-1] ** -0.5 if scale is None else float(scale))

@@ -85,7 +85,7 @@ def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[
     Returns:
         What is known of the cache now. Order is kept; shorter samples are padded on the left.
     """
-    if type(cached).__name__ not in ("DynamicLayer", "FirstLayer", "DynamicSlidingWindowLayer"):
+    if type(cached).__name__ not in ("DynamicLayer", "FirstLayer", "DynamicSlidingWindowLayer", "ShortLayer"):
         raise ModelError(
             f"keys and values cannot be evicted from a {type(cached).__name__}; use the default dynamic cache"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastadasp.engine import static
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.prompt import Prompt, Seen
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
@@ -29,6 +30,11 @@ class LayerWork:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the layer: reduces its input (site ``input``); gives it the survivors' positions and mask."""
+        short = static.settled(kwargs.get("past_key_values"), self.index)
+        if short is not None:
+            return args, kwargs | {"attention_mask": short.mask(kwargs["attention_mask"])}
+        if torch.compiler.is_compiling():
+            return None
         self._reduction = None
         self.session.awaits_audio = False
         prompt = self.session.prompt

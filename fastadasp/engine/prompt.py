@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState, Keys, count_seen, remember, state_of
 from fastadasp.engine.masks import causal_mask
 from fastadasp.engine.schedule import evictions
@@ -59,7 +60,7 @@ class Prompt:
         self.seen: Seen | None = None
         self.kept: dict[str, tuple[int, Tensor]] = {}
         self.tokens = past + length
-        self.acts = self.quiet = False
+        self.acts = self.quiet = self.static = False
         self.remove = self.evict = self.clip_keys = torch.zeros(0, dtype=torch.int64)
         self.stream = self.plain_stream = Stream((length,) * batch, length, None, _no_spans())
         if self.known is None and session.exceeds_window(self.tokens) and span_ids is not None and not span_ids.any():
@@ -76,6 +77,11 @@ class Prompt:
         self._look_at_padding(mask, span_ids, past, batch, length)
         if span_ids is not None:
             self._plan()
+        self.static = static.is_fresh(cache)
+        if self.static and not self.acts:
+            self.known = None  # the model is on its own
+        elif self.static:
+            static.shorten(cache)
         if self.acts:
             if positions is None:
                 positions = torch.arange(past, self.tokens, device=self.stream.spans.start.device).unsqueeze(0)
@@ -104,7 +110,8 @@ class Prompt:
             before = mask[:, :past].bool() if mask is not None and past else None
             counts = (past,) * batch if before is None else tuple(int(n) for n in before.sum(1).cpu())
             padded = before if min(counts) != past else None
-            self.known = CacheState([Keys(past, counts, padded)] * len(self.session.layers))
+            keys = Keys(past, counts, padded, plain=not static.is_fresh(self.cache))
+            self.known = CacheState([keys] * len(self.session.layers))
 
     def _plan(self) -> None:
         session, spans = self.session, self.stream.spans
@@ -198,7 +205,11 @@ class Prompt:
         """After the last layer: keeps what the cache now holds."""
         if self.quiet and self.known is not None:
             self.known.steps += 1
-        elif self.cache is not None and len(self.keys) == len(self.session.layers):
+        elif self.cache is None or len(self.keys) < len(self.session.layers):
+            return
+        elif self.static:
+            static.settle(self.cache, self.keys, self.tokens, self.session.allotted)
+        else:
             count_seen(self.cache, self.keys[0], self.tokens)
             remember(self.cache, CacheState(self.keys))
 

@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadasp.engine import static
 from fastadasp.engine.attention import Watcher, watching
 from fastadasp.engine.cache import CacheState, stored, unreduced
-from fastadasp.engine.compiled import uncompiled, without_compilation
+from fastadasp.engine.compiled import eager_only, uncompiled, without_compilation
 from fastadasp.engine.layer import LayerWork
 from fastadasp.engine.prompt import Prompt
 from fastadasp.engine.schedule import check_fit
@@ -103,6 +104,7 @@ class _Session:
         self.implementation = ""
         self.trace = Trace()
         self.prompt: Prompt | None = None
+        self.allotted: list[int] = []  # columns of a static cache's layers
         self.work = [LayerWork(self, i) for i in range(len(layers))]
         self._shape: DecoderShape | None = None
         self._window = attention_window(decoder)
@@ -118,15 +120,15 @@ class _Session:
 
     def hook(self) -> Iterator[Any]:
         """Registers every hook and gives back its handle."""
-        yield self._entrance.register_forward_pre_hook(self._enter_model, with_kwargs=True)
-        yield self.decoder.register_forward_pre_hook(self._enter_decoder, with_kwargs=True)
-        yield self.decoder.register_forward_hook(self._leave_decoder, always_call=True)
+        yield self._entrance.register_forward_pre_hook(eager_only(self._enter_model), with_kwargs=True)
+        yield self.decoder.register_forward_pre_hook(eager_only(self._enter_decoder), with_kwargs=True)
+        yield self.decoder.register_forward_hook(eager_only(self._leave_decoder))
         for layer, work, parts in zip(self.layers, self.work, self._parts, strict=True):
             yield layer.register_forward_pre_hook(work.enter, with_kwargs=True)
             for i, (first, last) in enumerate(parts):
-                yield first.register_forward_pre_hook(work.shorten if i else work.before_norm)
-                yield last.register_forward_hook(work.expand)
-            yield layer.register_forward_hook(work.leave)
+                yield first.register_forward_pre_hook(eager_only(work.shorten if i else work.before_norm))
+                yield last.register_forward_hook(eager_only(work.expand))
+            yield layer.register_forward_hook(eager_only(work.leave))
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
@@ -153,9 +155,14 @@ class _Session:
         if given is None:
             return  # the decoder's own message about that is clear
         rows, length = given.shape[:2]
+        if static.settled(cache) is not None:
+            self._continue(rows, length, given.device)
+            return
         past = 0 if cache is None else int(cache.get_seq_length())
         mask = kwargs.get("attention_mask")
-        if isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
+        if static.is_fresh(cache):
+            mask = static.padding_mask(mask, length)
+        elif isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
             mask = self._given_mask
         self.prompt = Prompt(
             self,
@@ -167,6 +174,13 @@ class _Session:
             span_ids=self._spans_for(rows, length, past, given.device),
             positions=kwargs.get("position_ids"),
         )
+
+    def _continue(self, rows: int, length: int, device: torch.device) -> None:
+        """A pass over a static cache that is shortened: its layers know their masks."""
+        self.prompt = None
+        spans = self._spans_for(rows, length, 1, device) if length > 1 else None
+        if spans is not None and bool(spans.any()):
+            raise ModelError("a static cache takes one prompt with audio; use the default dynamic cache for more")
 
     def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.prompt, self.found_spans, self._given_mask = None, None, None
@@ -207,13 +221,15 @@ class _Session:
                 f"{type(self.decoder).__name__} has layers that look back {self._window} tokens, but prompt and cache "
                 f"have {tokens}; strategies need a prompt that its sliding windows hold"
             )
+        if cache is not None and getattr(cache, "is_compileable", False) and not static.is_fresh(cache):
+            raise ModelError(
+                "a strategy can shorten a static cache that is new, not offloaded and without sliding windows, but not "
+                "this one; use the default dynamic cache"
+            )
         if isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.dim() != 2):
             raise ModelError(
-                "strategies need the plain [batch, tokens] attention mask; ready-made masks (static caches, custom 4D "
-                "masks) are not supported: use the default dynamic cache"
+                "strategies need the plain [batch, tokens] attention mask; custom 4D masks are not supported"
             )
-        if cache is not None and getattr(cache, "is_compileable", False):
-            raise ModelError("static caches are not supported with a strategy; use the default dynamic cache")
 
     def check_cache(self, cache: Any, past: int, known: CacheState | None) -> None:
         """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
