@@ -73,7 +73,9 @@ def rank_descending(scores: Tensor, *ties: Tensor) -> Tensor:
 
 def largest(scores: Tensor, count: Tensor) -> Tensor:
     """True for the `count[c]` largest entries of row c: [clips, M], int64 [clips] -> bool [clips, M]."""
-    return rank_descending(scores) < count.unsqueeze(1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    among = torch.arange(scores.shape[1], device=scores.device) < count.unsqueeze(1)
+    return torch.empty_like(order, dtype=torch.bool).scatter_(1, order, among)
 
 
 def smallest(scores: Tensor, count: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ def clusters_from_joins(joined: Tensor, valid: Tensor) -> Tensor:
     `joined[c, i]` puts tokens i and i+1 into one cluster. Padding gets -1.
     """
     starts = torch.nn.functional.pad(~joined, (1, 0), value=True) & valid
-    return (starts.cumsum(1) - 1).masked_fill(~valid, -1)
+    return starts.cumsum(1).where(valid, 0) - 1
 
 
 def clusters_from_kept(kept: Tensor) -> Tensor:

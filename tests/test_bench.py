@@ -101,7 +101,7 @@ def test_the_released_way_gives_the_same_result() -> None:
     similar, weight = case.scores()
     assert torch.allclose(released.affinity(case.key), similar[0], atol=1e-5)
     assert torch.allclose(released.received(case.query, case.key, 128**-0.5), weight[0], rtol=1e-4)
-    theirs = released.merge(case.states[0], similar[0], weight[0], case.remove)
+    theirs = released.merge(case.states[0], similar[0], weight[0], case.removed)
     assert error(case.merge(similar, weight)[0], theirs) < 1e-6
     assert len(theirs) == 40
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -54,8 +55,13 @@ class Case:
     def tokens(self) -> int:
         return self.states.shape[1]
 
+    @cached_property
+    def remove(self) -> Tensor:
+        """How many tokens go, int64 [1], where the engine has it: on the device."""
+        return torch.full((1,), self.removed, dtype=torch.int64, device=self.states.device)
+
     @property
-    def remove(self) -> int:
+    def removed(self) -> int:
         return int(self.tokens * REMOVE)
 
     def scores(self) -> tuple[Tensor, Tensor]:
@@ -64,12 +70,11 @@ class Case:
         return cosine_to_next_key(self.key, self.spans), weights
 
     def merge(self, similar: Tensor, weight: Tensor) -> Tensor:
-        """Plan and means, [1, T - remove, hidden]."""
-        count = torch.full((1,), self.remove, dtype=torch.int64, device=similar.device)
+        """Plan and means, [1, T - removed, hidden]."""
         valid = self.spans.columns()[1]
-        plan = TokenPlan(clusters_from_joins(largest(similar, count), valid), weight)
+        plan = TokenPlan(clusters_from_joins(largest(similar, self.remove), valid), weight)
         stream = Stream((self.tokens,), self.tokens, None, self.spans)
-        return apply_plan(stream, plan, (self.tokens - self.remove,))[0].reduce(self.states)
+        return apply_plan(stream, plan, (self.tokens - self.removed,))[0].reduce(self.states)
 
 
 def run(
@@ -115,7 +120,7 @@ def _row(case: Case, dtype: str, device: str, rounds: int, matrix_limit: int) ->
     steps: dict[str, Callable[[], Any]] = {
         "score_s": case.scores,
         "merge_s": lambda: case.merge(similar, weight),
-        "released_merge_s": lambda: released.merge(case.states[0], similar[0], weight[0], case.remove),
+        "released_merge_s": lambda: released.merge(case.states[0], similar[0], weight[0], case.removed),
     }
     if fits:
         steps["released_score_s"] = lambda: (
@@ -134,7 +139,7 @@ def _row(case: Case, dtype: str, device: str, rounds: int, matrix_limit: int) ->
     ours, theirs = out["score_s"] + out["merge_s"], out["released_merge_s"] + out.get("released_score_s", 0.0)
     out.setdefault("released_score_s", None)
     out["operator_ratio"] = theirs / ours if fits else None
-    size = case.states.element_size() * case.states.shape[2] * (2 * case.tokens - case.remove)
+    size = case.states.element_size() * case.states.shape[2] * (2 * case.tokens - case.removed)
     out["merge_bytes_per_s"] = size / out["merge_s"]
     out["copy_bytes_per_s"] = _copy_rate(case, device)
     head = {"tokens": case.tokens, "hidden": case.states.shape[2], "heads": heads, "dtype": dtype, "kind": device}

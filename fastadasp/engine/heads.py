@@ -91,15 +91,11 @@ def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[
         )
     batch, heads, total, _ = cached.keys.shape
     columns, real = stream.spans.columns()
-    rows = (stream.spans.sample.unsqueeze(1) * heads + torch.arange(heads, device=kept.device)).flatten()
+    row = (stream.spans.sample.unsqueeze(1) * heads + torch.arange(heads, device=kept.device)).flatten().unsqueeze(1)
+    columns, real = (x.repeat_interleave(heads, dim=0) for x in (columns + total - stream.width, real))
     stay = kept.new_ones(batch, total) if keys.valid is None else keys.valid.to(kept.device)
-    stay = put(
-        stay.repeat_interleave(heads, dim=0),
-        rows.unsqueeze(1).expand_as(kept),
-        (columns + total - stream.width).repeat_interleave(heads, dim=0),
-        real.repeat_interleave(heads, dim=0),
-        kept,
-    )
+    stay = torch.nn.functional.pad(stay.repeat_interleave(heads, dim=0), (0, 1))
+    stay = put(stay, (columns + (total + 1) * row).where(real, total), kept)[:, :total]
     gone = stream.spans.per_sample(batch, removed)
     lengths = tuple(n - k for n, k in zip(keys.lengths, gone, strict=True))
     width = max(lengths)

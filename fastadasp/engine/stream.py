@@ -36,6 +36,10 @@ class Stream:
         return replace(self, valid=None if self.valid is None else self.valid.to(device), spans=self.spans.to(device))
 
 
+_LEAST = 1e-30
+"""Added to every weight, which changes none but those that are zero: where all of a cluster are, they are equal."""
+
+
 @dataclass(frozen=True)
 class Members:
     """Whose mean each survivor is; tokens in the order of their clusters, so that one pass over them makes all means.
@@ -57,15 +61,14 @@ class Members:
 
         A cluster whose weights are all zero takes the plain mean.
         """
-        batch, length = target.shape
-        rows = torch.arange(batch, device=target.device).unsqueeze(1)
-        column, order = target.sort(dim=1, stable=True)
-        edges = torch.arange(width + 1, device=target.device).expand(batch, -1).contiguous()
-        start = (torch.searchsorted(column, edges) + length * rows).flatten()
-        start = torch.nn.functional.pad(start, (0, 1), value=target.numel())
-        token, bag = (order + length * rows).flatten(), (column + (width + 1) * rows).flatten()
-        weight, total = weight.flatten()[token], _sums(weight.flatten(), token, start)[bag]
-        return cls(token, torch.where(total == 0, 1 / start.diff()[bag], weight / total), start)
+        weight = weight.flatten() + _LEAST
+        columns = len(target) * (width + 1)
+        edges = torch.arange(columns + 1, device=target.device)
+        new = (target + edges[: columns : width + 1].unsqueeze(1)).flatten()
+        column, token = new.sort(stable=True)
+        start = torch.searchsorted(column, edges)
+        total = _sums(weight, token, start)
+        return cls(token, weight.index_select(0, token) / total.index_select(0, column), start)
 
     def sums(self, values: Tensor, width: int) -> Tensor:
         """Each column's plain sum: float32 [B, T] -> [B, width]."""
@@ -116,9 +119,8 @@ class Reduction:
 
     def add_up(self, scores: Tensor, before: AudioSpans, after: AudioSpans) -> Tensor:
         """Scores of the clips' survivors, each the sum of its cluster's: float32 [clips, N] -> [clips, N after]."""
-        columns, real = before.columns()
-        rows = before.sample.unsqueeze(1).expand_as(columns)
-        whole = put(scores.new_zeros(self.target.shape), rows, columns, real, scores)
+        batch, length = self.target.shape
+        whole = put(scores.new_zeros(batch, length + 1), places(before, length), scores)[:, :length]
         sums = whole.gather(1, self.source) if self.members is None else self.members.sums(whole, self.width)
         return sums[after.sample.unsqueeze(1), after.columns()[0]]
 
@@ -148,12 +150,16 @@ def mean_of_members(h: Tensor, members: Members, width: int) -> Tensor:
     return means
 
 
-def put(base: Tensor, rows: Tensor, columns: Tensor, real: Tensor, values: Tensor) -> Tensor:
-    """`base` [B, T] with `values` [clips, N] written where `real`; the rest goes to a spare column (no device sync)."""
-    spare = base.shape[1]
-    wide = torch.nn.functional.pad(base, (0, 1))
-    wide[rows, columns.where(real, spare)] = values
-    return wide[:, :spare]
+def places(spans: AudioSpans, width: int) -> Tensor:
+    """Where the clips' tokens stand in a flattened [B, width + 1] whose last column takes padding: int64 [clips, N]."""
+    columns, real = spans.columns()
+    return (columns + (width + 1) * spans.sample.unsqueeze(1)).where(real, width)
+
+
+def put(wide: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """`wide` [B, width + 1] with `values` [clips, N] written, in place, to their `places`."""
+    wide.view(-1).scatter_(0, places.flatten(), values.flatten())
+    return wide
 
 
 def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tuple[Reduction, Stream]:
@@ -164,47 +170,42 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
         plan: clusters of its audio tokens, [clips, N].
         survivors: clusters of each clip, on the host.
     """
-    spans = stream.spans
-    device = plan.cluster.device
-    batch = len(stream.lengths)
-    columns, real = spans.columns()
-    rows = spans.sample.unsqueeze(1).expand_as(columns)
-    kept = real & (plan.cluster >= 0)
-    clusters = max(survivors)
+    spans, device = stream.spans, plan.cluster.device
+    batch, length = len(stream.lengths), stream.width
+    at = places(spans, length)
 
-    # A cluster stands where its first token stood.
-    steps = torch.arange(spans.longest, device=device).expand_as(columns)
-    slot = plan.cluster.where(kept, clusters)
-    first = torch.full((len(spans.tokens), clusters + 1), spans.longest, device=device)
-    first.scatter_reduce_(1, slot, steps, "amin")
-    head = first.gather(1, slot)
-    is_head = kept & (head == steps)
-
-    present = stream.valid
-    if present is None:
-        present = torch.ones(batch, stream.width, dtype=torch.bool, device=device)
-    emitted = put(present, rows, columns, real, is_head)
+    # Clusters count in the order of their first tokens, so a first token's number is above all before it.
+    cluster = plan.cluster.where(spans.columns()[1], -1)
+    before = torch.nn.functional.pad(cluster.cummax(1).values[:, :-1], (1, 0), value=-1)
+    is_head = cluster > before
+    if stream.valid is None:
+        present = torch.ones(batch, length + 1, dtype=torch.bool, device=device)
+    else:
+        present = torch.nn.functional.pad(stream.valid, (0, 1))
+    emitted = put(present, at, is_head)
 
     audio, left = spans.per_sample(batch), spans.per_sample(batch, survivors)
     lengths = tuple(n - a + s for n, a, s in zip(stream.lengths, audio, left, strict=True))
     width = max(lengths)
 
+    # A cluster stands where its first token stood, and a clip's survivors side by side.
     order = emitted.cumsum(1)
-    padding = width - order[:, -1:]
-    place = order - 1 + padding
-    destination = place[rows, spans.start.unsqueeze(1) + head.where(kept, 0)].where(kept, width)
-    target = put(place.where(emitted, width), rows, columns, real, destination)
+    padding = width - order[:, length - 1 : length]
+    place = order + padding - emitted.long()
+    start = place[spans.sample, spans.start]
+    stays = place.where(emitted, width)
+    destination = (start.unsqueeze(1) + cluster).where(cluster >= 0, width)
+    target = put(stays.clone(), at, destination)[:, :length]
 
-    old = torch.arange(stream.width, device=device).expand(batch, -1)
     source = torch.zeros(batch, width + 1, dtype=torch.int64, device=device)
-    source.scatter_(1, place.where(emitted, width), old)
+    source.scatter_(1, stays[:, :length], torch.arange(length, device=device).expand(batch, -1))
     filled = torch.arange(width, device=device) >= padding if min(lengths) != width else None
 
     members = None
     if plan.merges:
-        weight = real.float() if plan.weight is None else plan.weight.float()
-        weights = put(torch.ones(batch, stream.width, device=device), rows, columns, real, weight)
-        members = Members.of(target, weights, width)
-    start = (order - emitted.long() + padding)[spans.sample, spans.start]
+        weights = torch.ones(batch, length + 1, device=device)
+        if plan.weight is not None:
+            put(weights, at, plan.weight.float())
+        members = Members.of(target, weights[:, :length], width)
     after = spans.reduced(start, is_head.sum(1), tuple(survivors))
     return Reduction(target, source[:, :width], members, width, filled), Stream(lengths, width, filled, after)
