@@ -14,9 +14,11 @@ from fastadasp import (
     cli_ablate,
     cli_bench,
     cli_convert,
+    cli_inspect,
     cli_models,
     cli_new_plugin,
     cli_plugins,
+    cli_report,
     cli_select,
     cli_transcribe,
 )
@@ -221,6 +223,8 @@ app.command()(cli_models.models)
 app.command()(cli_plugins.plugins)
 app.command()(cli_new_plugin.new_plugin)
 app.command()(cli_transcribe.transcribe)
+app.command()(cli_report.report)
+app.command()(cli_inspect.inspect)
 app.add_typer(cli_bench.app, name="bench")
 
 

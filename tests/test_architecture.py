@@ -125,6 +125,8 @@ def test_conversion_stands_apart() -> None:
 def test_studies_stand_above_the_comparison() -> None:
     assert offenders("study", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
     assert offenders("compare", "selection", "models", "tasks", "engine", banned=("study",)) == []
+    assert offenders("report", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
+    assert offenders("study", banned=("report",)) == []
 
 
 def test_the_demo_is_a_guest_like_any_other() -> None:
@@ -154,7 +156,7 @@ def test_methods_use_the_public_api_alone(package: str) -> None:
             assert i.target in allowed, f"{i.where} imports {i.target}"
 
 
-NAMELESS = ("strategy", "engine", "models", "tasks", "compare", "selection", "testing", "scaffold", "study")
+NAMELESS = ("strategy", "engine", "models", "tasks", "compare", "selection", "testing", "scaffold", "study", "report")
 
 
 def test_the_engine_and_contracts_name_no_method() -> None:

@@ -166,8 +166,8 @@ def test_dropped_tokens_take_the_nearest_survivors_feature(loaded: LoadedModel, 
 
 def test_assignments_compose_over_layers() -> None:
     trace = Trace(keep_assignment=True)
-    trace.follow(torch.tensor([[0, 1, 1, 2, 9]]), 3)
-    trace.follow(torch.tensor([[0, 2, 1]]), 2)
+    trace.follow(0, torch.tensor([[0, 1, 1, 2, 9]]), 3)
+    trace.follow(2, torch.tensor([[0, 2, 1]]), 2)
     assert trace.assignment is not None
     assert trace.assignment.tolist() == [[0, -1, -1, 1, -1]]
     trace.begin()

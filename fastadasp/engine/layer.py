@@ -173,7 +173,7 @@ class LayerWork:
         reduction, left = apply_plan(stream, plan, survivors)
         for name, (at, scores) in prompt.kept.items():
             prompt.kept[name] = at, reduction.add_up(scores, stream.spans, left.spans)
-        self.session.trace.follow(reduction.target, reduction.width)
+        self.session.trace.follow(self.index, reduction.target, reduction.width)
         return reduction, left
 
     def _evict(self, prompt: Prompt, states: Tensor, seen: Seen) -> None:

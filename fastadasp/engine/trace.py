@@ -43,26 +43,31 @@ class Trace:
     """Filled as the model runs: `layers` describes the last prompt (empty before the first).
 
     Attributes:
-        keep_assignment: whether `assignment` is kept; set it before the model runs.
-        assignment: int64 [batch, tokens], where each token of the last prompt went: its column (a merged token: its
-            cluster's) in the sequence that leaves the last layer, -1 for a token that was dropped. None if no token
-            was removed, or if it was not asked for.
+        keep_assignment: whether `assignments` are kept; set it before the model runs.
+        assignments: by layer that removed tokens, int64 [batch, tokens]: where each token of the last prompt went, as
+            its column (a merged token: its cluster's) in the sequence that leaves the layer; -1 for a token that was
+            dropped. Empty if no token was removed, or if it was not asked for. Keys evicted from a cache do not show.
     """
 
     layers: list[LayerTrace] = field(default_factory=list)
     keep_assignment: bool = False
-    assignment: Tensor | None = None
+    assignments: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def assignment(self) -> Tensor | None:
+        """`assignments` of the last layer that removed tokens; None if there is none."""
+        return next(reversed(self.assignments.values()), None)
 
     def begin(self) -> None:
         """A new prompt."""
         self.layers.clear()
-        self.assignment = None
+        self.assignments.clear()
 
-    def follow(self, target: Tensor, width: int) -> None:
+    def follow(self, layer: int, target: Tensor, width: int) -> None:
         """A reduction: `target` int64 [batch, tokens] holds each token's new column, `width` or more if it is gone."""
         if not self.keep_assignment:
             return
         old = None if self.assignment is None else self.assignment.to(target.device)
         new = target if old is None else target.gather(1, old.clamp_min(0))
         gone = new >= width if old is None else (old < 0) | (new >= width)
-        self.assignment = new.masked_fill(gone, -1)
+        self.assignments[layer] = new.masked_fill(gone, -1)

@@ -116,7 +116,7 @@ class StudyRun(Record):
     done: int = Field(default=0, description="of these, finished")
     failed: int = Field(default=0, description="of these, failed")
     refused: list[RefusedCell] = Field(description="cells that cannot be")
-    model_hash: str = Field(description="SHA-256 over the model's weights and its other files")
+    model_hash: str = Field(description="SHA-256 over the model's weights (its files, or tensors), or a hub's commit")
     device: str = Field(description="`cpu` or `cuda`")
     dtype: str = Field(description="number format of the model")
     versions: dict[str, str] = Field(description="versions of python, fastadasp, torch, transformers and more")

@@ -64,13 +64,13 @@ def _lines(outcome: Outcome, task: Task, examples: Sequence[Example]) -> dict[tu
         sample = Sample(
             np.array([result.metrics[task.metric] for result in results]),
             np.array([draw(task, result.answers, references) for result in results]),
-            np.array([_by_clip(task, result.answers, references) for result in results]),
+            np.array([by_clip(task, result.answers, references) for result in results]),
         )
         out[key] = Line(points, results, sample)
     return out
 
 
-def _by_clip(task: Task, answers: Sequence[str], references: Sequence[str]) -> Floats:
+def by_clip(task: Task, answers: Sequence[str], references: Sequence[str]) -> Floats:
     """The headline metric of each clip by itself, [clips]."""
     tally = task.tally(answers, references)
     if tally is not None:

@@ -180,7 +180,7 @@ class Study:
             arguments=self.spec.arguments(),
             cells=len(plan.points),
             refused=plan.refused,
-            model_hash=facts["model"],
+            model_hash=self._worker.loaded.weights_hash,
             device=facts["device"],
             dtype=facts["dtype"],
             versions=versions(),

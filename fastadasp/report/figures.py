@@ -1,0 +1,58 @@
+"""The figures of a line, as a reader sees them: the columns of every table of a report."""
+
+from __future__ import annotations
+
+from fastadasp.report.lines import Line
+
+COLUMNS = {
+    "strategy": "recipe, with what a study changed",
+    "budget": "what was asked to be removed",
+    "value": "the task's headline metric, mean over seeds, with its 95 % bootstrap interval",
+    "difference": "to the baseline, with its paired 95 % bootstrap interval",
+    "win/tie/loss": "clips better, equal, worse than under the baseline",
+    "p (Holm)": "probability of such a difference if there were none, corrected for all comparisons on the task",
+    "rank": "at this budget; equal ranks are not distinguishable",
+    "audio tokens removed": "by the last layer",
+    "FLOPs removed": "of the decoder's prefill",
+    "KV removed": "bytes of keys and values after the prompt",
+    "prefill": "seconds a batch, median",
+    "seeds": "how many",
+}
+"""Columns and what they mean."""
+
+
+def row(line: Line) -> list[tuple[str, float | str | None]]:
+    """A line's cells in the order of `COLUMNS`: the text, and what it is sorted by."""
+    if line.value is None:
+        nothing: list[tuple[str, float | str | None]] = [("", None)] * (len(COLUMNS) - 3)
+        return [(line.name, line.name), (line.budget, _number(line.budget)), ("failed", None), *nothing]
+    won = None if line.wins is None else f"{line.wins}/{line.ties}/{line.losses}"
+    tied = "" if line.rank is None else str(line.rank)
+    return [
+        (line.name, line.name),
+        (line.budget, _number(line.budget)),
+        (f"{line.value:.2f}{_span(line.interval)}", line.value),
+        (
+            "" if line.difference is None else f"{line.difference:+.2f}{_span(line.difference_interval)}",
+            line.difference,
+        ),
+        (won or "", line.wins),
+        ("" if line.p_holm is None else f"{line.p_holm:.3f}" if line.p_holm >= 0.001 else "< 0.001", line.p_holm),
+        (tied, line.rank),
+        *((_percent(cost), cost) for cost in map(line.cost, ("audio_tokens_removed", "flops_removed", "kv_removed"))),
+        ("" if line.prefill_seconds is None else f"{line.prefill_seconds:.3f} s", line.prefill_seconds),
+        (str(len(line.cells) - sum(cell.error is not None for cell in line.cells)), len(line.cells)),
+    ]
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{fraction:.1%}"
+
+
+def _number(budget: str) -> float:
+    """A budget's fraction; the full model comes first."""
+    return -1.0 if budget == "-" else float(budget.rpartition("=")[2])

@@ -1,0 +1,101 @@
+"""The page: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import fastadasp
+from fastadasp.report import clips, timeline
+from fastadasp.report.figures import COLUMNS, row
+from fastadasp.report.report import SAME, Report
+
+
+def html(report: Report, title: str = "fastadasp report") -> str:
+    """The report as a page. Whatever comes from runs is escaped; numbers for the script are in one JSON block."""
+    return render(
+        "page.html",
+        _data(report),
+        title=title,
+        report=report,
+        same=SAME,
+        differing=report.differing(),
+        columns=COLUMNS,
+        tables=_tables(report),
+        several=len(report.sources) > 1,
+    )
+
+
+def render(template: str, data: dict[str, Any], **values: Any) -> str:
+    """A page from one of the templates, with style, script and `data` inside."""
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("fastadasp.report")
+    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    room = files("fastadasp.report") / "templates"
+    return pages.get_template(template).render(
+        version=fastadasp.__version__,
+        style=(room / "page.css").read_text(encoding="utf-8"),
+        script=(room / "page.js").read_text(encoding="utf-8"),
+        data=_safe(data),
+        **values,
+    )
+
+
+def _tables(report: Report) -> list[dict[str, Any]]:
+    """A table a task: of each line its cells, as (text, number to sort by)."""
+    out = []
+    for task in dict.fromkeys(line.task for line in report.lines):
+        lines = [line for line in report.lines if line.task == task]
+        rows = [(report.letter(line.run), row(line), line.errors) for line in lines]
+        out.append({"task": task, "metric": lines[0].metric, "rows": rows})
+    return out
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """What the script draws from."""
+    lines = [
+        {
+            "run": report.letter(line.run),
+            "task": line.task,
+            "strategy": line.strategy,
+            "name": line.name,
+            "axes": line.axes,
+            "budget": line.budget,
+            "metric": line.metric,
+            "value": line.value,
+            "interval": line.interval,
+            "flops": line.cost("flops_removed"),
+            "kv": line.cost("kv_removed"),
+            "tokens": line.cost("audio_tokens_removed"),
+            "prefill": line.prefill_seconds,
+            "better": _better(report, line.task),
+        }
+        for line in report.lines
+    ]
+    pictures = {number for number, _ in report.timelines}
+    shown = []
+    for number, clip in enumerate(report.clips):
+        wave = clip.wave if number in pictures else None
+        image = None if wave is None else timeline.picture(wave, clips.RATE)
+        shown.append(clips.plain(clip) | {"run": report.letter(clip.run), "picture": image})
+    followed = [[clip, line, timeline.plain(one)] for (clip, line), one in report.timelines.items()]
+    return {"lines": lines, "clips": shown, "timelines": followed}
+
+
+def _better(report: Report, task: str) -> str | None:
+    """Which way a task's metric is better: ``up``, ``down``; None if the task is not installed here."""
+    from fastadasp.report.lines import known_tasks
+
+    for source in report.sources:
+        found = known_tasks(source).get(task)
+        if found is not None:
+            return "up" if found.higher_is_better else "down"
+    return None
+
+
+def _safe(data: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

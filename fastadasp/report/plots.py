@@ -1,0 +1,67 @@
+"""A report's plots as pictures: quality against cost, a file a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastadasp.compare.folder import told
+from fastadasp.report.lines import Line
+from fastadasp.report.report import Report
+
+COSTS = {"flops": "flops_removed", "kv": "kv_removed", "prefill": "prefill_seconds"}
+NAMES = {
+    "flops": "FLOPs of the decoder's prefill removed (%)",
+    "kv": "KV bytes removed (%)",
+    "prefill": "prefill of a batch (s)",
+}
+
+
+def draw(report: Report, folder: Path) -> list[Path]:
+    """Writes ``TASK-COST.png`` and ``.svg`` into `folder`. Raises RunError if it cannot be written."""
+    from matplotlib.figure import Figure
+
+    with told(folder, "folder for plots"):
+        folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for task in dict.fromkeys(line.task for line in report.lines):
+        for cost in COSTS:
+            figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+            _plot(figure.subplots(), report, task, cost)
+            for suffix in (".png", ".svg"):
+                path = folder / f"{''.join(c if c.isalnum() or c in '-_' else '-' for c in task)}-{cost}{suffix}"
+                with told(folder, "folder for plots"):
+                    figure.savefig(path, dpi=160)
+                written.append(path)
+    return written
+
+
+def _plot(axes: Any, report: Report, task: str, cost: str) -> None:
+    series: dict[str, list[tuple[float, float, Line]]] = {}
+    several = len(report.sources) > 1
+    for line in report.lines:
+        x = line.prefill_seconds if cost == "prefill" else line.cost(COSTS[cost])
+        if line.task == task and line.value is not None and x is not None:
+            name = f"{report.letter(line.run)}: {line.name}" if several else line.name
+            series.setdefault(name, []).append((x if cost == "prefill" else 100 * x, line.value, line))
+    markers = "osD^vP*X"
+    for place, (name, points) in enumerate(series.items()):
+        points.sort(key=lambda point: point[0])
+        below = [p[1] - p[2].interval[0] if p[2].interval else 0.0 for p in points]
+        above = [p[2].interval[1] - p[1] if p[2].interval else 0.0 for p in points]
+        axes.errorbar(
+            [p[0] for p in points],
+            [p[1] for p in points],
+            yerr=[[max(0.0, v) for v in below], [max(0.0, v) for v in above]],
+            marker=markers[place // 10 % len(markers)],
+            color=f"C{place % 10}",
+            label=name,
+            capsize=2,
+            elinewidth=0.7,
+            markersize=5,
+        )
+    axes.set_xlabel(NAMES[cost])
+    axes.set_ylabel(next(line.metric for line in report.lines if line.task == task))
+    axes.set_title(task)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))

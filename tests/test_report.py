@@ -1,0 +1,426 @@
+"""Reports: what stands on the page is what stands in the runs' files, and nothing on it is anybody's markup."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from command import run
+
+from fastadasp.demo import data_path, model_path
+from fastadasp.models.clips import encode, read_clip
+from fastadasp.models.load import load_model
+from fastadasp.registry import get_registry
+from fastadasp.report.timeline import BANDS, follow_tokens, spectrogram
+from fastadasp.strategy import load_strategy
+
+DOCS = Path(__file__).parent.parent / "docs"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A comparison and a study."""
+    folder = tmp_path_factory.mktemp("runs")
+    usual = ("--tasks", "er", "--limit", "5", "--budgets", "0.3,0.6")
+    assert run("compare", "--strategies", "weighted,prune", "--output", str(folder / "a"), *usual)[0] == 0
+    study = ("--weight", "none,received-attention", "--layers", "1,4", "--store", str(folder / "store"))
+    assert run("ablate", *study, "--output", str(folder / "b"), *usual)[0] == 0
+    return folder / "a", folder / "b"
+
+
+@pytest.fixture
+def copy(runs: tuple[Path, Path], tmp_path: Path) -> Path:
+    """The comparison, to be damaged."""
+    return Path(shutil.copytree(runs[0], tmp_path / "run"))
+
+
+class Page(HTMLParser):
+    """What a browser would find: links, tables, the data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.data: Any = None
+        self.tags: list[str] = []
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        given = dict(attrs)
+        assert not any(name.startswith("on") for name in given), f"{tag} has a handler of its own"
+        self.links += [str(given[name]) for name in ("src", "href") if name in given]
+        self._open = "data" if given.get("id") == "data" else tag
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._open == "data":
+            self.data = json.loads(data)
+        elif self._open in ("td", "th", "button") and self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+
+def page(*arguments: str, output: Path) -> Page:
+    code, told = run("report", *arguments, "--output", str(output))
+    assert code == 0, told
+    return Page(output.read_text(encoding="utf-8"))
+
+
+def rows(folder: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def both(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The page of both runs."""
+    output = tmp_path_factory.mktemp("page") / "deep" / "report.html"
+    return page(*map(str, runs), "--clips", "3", "--timelines", "1", output=output)
+
+
+def test_the_page_needs_nothing_beside_it(both: Page) -> None:
+    assert both.links
+    assert all(link.startswith(("#", "data:")) for link in both.links)
+    assert both.tags.count("link") == 1  # the icon
+    assert {"iframe", "object", "embed", "img"}.isdisjoint(both.tags)
+
+
+def test_tables_have_the_figures_of_the_files(both: Page, runs: tuple[Path, Path]) -> None:
+    (table,) = [table for table in both.tables if table[0][1] == "strategy"]
+    head, lines = table[0], table[1:]
+    shown = [dict(zip(head, line, strict=True)) for line in lines]
+    cells = [cell for folder in runs for cell in rows(folder)]
+    assert len(shown) == len(cells) == 5 + 9
+    for line, cell in zip(shown, cells, strict=True):
+        assert line["strategy"].split(" (")[0] == cell["strategy"]
+        assert line["accuracy"].startswith(f"{cell['metrics']['accuracy']:.2f} (")
+        assert line["FLOPs removed"] == f"{cell['efficiency']['flops_removed']:.1%}"
+    for line, told in zip(shown[5:], rows(runs[1], "statistics.jsonl"), strict=True):
+        assert line["rank"] == ("" if told["rank"] is None else str(told["rank"]))
+        if told["difference"] is not None:
+            low, high = told["difference_interval"]
+            assert line["difference"] == f"{told['difference']:+.2f} ({low:.2f} to {high:.2f})"
+            assert line["win/tie/loss"] == f"{told['wins']}/{told['ties']}/{told['losses']}"
+
+
+def test_a_comparison_gets_the_statistics_of_a_study(both: Page, runs: tuple[Path, Path]) -> None:
+    """The same cells in both: the same interval, difference, counts."""
+    recipe = load_strategy("weighted")
+    assert recipe.weight is not None
+    name = f"weighted (weight={recipe.weight.name}, layers={recipe.layers.start_layer(10)})"
+    same = [x for x in both.data["lines"] if x["name"] in ("full", name)]
+    mine = [x for x in both.data["lines"] if x["run"] == "A" and x["strategy"] in ("full", "weighted")]
+    assert len(mine) == 3
+    for one in mine:
+        other = next(x for x in same if x["run"] == "B" and x["budget"] == one["budget"])
+        assert (one["value"], one["interval"]) == (other["value"], other["interval"])
+
+
+def test_clips_can_be_heard_and_read(both: Page, runs: tuple[Path, Path]) -> None:
+    clips = both.data["clips"]
+    assert [clip["run"] for clip in clips] == ["A"] * 3 + ["B"] * 3
+    assert [clip["differ"] for clip in clips[:3]] == sorted((clip["differ"] for clip in clips[:3]), reverse=True)
+    told = {(p["id"], p["strategy"], str(p["budget"])): p["prediction"] for p in rows(runs[0], "predictions.jsonl")}
+    for clip in clips[:3]:
+        for line, answer in clip["answers"].items():
+            about = both.data["lines"][int(line)]
+            budget = "None" if about["budget"] == "-" else about["budget"]
+            assert told[clip["id"], about["strategy"], budget] == answer
+        wave, rate = soundfile.read(io.BytesIO(base64.b64decode(clip["sound"].partition(",")[2])))
+        assert len(wave) / rate == pytest.approx(clip["seconds"], abs=0.05)
+        assert np.abs(wave).max() > 0.01
+
+
+def test_timelines_show_what_layers_did(both: Page) -> None:
+    lines, seen = both.data["lines"], set()
+    for clip, line, followed in both.data["timelines"]:
+        about, tokens = lines[line], followed["tokens"]
+        assert about["budget"] == "0.6"
+        assert both.data["clips"][clip]["picture"].startswith("data:image/png;base64,")
+        ((layer, clusters),) = followed["layers"]
+        assert len(clusters) == tokens
+        left = {cluster for cluster in clusters if cluster >= 0}
+        assert len(left) == tokens - round(0.6 * tokens) or abs(len(left) - 0.4 * tokens) <= 1
+        dropped = clusters.count(-1)
+        assert dropped == (tokens - len(left) if about["strategy"] == "prune" else 0)
+        kept = [cluster for cluster in clusters if cluster >= 0]
+        assert kept == sorted(kept)  # neighbours join: clusters are runs
+        assert layer == int(about["axes"].get("layers", 1))
+        seen.add((about["run"], about["name"]))
+    assert len(seen) == 2 + 4
+
+
+def test_assignments_follow_every_layer() -> None:
+    """Clusters of a layer are those of the layer before, joined; counts are those of the trace."""
+    loaded = load_model(str(model_path()))
+    example = get_registry().get("task", "er").examples(1)[0]
+    clip = encode(loaded, [example], [read_clip(example, loaded)])[0]
+    timeline = follow_tokens(loaded, load_strategy("fastadasp-dense", budget=0.5), clip)
+    assert timeline.tokens == clip.audio_tokens
+    assert len(timeline.layers) > 5
+    before: list[int] = list(range(timeline.tokens))
+    for layer, clusters in timeline.layers.items():
+        assert len(set(clusters)) == timeline.trace[layer].audio_tokens
+        joined = dict(zip(before, clusters, strict=True))
+        assert [joined[cluster] for cluster in before] == clusters  # nobody left a cluster
+        before = clusters
+
+
+def test_a_tone_stands_where_it_sounds() -> None:
+    rate = 16_000
+    time = np.arange(2 * rate) / rate
+    wave = (0.5 * np.sin(2 * np.pi * 1000 * time) * (time > 1)).astype(np.float32)
+    picture = spectrogram(wave, rate)
+    assert picture.shape[0] == BANDS
+    assert picture[:, : picture.shape[1] * 45 // 100].max() < 0.2
+    mel = 2595 * np.log10(1 + np.array([1000, 8000]) / 700)
+    assert abs(picture[:, -20].argmax() - BANDS * mel[0] / mel[1]) <= 2
+
+
+def test_text_from_runs_is_no_markup(copy: Path, tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script><b onclick=x>&amp;"
+    path = copy / "predictions.jsonl"
+    lines = rows(copy, "predictions.jsonl")
+    for line in lines:
+        line["prediction"] = line["reference"] = evil
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    about = json.loads((copy / "run.json").read_text())
+    about["device_name"] = evil
+    (copy / "run.json").write_text(json.dumps(about))
+    shown = page(str(copy), "--timelines", "0", output=tmp_path / "r.html")
+    assert shown.tags.count("script") == 2
+    assert not any(clip["sound"] is None for clip in shown.data["clips"])
+    assert all(set(clip["answers"].values()) == {evil} for clip in shown.data["clips"])
+    assert evil not in (tmp_path / "r.html").read_text()
+
+
+def test_runs_of_different_versions_are_marked(runs: tuple[Path, Path], copy: Path, tmp_path: Path) -> None:
+    about = json.loads((copy / "run.json").read_text())
+    about["versions"]["torch"] = "2.8.0"
+    (copy / "run.json").write_text(json.dumps(about))
+    code, told = run("report", str(runs[0]), str(copy), "--timelines", "0", "--output", str(tmp_path / "r.html"))
+    assert code == 0
+    assert "the runs differ in torch: " in told
+    assert 'class="differs"' in (tmp_path / "r.html").read_text()
+    same = run("report", str(runs[0]), str(runs[1]), "--timelines", "0", "--output", str(tmp_path / "s.html"))
+    assert "the runs differ" not in same[1]
+
+
+def test_tables_for_other_programs(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    for suffix in ("md", "csv", "tex"):
+        assert run("report", *map(str, runs), "--output", str(tmp_path / f"t.{suffix}"))[0] == 0
+    cells = [cell for folder in runs for cell in rows(folder)]
+    found = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text())))
+    assert [float(line["value"]) for line in found] == [cell["metrics"]["accuracy"] for cell in cells]
+    assert [float(line["flops_removed"]) for line in found] == [cell["efficiency"]["flops_removed"] for cell in cells]
+    assert (tmp_path / "t.md").read_text().count("\n| ") == len(cells) + 1
+    tex = (tmp_path / "t.tex").read_text()
+    assert tex.count(r" \\") == len(cells) + 1
+    assert not re.search(r"(?<!\\)%(?! er)", tex)
+
+
+def test_plots_are_drawn(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = (
+        "--timelines",
+        "0",
+        "--clips",
+        "0",
+        "--output",
+        str(tmp_path / "r.html"),
+        "--plots",
+        str(tmp_path / "p"),
+    )
+    assert run("report", str(runs[0]), *arguments)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "p").iterdir())
+    assert names == sorted(f"er-{cost}.{kind}" for cost in ("flops", "kv", "prefill") for kind in ("png", "svg"))
+    assert "weighted" in (tmp_path / "p" / "er-flops.svg").read_text()
+
+
+def test_a_run_that_was_cut_short_is_reported_as_far_as_it_came(copy: Path, tmp_path: Path) -> None:
+    text = (copy / "results.jsonl").read_text().splitlines(keepends=True)
+    (copy / "results.jsonl").write_text("".join(text[:3]) + text[3][:40])
+    about = json.loads((copy / "run.json").read_text()) | {"status": "running", "finished": None}
+    (copy / "run.json").write_text(json.dumps(about))
+    code, told = run("report", str(copy), "--timelines", "0", "--output", str(tmp_path / "r.html"))
+    assert code == 0
+    assert "the last line of results.jsonl is not complete" in told
+    assert "was killed" in told
+    assert len(Page((tmp_path / "r.html").read_text()).data["lines"]) == 3
+
+
+def test_without_predictions_the_figures_stay(copy: Path, tmp_path: Path) -> None:
+    (copy / "predictions.jsonl").unlink()
+    code, told = run("report", str(copy), "--output", str(tmp_path / "r.html"))
+    assert code == 0
+    assert "predictions.jsonl is missing" in told
+    shown = Page((tmp_path / "r.html").read_text()).data
+    assert len(shown["lines"]) == 5
+    assert shown["clips"] == []
+
+
+def damage(copy: Path, what: str) -> None:
+    lines = (copy / "results.jsonl").read_text().splitlines(keepends=True)
+    about = json.loads((copy / "run.json").read_text())
+    if what == "broken line":
+        (copy / "results.jsonl").write_text("".join([*lines[:2], '{"strategy": 3\n', *lines[2:]]))
+    elif what == "wrong key":
+        (copy / "results.jsonl").write_text("".join([*lines[:2], lines[2].replace('"budget"', '"bugdet"')]))
+    elif what == "newer":
+        about["versions"]["fastadasp"], about["colour"] = "99.0", "blue"
+        (copy / "run.json").write_text(json.dumps(about))
+    elif what == "newer line":
+        about["versions"]["fastadasp"] = "99.0"
+        (copy / "run.json").write_text(json.dumps(about))
+        (copy / "results.jsonl").write_text(lines[0].replace('{"', '{"colour": 1, "', 1))
+    elif what == "not text":
+        (copy / "predictions.jsonl").write_bytes(b"\xff\xfe\x00")
+    elif what == "no run":
+        (copy / "run.json").unlink()
+    elif what == "nothing finished":
+        (copy / "results.jsonl").write_text("")
+    elif what == "no results":
+        (copy / "results.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("broken line", r"results\.jsonl, line 3 is damaged"),
+        ("wrong key", r"results\.jsonl, line 3 is damaged: budget"),
+        ("newer", r"run\.json was written by fastadasp 99\.0, and this is .*; update"),
+        ("newer line", r"results\.jsonl, line 1 was written by fastadasp 99\.0"),
+        ("not text", r"predictions\.jsonl is damaged: it is not UTF-8"),
+        ("no run", r"is not the folder of a run: it has neither run\.json nor study\.json"),
+        ("nothing finished", "has no finished cell yet"),
+        ("no results", r"has no results\.jsonl"),
+    ],
+)
+def test_damaged_runs_are_refused_by_name(what: str, words: str, copy: Path, tmp_path: Path) -> None:
+    damage(copy, what)
+    code, told = run("report", str(copy), "--output", str(tmp_path / "r.html"))
+    assert code == 2
+    assert re.search(words, told), told
+    assert told.count("error:") == 1
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("{run}/nowhere",), "nowhere does not exist"),
+        (("{run}/run.json",), "run.json is a file"),
+        (("{run}", "--output", "r.docx"), r"ends in '\.docx'; write \.html, \.md, \.csv, \.tex"),
+        (("{run}", "--output", "{run}.html/x.html"), "cannot be written"),
+        (("{run}", "--clips", "-1"), "--clips is a number of clips, at least 0, not -1"),
+        ((), "Missing argument"),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[str, ...], words: str, copy: Path) -> None:
+    copy.with_suffix(".html").write_text("a file where a folder should be")
+    code, told = run("report", *(word.format(run=copy) for word in arguments))
+    assert code == 2
+    assert re.search(words, " ".join(told.split())), told
+
+
+def recording(folder: Path) -> Path:
+    wave, rate = soundfile.read(next(data_path().glob("audio/number-*.ogg")))
+    soundfile.write(folder / "talk.mp3", wave[: 3 * rate], rate)
+    return folder / "talk.mp3"
+
+
+@pytest.mark.parametrize("kind", ["html", "png", "svg"])
+def test_inspect_draws(kind: str, tmp_path: Path) -> None:
+    output = tmp_path / f"t.{kind}"
+    strategies = "weighted,prune,h2o"
+    code, told = run("inspect", str(recording(tmp_path)), "--strategy", strategies, "--output", str(output))
+    assert code == 0, told
+    if kind != "html":
+        assert output.stat().st_size > 5000
+        return
+    shown = Page(output.read_text())
+    assert all(link.startswith(("#", "data:")) for link in shown.links)
+    assert [line["name"] for line in shown.data["lines"]] == ["full", *strategies.split(",")]
+    (clip,) = shown.data["clips"]
+    assert set(clip["answers"]) == {"0", "1", "2", "3"}
+    assert [len(one["layers"]) for _, _, one in shown.data["timelines"]] == [1, 1, 0]  # h2o takes keys, not tokens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere.wav",), "there is no recording nowhere.wav"),
+        (("text.wav",), "cannot be read as audio"),
+        (("talk.mp3", "--strategy", "wieghted"), "weighted"),
+        (("talk.mp3", "--strategy", ","), "names no strategy"),
+        (("talk.mp3", "--budget", "1.5"), "1.5"),
+        (("talk.mp3", "--output", "t.gif"), r"ends in '\.gif'"),
+        (("talk.mp3", "--strategy", "fastadasp-sparse"), "chosen for a task"),
+        (("talk.mp3", "--max-new-tokens", "0"), "at least 1, not 0"),
+        (("talk.mp3", "--model", "no-such-folder/model"), "no-such-folder"),
+    ],
+)
+def test_inspect_refuses(
+    arguments: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recording(tmp_path)
+    (tmp_path / "text.wav").write_text("no sound")
+    code, told = run("inspect", *arguments)
+    assert code == 2, told
+    assert re.search(words, told), told
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recording(tmp_path)
+    commands = re.findall(r"^    fastadasp (.+)$", (DOCS / "report.md").read_text(), re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        assert run(*shlex.split(command))[0] == 0
+    assert (tmp_path / "runs" / "first" / "report.html").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_script_runs_in_a_browser(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    page(*map(str, runs), "--clips", "2", "--timelines", "1", output=tmp_path / "r.html")
+    flags = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
+    words = [
+        str(CHROMIUM),
+        *(f"--{flag}" for flag in flags),
+        f"--user-data-dir={tmp_path / 'user'}",
+        "--virtual-time-budget=3000",
+    ]
+    done = subprocess.run(
+        [*words, "--virtual-time-budget=3000", "--dump-dom", f"file://{tmp_path / 'r.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    dom = done.stdout
+    assert dom.count("<circle") + dom.count("<polygon") >= 14
+    assert 'class="front"' in dom
+    assert 'class="heat"' in dom
+    assert dom.count('class="clip"') == 2
+    assert "tokens left" in dom
