@@ -103,7 +103,7 @@ def compare(
     tasks: Annotated[
         str | None,
         typer.Option(
-            help="names of tasks, comma-separated; asr=clips.jsonl asks a task about clips of your own; "
+            help="names or TOML files of tasks, comma-separated; asr=clips.csv asks a task about clips of your own; "
             f"default: {TASKS}"
         ),
     ] = None,
@@ -128,6 +128,9 @@ def compare(
         str, typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")
     ] = "auto",
     limit: Annotated[int | None, typer.Option(help="clips of each task; default: all")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave out rows that cannot be used, and say which; default: refuse them")
+    ] = False,
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
     seeds: Annotated[int, typer.Option(help="how many seeds, from --seed on, each random strategy gets")] = SEEDS,
     batch_size: Annotated[int, typer.Option(help="clips at a time")] = 12,
@@ -162,6 +165,8 @@ def compare(
         limit=limit,
         seeds=seeds,
         budgets_of=plan.budgets_of,
+        skip_bad=skip_bad,
+        notice=say,
     )
     if plan.left_out:
         print(f"preset {preset}: not installed and left out: {', '.join(plan.left_out)}", file=sys.stderr)

@@ -50,6 +50,7 @@ def ablate(
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")] = None,
     limit: Annotated[int | None, typer.Option(help="clips of each task; default: all")] = None,
     batch_size: Annotated[int | None, typer.Option(help="clips at a time; default: 12")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be used")] = False,
     output: Annotated[Path | None, typer.Option(help="folder for the report; default: runs/<time>")] = None,
     store: Annotated[
         Path | None, typer.Option(help="folder that keeps finished cells, may be shared; default: in the user's cache")
@@ -81,7 +82,11 @@ def ablate(
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
     settings = {"model": model, "device": device, "dtype": dtype, "limit": limit, "batch_size": batch_size}
-    content |= {key: value for key, value in {**settings, "full": full or None}.items() if value is not None}
+    content |= {
+        key: value
+        for key, value in {**settings, "full": full or None, "skip_bad": skip_bad or None}.items()
+        if value is not None
+    }
     spec = make_spec(content, USUAL, "study" if study is None else f"study file {study}")
     for name, value in {"workers": workers, "gpus-per-worker": gpus_per_worker, "address": address}.items():
         if value is not None and executor == "local":

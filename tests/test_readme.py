@@ -35,7 +35,7 @@ def record(folder: Path) -> None:
     soundfile.write(folder / "talk.mp3", wave, rate)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "clips.jsonl" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "path/to" not in c])
 def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
     record(tmp_path)

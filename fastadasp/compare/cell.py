@@ -64,6 +64,7 @@ def run_row(
             batch_size=batch_size,
             progress=progress,
             encoder_flops=encoder_flops,
+            choices=task.choices,
         )
         metrics, draws = task.score(outcome.predictions, references), draw(task, outcome.predictions, references)
     except Exception as error:  # a stranger's component may raise anything; the other cells must go on

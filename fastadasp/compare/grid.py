@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastadasp.budget import Budget
-from fastadasp.errors import RunError
+from fastadasp.errors import DataError, RunError
 from fastadasp.registry import get_registry
 from fastadasp.strategy import Strategy, load_strategy
-from fastadasp.tasks.manifest import ManifestTask
+from fastadasp.tasks.definition import SUFFIX, read_task
+from fastadasp.tasks.manifest import ManifestTask, listing
 from fastadasp.tasks.task import Example, Task
 
 FULL = "full"
@@ -56,6 +57,8 @@ def make_grid(
     limit: int | None,
     seeds: int = 1,
     budgets_of: Mapping[str, Sequence[str | float]] | None = None,
+    skip_bad: bool = False,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Grid:
     """Reads every strategy, budget and task. Raises the error of whichever is wrong.
 
@@ -64,6 +67,7 @@ def make_grid(
         seeds: how many seeds, from `seed` on, each random strategy gets.
         budgets: amounts; the prefix of a text (``flops=0.1``) holds until the next.
         budgets_of: the budgets of those strategies that do not get `budgets`.
+        skip_bad, notice: as for `read_tasks`.
     """
     if not strategies:
         raise RunError("no strategy given")
@@ -89,7 +93,7 @@ def make_grid(
             placed = strategy.with_budget(amount)
             given = range(strategy.seed, strategy.seed + (seeds if strategy.seeded else 1))
             rows += [Row(strategy.name, placed.replace(seed=drawn), amount, drawn) for drawn in given]
-    chosen, examples = read_tasks(tasks, limit)
+    chosen, examples = read_tasks(tasks, limit, skip_bad=skip_bad, notice=notice)
     return Grid(tuple(rows), chosen, examples)
 
 
@@ -98,10 +102,15 @@ def reachable_kind(strategy: Strategy, amount: Budget) -> Budget:
     return Budget(kv=amount.flops) if amount.flops is not None and strategy.site == "cache" else amount
 
 
-def read_tasks(tasks: Sequence[str], limit: int | None) -> tuple[dict[str, Task], dict[str, list[Example]]]:
+def read_tasks(
+    tasks: Sequence[str], limit: int | None, *, skip_bad: bool = False, notice: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Task], dict[str, list[Example]]]:
     """The tasks by name, and the first `limit` clips of each, whose recordings can be read.
 
     Raises the error of whichever is wrong.
+
+    Args:
+        skip_bad: whether rows that cannot be used are left out, which `notice` is told of; otherwise they are an error.
     """
     if limit is not None and limit < 1:
         raise RunError(f"limit is a number of clips, at least 1, not {limit}")
@@ -111,8 +120,26 @@ def read_tasks(tasks: Sequence[str], limit: int | None) -> tuple[dict[str, Task]
         if task.name in chosen:
             raise RunError(f"task {task.name!r} is given twice; compare one set of clips at a time")
         chosen[task.name] = task
-    examples = {name: task.examples(limit) for name, task in chosen.items()}
-    _check_audio(examples)
+    heard: dict[Path, str | None] = {}
+    examples: dict[str, list[Example]] = {}
+    for name, task in chosen.items():
+        found = task.read(limit)
+        faults = list(found.faults)
+        examples[name] = []
+        for example in found.examples:
+            if example.audio not in heard:
+                heard[example.audio] = _unheard(example)
+            fault = heard[example.audio]
+            if fault is None:
+                examples[name].append(example)
+            else:
+                faults.append(f"{example.id}: {fault}")
+        if faults and not skip_bad:
+            raise DataError(listing(name, faults))
+        for fault in faults:
+            notice(f"task {name!r}: left out: {fault}")
+        if not examples[name]:
+            raise DataError(f"task {name!r}: none of its {len(faults)} rows can be used")
     return chosen, examples
 
 
@@ -133,23 +160,22 @@ def expand(strategies: Sequence[str]) -> list[str]:
 
 
 def find_task(text: str) -> Task:
-    """A task by name, or ``name=manifest.jsonl`` for its question and metric over other clips."""
-    name, _, manifest = text.partition("=")
-    task = get_registry().get("task", name)
-    if not manifest:
+    """A task by name or TOML file, or ``name=source`` for its question and metric over other clips."""
+    name, _, source = text.partition("=")
+    task = read_task(Path(name)) if name.endswith(SUFFIX) else get_registry().get("task", name)
+    if not source:
         return task
     if not isinstance(task, ManifestTask):
-        raise RunError(f"task {name!r} brings its own clips; it cannot be asked over {manifest}")
-    return task.over(Path(manifest))
+        raise RunError(f"task {name!r} brings its own clips; it cannot be asked over {source}")
+    return task.over(source)
 
 
-def _check_audio(examples: dict[str, list[Example]]) -> None:
-    """Reads every recording, so that a missing or broken one is known before the model runs."""
+def _unheard(example: Example) -> str | None:
+    """Why a recording cannot be read; None if it can. All of it is read, so that nothing breaks once the model runs."""
     from fastadasp.audio import read_audio
 
-    seen: set[Path] = set()
-    for clips in examples.values():
-        for example in clips:
-            if example.audio not in seen:
-                read_audio(example.audio)
-                seen.add(example.audio)
+    try:
+        read_audio(example.audio)
+    except DataError as fault:
+        return str(fault)
+    return None

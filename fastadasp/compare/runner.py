@@ -16,7 +16,7 @@ from fastadasp.compare.records import Efficiency
 from fastadasp.efficiency import SampleCost, sample_costs
 from fastadasp.engine.solve import reach
 from fastadasp.engine.trace import LayerTrace
-from fastadasp.errors import StrategyError
+from fastadasp.errors import ModelError, StrategyError
 from fastadasp.models.adapter import adapter_for
 from fastadasp.models.clips import Batch, ReadyClip, batches
 from fastadasp.models.load import LoadedModel
@@ -72,11 +72,13 @@ def run_cell(
     batch_size: int,
     progress: Callable[[int], None],
     encoder_flops: float | None = None,
+    choices: tuple[str, str] | None = None,
 ) -> Outcome:
     """Answers of the model under `strategy`; calls `progress(clips)` after each batch.
 
     Args:
         encoder_flops: FLOPs of the encoder for one clip, to be reported with those of the decoder.
+        choices: see `Task.choices`.
 
     Raises:
         StrategyError: some clips cannot meet the strategy's budget; nothing has run then.
@@ -90,7 +92,7 @@ def run_cell(
     prefill, decode, steps = [], [], []
     with _no_collector():
         for batch in batches(clips, batch_size, loaded.device):
-            texts, layers, times = _generate(loaded, strategy, batch, max_new_tokens)
+            texts, layers, times = _generate(loaded, strategy, batch, max_new_tokens, choices)
             for place, text in zip(batch.places, texts, strict=True):
                 answers[place] = text
             audio = [clip.audio_tokens for clip in batch.clips]
@@ -120,7 +122,11 @@ def check_reach(strategy: Strategy, shape: DecoderShape, clips: Sequence[ReadyCl
 
 
 def _generate(
-    loaded: LoadedModel, strategy: Strategy | None, batch: Batch, max_new_tokens: int
+    loaded: LoadedModel,
+    strategy: Strategy | None,
+    batch: Batch,
+    max_new_tokens: int,
+    choices: tuple[str, str] | None = None,
 ) -> tuple[list[str], list[LayerTrace], tuple[float, float, int]]:
     watch = _Stopwatch(loaded.device)
     work = nullcontext() if strategy is None else strategy.apply(loaded.model, spans=batch.span_ids)
@@ -128,20 +134,49 @@ def _generate(
         handle = loaded.model.register_forward_hook(watch.after_forward)
         try:
             begin = watch.now()
-            tokens = loaded.model.generate(
+            said = loaded.model.generate(
                 inputs_embeds=batch.embeds,
                 attention_mask=batch.mask,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=max_new_tokens if choices is None else 1,
                 do_sample=False,
                 num_beams=1,
+                return_dict_in_generate=True,
+                output_logits=choices is not None,
                 **batch.side,
             )
             end = watch.now()
         finally:
             handle.remove()
-    texts = [text.strip() for text in loaded.processor.batch_decode(tokens, skip_special_tokens=True)]
+    if choices is None:
+        decoded = loaded.processor.batch_decode(said.sequences, skip_special_tokens=True)
+        texts = [text.strip() for text in decoded]
+    else:
+        texts = choose(loaded, said.logits[0], choices)
     layers = [] if trace is None else list(trace.layers)
     return texts, layers, (watch.first - begin, end - watch.first, watch.steps - 1)
+
+
+def choose(loaded: LoadedModel, logits: torch.Tensor, choices: tuple[str, str]) -> list[str]:
+    """How probable the first choice is against the second, as text, from the first new token's logits [B, vocabulary].
+
+    A choice may begin in lower or upper case, with a space before it or not.
+
+    Raises:
+        ModelError: both begin with the same token.
+    """
+    tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
+
+    def begins(choice: str) -> set[int]:
+        written = (space + word for space in ("", " ") for word in (choice, choice.capitalize()))
+        return {ids[0] for text in written if (ids := tokenizer(text, add_special_tokens=False).input_ids)}
+
+    first, second = (begins(choice) for choice in choices)
+    one, other = sorted(first - second), sorted(second - first)
+    if not one or not other:
+        raise ModelError(f"the model's tokenizer begins {choices[0]!r} and {choices[1]!r} with the same token")
+    kept = logits.float()
+    odds = kept[:, one].logsumexp(1) - kept[:, other].logsumexp(1)
+    return [f"{probability:.6f}" for probability in odds.sigmoid().tolist()]
 
 
 def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from fastadasp.audio import read_audio
 from fastadasp.errors import DataError, ModelError
 from fastadasp.models.adapter import adapter_for
+from fastadasp.models.features import FeatureCache
 from fastadasp.models.load import LoadedModel
 from fastadasp.tasks.task import Example
 
@@ -160,12 +161,15 @@ def prepare(
 ) -> dict[tuple[str, str], ReadyClip]:
     """Makes every example ready, by (recording, instruction); calls `progress(examples done)` after each batch.
 
-    A recording asked about several times is encoded once.
+    A recording asked about several times is encoded once, and not at all if its audio tokens are in the cache
+    (`fastadasp.models.features`). Recordings of like length go into a batch together.
     """
     ready: dict[tuple[str, str], ReadyClip] = {}
-    sounds: dict[Path, Tensor] = {}
     wanted = list({(str(e.audio), e.instruction): e for e in examples}.values())
-    first = list({e.audio: e for e in wanted}.values())
+    cache = FeatureCache(loaded)
+    sounds = {path: tokens for path in {e.audio for e in wanted} if (tokens := cache.get(path)) is not None}
+    first = [e for path, e in {e.audio: e for e in reversed(wanted)}.items() if path not in sounds]
+    first.sort(key=lambda e: soundfile.info(e.audio).duration)
     chosen = {(str(e.audio), e.instruction) for e in first}
     again = [e for e in wanted if (str(e.audio), e.instruction) not in chosen]
     for group in (first, again):
@@ -173,9 +177,13 @@ def prepare(
             batch = group[begin : begin + batch_size]
             known = [sounds[e.audio] for e in batch] if group is again else None
             for clip in encode(loaded, batch, [read_clip(e, loaded) for e in batch], known):
-                sounds.setdefault(clip.example.audio, clip.embeds[clip.span_ids > 0])
+                if known is None:
+                    sounds[clip.example.audio] = clip.embeds[clip.span_ids > 0]
+                    cache.put(clip.example.audio, sounds[clip.example.audio])
                 ready[str(clip.example.audio), clip.example.instruction] = clip
             progress(len(ready))
+    if first:
+        cache.trim()
     return ready
 
 

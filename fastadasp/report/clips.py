@@ -18,7 +18,7 @@ from fastadasp.compare.records import Prediction
 from fastadasp.errors import DataError, FastAdaSPError
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.source import Source, key
-from fastadasp.tasks.metrics import normalise
+from fastadasp.tasks.normalisers import basic
 from fastadasp.tasks.task import Example
 
 RATE = 16_000
@@ -75,8 +75,8 @@ def clips_of(
                 clip.answers[number] = answer.prediction
         full = next((n for n, x in enumerate(lines) if x.run == run and x.task == task and x.strategy == FULL), None)
         for clip in found.values():
-            own = normalise(clip.answers.get(full, "")) if full is not None else ""
-            clip.differ = sum(normalise(answer) != own for answer in clip.answers.values())
+            own = basic(clip.answers.get(full, "")) if full is not None else ""
+            clip.differ = sum(basic(answer) != own for answer in clip.answers.values())
         chosen = sorted(found.values(), key=lambda clip: -clip.differ)[:most]
         for clip in chosen:
             clip.example = examples.get((task, clip.id))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fastadasp.cache import cache_folder
 from fastadasp.selection.choice import Selection
-
-VARIABLE = "FASTADASP_CACHE"
-"""The environment variable that names another folder."""
 
 Notice = Callable[[str], None]
 """Is told, in a sentence, what a person should know."""
@@ -35,20 +32,6 @@ _MEANINGS = {
 def warn(message: str) -> None:
     """The usual `Notice`: a Python warning."""
     warnings.warn(message, stacklevel=2)
-
-
-def cache_folder() -> Path:
-    """The folder that ``FASTADASP_CACHE`` names, else fastadasp's in the platform's cache."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    home = Path.home()
-    if sys.platform == "darwin":
-        base = home / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "fastadasp"
 
 
 def entry_path(label: str, identity: Mapping[str, Any]) -> Path:

@@ -93,6 +93,7 @@ def task_facts(task: Task, examples: Iterable[Example], calibration: Iterable[Ex
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
         "max_new_tokens": task.max_new_tokens,
+        "settings": task.settings,
         "class": f"{kind.__module__}.{kind.__qualname__} {_source(kind.__module__)}",
         "origin": _origin("task", task.name),
         "data": hash_examples(examples),

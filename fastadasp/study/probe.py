@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastadasp.study.plan import Point
-from fastadasp.study.worker import Settings, Worker
+from fastadasp.study.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _shortened(worker: Worker, task: str, clips: int) -> Worker:
     s = worker.settings
     tasks, examples = worker.read
     return Worker(
-        Settings(s.model, s.tasks, s.device, s.dtype, clips, s.batch_size, s.calibrates),
+        replace(s, limit=clips),
         read=({task: tasks[task]}, {task: examples[task][:clips]}),
         loaded=worker.loaded,
     )

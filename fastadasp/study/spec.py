@@ -48,6 +48,7 @@ class StudyFile(BaseModel):
     dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`")
     limit: int | None = Field(default=None, description="clips of each task")
     batch_size: int = Field(default=12, description="clips at a time")
+    skip_bad: bool = Field(default=False, description="leave out rows that cannot be used; otherwise they are refused")
 
 
 @dataclass(frozen=True)

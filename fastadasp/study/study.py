@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fastadasp.cache import cache_folder
 from fastadasp.compare.about import git_commit, now, versions
 from fastadasp.errors import RunError
-from fastadasp.selection.cache import Notice, cache_folder
+from fastadasp.selection.cache import Notice
 from fastadasp.study import export
 from fastadasp.study.drive import Executor, Local, Outcome, Progress, Redo, run
 from fastadasp.study.plan import Plan, describe, make_plan, recipes
@@ -84,12 +85,13 @@ class Study:
             given.dtype,
             given.limit,
             given.batch_size,
+            given.skip_bad,
             any(recipe.needs_calibration for _, recipe in made),
         )
         check_folder(self.settings.model)
         if options.executor == "local":
             choose_dtype(given.dtype, choose_device(given.device))
-        self._worker = Worker(self.settings)
+        self._worker = Worker(self.settings, notice=notice)
         self._worker.read  # noqa: B018  (every recording is read, so that a broken one is known now)
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastadasp.budget import Budget
 from fastadasp.compare.grid import Grid, Row, read_tasks
 from fastadasp.errors import RunError
+from fastadasp.selection.cache import Notice
 from fastadasp.strategy import Strategy
 from fastadasp.study.identity import cell_hash, cell_identity, common_facts, task_facts
 from fastadasp.study.records import Result
@@ -39,6 +40,7 @@ class Settings:
     dtype: str = "auto"
     limit: int | None = None
     batch_size: int = 12
+    skip_bad: bool = False
     calibrates: bool = False
     """Whether some start layer has to be chosen."""
 
@@ -67,15 +69,23 @@ class Ready:
 class Worker:
     """Reads the clips and loads the model when they are first needed, unless they are given."""
 
-    def __init__(self, settings: Settings, *, read: Clips | None = None, loaded: LoadedModel | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        read: Clips | None = None,
+        loaded: LoadedModel | None = None,
+        notice: Notice = lambda _: None,
+    ) -> None:
+        self.settings, self._notice = settings, notice
         self._read, self._loaded = read, loaded
         self._ready: dict[str, Ready] = {}
 
     @cached_property
     def read(self) -> Clips:
         """The tasks and their clips. Raises FastAdaSPError."""
-        return self._read or read_tasks(self.settings.tasks, self.settings.limit)
+        given = self.settings
+        return self._read or read_tasks(given.tasks, given.limit, skip_bad=given.skip_bad, notice=self._notice)
 
     @cached_property
     def loaded(self) -> LoadedModel:

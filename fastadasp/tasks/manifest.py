@@ -1,40 +1,51 @@
-"""A task over a manifest: one JSON object a line, as NeMo writes them."""
+"""A task over rows of data, of whatever source."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fastadasp.checks import did_you_mean
 from fastadasp.errors import DataError
-from fastadasp.tasks.metrics import TALLIES, accuracy, bleu, word_error_rate
-from fastadasp.tasks.task import Example, Tally, Task
+from fastadasp.tasks.metrics import METRICS
+from fastadasp.tasks.normalisers import NORMALISERS
+from fastadasp.tasks.pairs import join
+from fastadasp.tasks.sources import COLUMNS, Row, read_rows
+from fastadasp.tasks.task import Example, Reading, Tally, Task
 
-METRICS: dict[str, tuple[Callable[[Sequence[str], Sequence[str]], dict[str, float]], bool]] = {
-    "wer": (word_error_rate, False),
-    "bleu": (bleu, True),
-    "accuracy": (accuracy, True),
-}
-"""Headline metric -> (function, whether higher is better)."""
+_FIELD = re.compile(r"{(\w+)}")
+SHOWN = 10
+"""Faults that a message lists."""
 
 
 class ManifestTask(Task):
-    """Clips and references from a JSONL manifest.
+    """Clips and references from a manifest, a table, a folder or a dataset (`fastadasp.tasks.sources`).
 
-    Each line has ``audio_filepath`` (relative to the manifest) and ``reference`` (or ``text``), and may have ``id``,
-    ``question`` (put in place of the instruction) and other labels, which become tags.
+    Each row has a recording and a reference, and may have an id, a question and other columns, which become tags.
+    Columns have the usual names (docs/tasks.md) unless `columns` says otherwise.
 
     Args:
-        where: a line counts if it has these values, e.g. ``{"task": "asr"}``.
-        metric: ``wer``, ``bleu`` or ``accuracy``.
-        calibration: a manifest of further clips, to choose parameters on.
+        manifest: where the rows come from; None for a task that only asks about clips that it is given (`over`).
+        where: a row counts if it has these values, e.g. ``{"task": "asr"}``.
+        metric: one of `fastadasp.tasks.metrics.METRICS`. With ``eer`` a row has two recordings; the model hears one
+            after the other.
+        instruction: what the model is asked. ``{labels}`` stands for the references that occur, ``{question}`` or
+            another column for its value; without such a place, a row's question takes the place of the instruction.
+        normaliser: one of `fastadasp.tasks.normalisers.NORMALISERS`; None for the metric's usual one.
+        columns: names of columns by meaning: ``audio``, ``second``, ``reference``, ``question``, ``id``.
+        calibration: a source of further clips, to choose parameters on.
+        choices: see `Task.choices`; with ``eer``, yes and no unless given.
+
+    Raises:
+        DataError: an argument is not one of what is allowed.
     """
 
     def __init__(
         self,
         name: str,
-        manifest: Path,
+        manifest: str | Path | None,
         *,
         kind: Literal["dense", "sparse"],
         metric: str,
@@ -42,22 +53,31 @@ class ManifestTask(Task):
         where: Mapping[str, Any] | None = None,
         max_new_tokens: int = 64,
         summary: str = "",
-        calibration: Path | None = None,
+        calibration: str | Path | None = None,
+        normaliser: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        choices: tuple[str, str] | None = None,
     ) -> None:
-        if metric not in METRICS:
-            raise DataError(f"task {name!r}: metric is one of {', '.join(METRICS)}, not {metric!r}")
-        self.name, self.manifest, self.kind, self.metric = name, Path(manifest), kind, metric
+        for what, value, known in (("metric", metric, METRICS), ("normaliser", normaliser, NORMALISERS)):
+            if value is not None and value not in known:
+                raise DataError(
+                    f"task {name!r}: {what} is one of {', '.join(known)}, not {value!r}.{did_you_mean(value, known)}"
+                )
+        self.name, self.manifest, self.kind, self.metric = name, manifest, kind, metric
         self.instruction, self.where, self.max_new_tokens, self.summary = (
             instruction,
             where or {},
             max_new_tokens,
             summary,
         )
-        self._score, self.higher_is_better = METRICS[metric]
+        self.normaliser = normaliser or METRICS[metric].normaliser
+        self.columns = columns or {}
+        self.higher_is_better = METRICS[metric].higher_is_better
+        self.choices = choices or (("yes", "no") if metric == "eer" else None)
         self._calibration = calibration
 
-    def over(self, manifest: Path) -> ManifestTask:
-        """The same question and metric over the clips of another manifest (all of its lines)."""
+    def over(self, manifest: str | Path) -> ManifestTask:
+        """The same question and metric over the clips of another source (all of its rows)."""
         return ManifestTask(
             self.name,
             manifest,
@@ -66,52 +86,100 @@ class ManifestTask(Task):
             instruction=self.instruction,
             max_new_tokens=self.max_new_tokens,
             summary=self.summary,
+            normaliser=self.normaliser,
+            columns=self.columns,
+            choices=self.choices,
         )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"normaliser": self.normaliser, "choices": "/".join(self.choices or ())}
 
     def calibration(self, limit: int) -> list[Example]:
         return self.over(self._calibration).examples(limit) if self._calibration else []
 
     def examples(self, limit: int | None = None) -> list[Example]:
-        if not self.manifest.is_file():
-            raise DataError(f"task {self.name!r}: there is no manifest {self.manifest}")
-        out: list[Example] = []
-        for number, line in enumerate(self.manifest.read_text(encoding="utf-8").splitlines(), 1):
-            if not line.strip():
+        found = self.read(limit)
+        if found.faults:
+            raise DataError(listing(self.name, found.faults))
+        return found.examples
+
+    def read(self, limit: int | None = None) -> Reading:
+        if self.manifest is None:
+            raise DataError(
+                f"task {self.name!r} has no clips of its own; give it some, e.g. --tasks {self.name}=clips.csv"
+            )
+        examples: list[Example] = []
+        faults: list[str] = []
+        seen: dict[str, str] = {}
+        labels = self._labels() if "{labels}" in self.instruction else ""
+        for row in read_rows(self.manifest):
+            if isinstance(row, DataError):
+                faults.append(str(row))
                 continue
-            row = self._parse(line, number)
-            if all(row.get(key) == value for key, value in self.where.items()):
-                out.append(self._example(row, number))
-            if limit is not None and len(out) == limit:
+            if any(row.values.get(key) != value for key, value in self.where.items()):
+                continue
+            try:
+                example = self._example(row, labels)
+                if example.id in seen:
+                    raise DataError(f"{row.where}: id {example.id!r} is that of {seen[example.id]}, too")
+            except DataError as fault:
+                faults.append(str(fault))
+                continue
+            seen[example.id] = row.where
+            examples.append(example)
+            if limit is not None and len(examples) == limit:
                 break
-        if not out:
+        if not examples and not faults:
             raise DataError(f"task {self.name!r}: {self.manifest} holds no clips for it")
-        return out
+        return Reading(examples, faults)
 
     def tally(self, predictions: Sequence[str], references: Sequence[str]) -> Tally | None:
-        return TALLIES[self.metric](predictions, references)
+        counts = METRICS[self.metric].tally
+        return None if counts is None else counts(predictions, references, NORMALISERS[self.normaliser])
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        return self._score(predictions, references)
+        return METRICS[self.metric].score(predictions, references, NORMALISERS[self.normaliser])
 
-    def _parse(self, line: str, number: int) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{self.manifest}, line {number}: not valid JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{self.manifest}, line {number}: expected a JSON object")
-        return row
+    def _labels(self) -> str:
+        """The references that occur, in alphabetical order."""
+        rows = (row for row in read_rows(self.manifest or "") if isinstance(row, Row))
+        return ", ".join(sorted({text for row in rows if (text := row.find("reference", self.columns)) is not None}))
 
-    def _example(self, row: dict[str, Any], number: int) -> Example:
-        reference = row.get("reference", row.get("text"))
-        if not row.get("audio_filepath") or reference is None:
-            missing = "audio_filepath" if not row.get("audio_filepath") else "reference"
-            raise DataError(f"{self.manifest}, line {number}: {missing!r} is missing")
-        known = {"id", "audio_filepath", "reference", "text", "question"}
+    def _example(self, row: Row, labels: str) -> Example:
+        audio = row.folder / row.need("audio", self.columns)
+        if self.metric == "eer":
+            audio = join(audio, row.folder / row.need("second", self.columns))
+        reference = row.need("reference", self.columns)
+        meant = {name for meaning in COLUMNS for name in row.names(meaning, self.columns)}
         return Example(
-            id=str(row.get("id", f"{self.name}-{number}")),
-            audio=self.manifest.parent / row["audio_filepath"],
-            instruction=str(row.get("question", self.instruction)),
-            reference=str(reference),
-            tags={key: str(value) for key, value in row.items() if key not in known},
+            id=row.find("id", self.columns) or f"{self.name}-{row.number}",
+            audio=audio,
+            instruction=self._ask(row, labels),
+            reference=reference,
+            tags={key: str(value) for key, value in row.values.items() if key not in meant and value is not None},
         )
+
+    def _ask(self, row: Row, labels: str) -> str:
+        """The instruction with its places filled, or the row's own question."""
+        question = row.find("question", self.columns)
+        if not _FIELD.search(self.instruction):
+            return question or self.instruction
+        known = {**row.values, "labels": labels, **({} if question is None else {"question": question})}
+
+        def fill(place: re.Match[str]) -> str:
+            if place[1] not in known:
+                guess = did_you_mean(place[1], known)
+                raise DataError(f"{row.where}: the instruction asks for {place[0]}, which no column has.{guess}")
+            return str(known[place[1]])
+
+        return _FIELD.sub(fill, self.instruction)
+
+
+def listing(name: str, faults: Sequence[str]) -> str:
+    """What is wrong with rows of a task, the first of them in full."""
+    rest = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    if len(faults) == 1:
+        return f"task {name!r}: {faults[0]} (--skip-bad leaves it out)"
+    shown = "".join(f"\n  {fault}" for fault in faults[:SHOWN])
+    return f"task {name!r}: {len(faults)} rows cannot be used (--skip-bad leaves them out):{shown}{rest}"

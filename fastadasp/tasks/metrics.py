@@ -1,10 +1,18 @@
-"""Metrics, by the libraries that the field uses. All in percent or points."""
+"""Metrics, by the libraries that the field uses. All in percent or points.
+
+A score takes predictions and references and gives metrics by name; a tally gives the headline metric as counts that add
+up over clips, where it has such a form. Words and labels are compared after a normaliser
+(`fastadasp.tasks.normalisers`).
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from fastadasp.tasks.normalisers import Normaliser, basic, none
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,57 +20,116 @@ if TYPE_CHECKING:
 
     from fastadasp.tasks.task import Tally
 
+Texts = Sequence[str]
+YES, NO = ("yes", "true", "same", "1"), ("no", "false", "different", "0")
+"""What counts as a claim that two recordings are of one speaker, and as the opposite."""
 
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, single spaces."""
-    return " ".join(re.sub(r"[^\w\s']", " ", text.lower()).split())
+
+def _pairs(predictions: Texts, references: Texts, normaliser: Normaliser) -> list[tuple[str, str]]:
+    """(reference, prediction) of each clip, normalised."""
+    return [(normaliser(r), normaliser(p)) for r, p in zip(references, predictions, strict=True)]
 
 
-def word_error_rate(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """``wer``: word error rate over all clips, percent (jiwer); ``clamped_wer``: no clip counts more than 100 %.
+def word_error_rate(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> dict[str, float]:
+    """``wer`` and ``cer``: word and character error rate over all clips, percent (jiwer).
 
-    An answer that loops can have a WER far over 100 %; the two differ then.
+    ``clamped_wer`` is the word error rate where no clip counts more than 100 %: an answer that loops can have far more.
     """
     import jiwer
 
-    pairs = [(normalise(r), normalise(p)) for r, p in zip(references, predictions, strict=True)]
-    wer = jiwer.wer([r for r, _ in pairs], [p for _, p in pairs])
-    words = [len(r.split()) for r, _ in pairs]
+    pairs = _pairs(predictions, references, normaliser)
+    truths, guesses = [r for r, _ in pairs], [p for _, p in pairs]
+    words = [len(r.split()) for r in truths]
     errors = [min(jiwer.wer(r, p), 1.0) * n for (r, p), n in zip(pairs, words, strict=True)]
-    return {"wer": 100 * float(wer), "clamped_wer": 100 * sum(errors) / max(sum(words), 1)}
+    wer = 100 * float(jiwer.wer(truths, guesses))
+    return {
+        "wer": wer,
+        "clamped_wer": 100 * sum(errors) / max(sum(words), 1),
+        "cer": 100 * float(jiwer.cer(truths, guesses)),
+    }
 
 
-def bleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def bleu(predictions: Texts, references: Texts, normaliser: Normaliser = none) -> dict[str, float]:
     """``bleu`` and ``chrf`` over the corpus, 0 to 100 (sacrebleu's defaults)."""
     import sacrebleu
 
-    guesses, truths = list(predictions), [list(references)]
+    pairs = _pairs(predictions, references, normaliser)
+    guesses, truths = [p for _, p in pairs], [[r for r, _ in pairs]]
     return {
         "bleu": float(sacrebleu.corpus_bleu(guesses, truths).score),
         "chrf": float(sacrebleu.corpus_chrf(guesses, truths).score),
     }
 
 
-def accuracy(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """``accuracy``: share of answers that equal the reference after normalising, percent."""
-    right = [normalise(p) == normalise(r) for p, r in zip(predictions, references, strict=True)]
-    return {"accuracy": 100 * sum(right) / max(len(right), 1)}
+def accuracy(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> dict[str, float]:
+    """``accuracy``: answers that equal the reference; ``f1``: macro F1 over the references' labels; in percent."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    pairs = _pairs(predictions, references, normaliser)
+    truths, guesses = [r for r, _ in pairs], [p for _, p in pairs]
+    if not pairs:
+        return {"accuracy": 0.0, "f1": 0.0}
+    labels = sorted(set(truths))
+    return {
+        "accuracy": 100 * float(accuracy_score(truths, guesses)),
+        "f1": 100 * float(f1_score(truths, guesses, labels=labels, average="macro", zero_division=0.0)),
+    }
 
 
-def tally_words(predictions: Sequence[str], references: Sequence[str]) -> Tally:
+def equal_error_rate(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> dict[str, float]:
+    """``eer``: where false acceptances are as frequent as false rejections, percent (scikit-learn's ROC curve).
+
+    References are yes or no. A prediction is a number, the larger the more likely yes, or yes or no themselves;
+    anything else stands between. With answers of one kind alone the rate is 50.
+    """
+    import numpy as np
+    from sklearn.metrics import roc_curve
+
+    truths = np.array([_claim(normaliser(reference)) > 0.5 for reference in references])
+    if truths.all() or not truths.any():
+        return {"eer": 50.0}
+    false, true, _ = roc_curve(truths, [_claim(prediction) for prediction in predictions], drop_intermediate=False)
+    return {"eer": 100 * float(np.interp(0.0, false - (1 - true), false))}
+
+
+def _claim(answer: str) -> float:
+    """How much an answer says yes: its number if it is one, 1 for yes, 0 for no, 0.5 for neither."""
+    text = answer.strip()
+    try:
+        return float(text)
+    except ValueError:
+        words = re.findall(r"\w+", text.lower())
+        said = [word for word in words if word in YES or word in NO]
+        return 0.5 if not said else float(said[0] in YES)
+
+
+def tally_words(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
     """`word_error_rate`'s ``wer``: errors and words of each clip."""
     import jiwer
-    import numpy as np
 
-    from fastadasp.tasks.task import Tally
-
-    pairs = [(normalise(r), normalise(p)) for r, p in zip(references, predictions, strict=True)]
+    pairs = _pairs(predictions, references, normaliser)
     words = [len(r.split()) for r, _ in pairs]
-    errors = [jiwer.wer(r, p) * n for (r, p), n in zip(pairs, words, strict=True)]
-    return Tally(np.array([errors, words], dtype=np.float64).T, lambda sums: float(100 * sums[0] / max(sums[1], 1)))
+    return _share([jiwer.wer(r, p) * n for (r, p), n in zip(pairs, words, strict=True)], words)
 
 
-def tally_ngrams(predictions: Sequence[str], references: Sequence[str]) -> Tally:
+def tally_clamped(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
+    """`word_error_rate`'s ``clamped_wer``."""
+    import jiwer
+
+    pairs = _pairs(predictions, references, normaliser)
+    words = [len(r.split()) for r, _ in pairs]
+    return _share([min(jiwer.wer(r, p), 1.0) * n for (r, p), n in zip(pairs, words, strict=True)], words)
+
+
+def tally_characters(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
+    """`word_error_rate`'s ``cer``: errors and characters of each clip."""
+    import jiwer
+
+    pairs = _pairs(predictions, references, normaliser)
+    return _share([jiwer.cer(r, p) * len(r) for r, p in pairs], [len(r) for r, _ in pairs])
+
+
+def tally_ngrams(predictions: Texts, references: Texts, normaliser: Normaliser = none) -> Tally:
     """`bleu`'s ``bleu``: matches and totals of each n-gram order, and the lengths."""
     import numpy as np
     import sacrebleu
@@ -70,7 +137,7 @@ def tally_ngrams(predictions: Sequence[str], references: Sequence[str]) -> Tally
 
     from fastadasp.tasks.task import Tally
 
-    scores = [sacrebleu.sentence_bleu(p, [r]) for p, r in zip(predictions, references, strict=True)]
+    scores = [sacrebleu.sentence_bleu(p, [r]) for r, p in _pairs(predictions, references, normaliser)]
     counts = [[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores]
 
     def total(sums: NDArray[np.float64]) -> float:
@@ -80,19 +147,46 @@ def tally_ngrams(predictions: Sequence[str], references: Sequence[str]) -> Tally
     return Tally(np.array(counts, dtype=np.float64), total)
 
 
-def tally_right(predictions: Sequence[str], references: Sequence[str]) -> Tally:
+def tally_right(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
     """`accuracy`: right answers and clips."""
+    right = [r == p for r, p in _pairs(predictions, references, normaliser)]
+    return _share([float(good) for good in right], [1] * len(right))
+
+
+def _share(parts: Sequence[float], wholes: Sequence[float]) -> Tally:
+    """The percentage that sums of `parts` are of sums of `wholes`."""
     import numpy as np
 
     from fastadasp.tasks.task import Tally
 
-    right = [normalise(p) == normalise(r) for p, r in zip(predictions, references, strict=True)]
-    return Tally(np.array([[float(good), 1.0] for good in right]), lambda sums: float(100 * sums[0] / max(sums[1], 1)))
+    counts = np.array([parts, wholes], dtype=np.float64).T
+    return Tally(counts, lambda sums: float(100 * sums[0] / max(sums[1], 1)))
 
 
-TALLIES: dict[str, Callable[[Sequence[str], Sequence[str]], Tally]] = {
-    "wer": tally_words,
-    "bleu": tally_ngrams,
-    "accuracy": tally_right,
+@dataclass(frozen=True)
+class Metric:
+    """A headline metric.
+
+    Attributes:
+        score: gives it, and its kin.
+        tally: the same as counts; None where it does not add up over clips.
+        normaliser: what texts go through unless a task says otherwise.
+    """
+
+    score: Callable[[Texts, Texts, Normaliser], dict[str, float]]
+    tally: Callable[[Texts, Texts, Normaliser], Tally] | None
+    higher_is_better: bool
+    normaliser: str
+
+
+METRICS = {
+    "wer": Metric(word_error_rate, tally_words, False, "basic"),
+    "clamped_wer": Metric(word_error_rate, tally_clamped, False, "basic"),
+    "cer": Metric(word_error_rate, tally_characters, False, "basic"),
+    "bleu": Metric(bleu, tally_ngrams, True, "none"),
+    "chrf": Metric(bleu, None, True, "none"),
+    "accuracy": Metric(accuracy, tally_right, True, "basic"),
+    "f1": Metric(accuracy, None, True, "basic"),
+    "eer": Metric(equal_error_rate, None, False, "basic"),
 }
-"""By headline metric."""
+"""By the name of the headline metric."""

@@ -33,6 +33,14 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What was found where a task's clips come from: the examples, and of each row that is none, why."""
+
+    examples: list[Example]
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Tally:
     """A metric as counts that add up over clips.
 
@@ -56,6 +64,18 @@ class Task(ABC):
     """The headline key of `score`, e.g. ``wer``."""
     higher_is_better: bool
     max_new_tokens: int
+    choices: tuple[str, str] | None = None
+    """Two answers to choose from. A prediction is then no text, but how probable the first is against the second, as
+    the model's first new token has it: ``0.8731``."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What else decides a score, beside metric and class: it is part of what names a cell of a study."""
+        return {}
+
+    def read(self, limit: int | None = None) -> Reading:
+        """The examples as `examples` gives them, and what is wrong with other rows. Raises DataError."""
+        return Reading(self.examples(limit))
 
     @abstractmethod
     def examples(self, limit: int | None = None) -> list[Example]:

@@ -70,7 +70,7 @@ def _check_examples(subject: Subject, task: Task) -> list[Example]:
 
 def _check_score(subject: Subject, task: Task, examples: list[Example]) -> None:
     references = [example.reference for example in examples]
-    wrong = [f"{reference} or rather not" for reference in references]
+    wrong = ["0.5" if task.choices else f"{reference} or rather not" for reference in references]
     totals = {}
     for what, answers in (
         ("the references", references),

@@ -1,0 +1,94 @@
+"""Tasks from TOML files: what is asked of which data, and how answers are scored."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fastadasp.checks import name_fault
+from fastadasp.errors import DataError
+from fastadasp.recipe import explain
+from fastadasp.tasks.manifest import ManifestTask
+from fastadasp.tasks.sources.hub import PREFIX
+
+SUFFIX = ".toml"
+
+
+class Definition(BaseModel):
+    """The keys of a task's file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(description="what the task is called; the file's name unless given")
+    summary: str = Field(default="", description="one line for listings")
+    data: str | None = Field(default=None, description="where the clips come from, relative to the file")
+    kind: Literal["dense", "sparse"] = Field(
+        description="`dense` where every word counts, `sparse` where a gist is enough"
+    )
+    metric: str = Field(
+        description="headline metric: `wer`, `clamped_wer`, `cer`, `bleu`, `chrf`, `accuracy`, `f1` or `eer`"
+    )
+    instruction: str = Field(
+        description="what the model is asked; `{labels}`, `{question}` and other columns in braces are filled in"
+    )
+    normaliser: str | None = Field(
+        default=None, description="`basic`, `whisper-en` or `none`; the metric's usual one unless given"
+    )
+    max_new_tokens: int = Field(default=64, ge=1, description="most new tokens of an answer")
+    where: dict[str, Any] = Field(default_factory=dict, description="a row counts if it has these values")
+    columns: dict[Literal["audio", "second", "reference", "question", "id"], str] = Field(
+        default_factory=dict, description="names of columns that have others than the usual"
+    )
+    choices: list[str] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="two answers: the prediction is how probable the first is against the second",
+    )
+    calibration: str | None = Field(
+        default=None, description="further clips, to choose parameters on, relative to the file"
+    )
+
+
+def read_task(path: Path) -> ManifestTask:
+    """The task that a TOML file defines.
+
+    Raises:
+        DataError: with every fault of the file.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no task file {path}") from None
+    except OSError as error:
+        raise DataError(f"task file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"task file {path} is not valid TOML: {error}") from None
+    try:
+        given = Definition.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        faults = explain(error, Definition.model_fields, "key")
+        raise DataError(f"task file {path}:" + "".join(f"\n  - {fault}" for fault in faults)) from None
+    if fault := name_fault(given.name):
+        raise DataError(f"task file {path}: `name`: it {fault}")
+
+    def place(source: str | None) -> str | None:
+        return source if source is None or source.startswith(PREFIX) else str(path.parent / source)
+
+    return ManifestTask(
+        given.name,
+        place(given.data),
+        kind=given.kind,
+        metric=given.metric,
+        instruction=given.instruction,
+        where=given.where,
+        max_new_tokens=given.max_new_tokens,
+        summary=given.summary,
+        calibration=place(given.calibration),
+        normaliser=given.normaliser,
+        columns={str(meaning): name for meaning, name in given.columns.items()},
+        choices=None if given.choices is None else (given.choices[0], given.choices[1]),
+    )

@@ -1,0 +1,41 @@
+"""Where clips come from: manifests, tables, folders, Hugging Face datasets. Every source gives rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastadasp.errors import DataError
+from fastadasp.tasks.sources import folder, hub, manifest, table
+from fastadasp.tasks.sources.row import COLUMNS, Row
+
+__all__ = ["COLUMNS", "Row", "read_rows"]
+
+KINDS = (
+    "a JSONL manifest (.jsonl, .json), a table (.csv, .tsv), a folder of recordings, a saved Hugging Face dataset, or "
+    "hf:ID[:CONFIGURATION][:SPLIT]"
+)
+
+
+def read_rows(source: str | Path) -> Iterator[Row | DataError]:
+    """The rows of a source, in its order; in the place of one that cannot be understood, what is wrong with it.
+
+    Args:
+        source: a path, or ``hf:`` and the name of a dataset.
+
+    Raises:
+        DataError: there is no such source, it is of no known kind, or it cannot be read as a whole.
+    """
+    text = str(source)
+    if text.startswith(hub.PREFIX):
+        return hub.rows(text)
+    path = Path(source)
+    if path.is_dir():
+        return hub.saved_rows(path) if hub.is_saved(path) else folder.rows(path)
+    if not path.is_file():
+        raise DataError(f"there is no {'manifest' if path.suffix else 'file or folder'} {path}")
+    if path.suffix in manifest.SUFFIXES:
+        return manifest.rows(path)
+    if path.suffix in table.SUFFIXES:
+        return table.rows(path)
+    raise DataError(f"{path}: clips come from {KINDS}")

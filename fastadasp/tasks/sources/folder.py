@@ -1,0 +1,45 @@
+"""A folder of recordings with transcripts: beside each, in LibriSpeech's ``*.trans.txt``, or in ``metadata.csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastadasp.errors import DataError
+from fastadasp.tasks.sources import table
+from fastadasp.tasks.sources.manifest import read_text
+from fastadasp.tasks.sources.row import Row
+
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
+
+
+def rows(path: Path) -> Iterator[Row | DataError]:
+    """The recordings of a folder and those inside it, by path; a recording without a transcript has an empty one.
+
+    Raises:
+        DataError: it holds no recordings.
+    """
+    listed = path / "metadata.csv"
+    if listed.is_file():
+        yield from table.rows(listed)
+        return
+    sounds = sorted(file for file in path.rglob("*") if file.suffix.lower() in SOUNDS and file.is_file())
+    if not sounds:
+        raise DataError(f"{path} holds no recordings ({', '.join(SOUNDS)})")
+    spoken = _librispeech(path)
+    for number, file in enumerate(sounds, 1):
+        beside = file.with_suffix(".txt")
+        text = read_text(beside).strip() if beside.is_file() else spoken.get((file.parent, file.stem), "")
+        name = file.relative_to(path)
+        values = {"audio_filepath": str(name), "reference": text, "id": name.with_suffix("").as_posix()}
+        yield Row(values, path, number, str(file))
+
+
+def _librispeech(path: Path) -> dict[tuple[Path, str], str]:
+    """Transcripts from ``*.trans.txt``, by the folder and the recording's name without its ending."""
+    found = {}
+    for listing in path.rglob("*.trans.txt"):
+        for line in read_text(listing).splitlines():
+            name, _, text = line.strip().partition(" ")
+            found[listing.parent, name] = text.strip()
+    return found

@@ -1,0 +1,87 @@
+"""A row of data, and which of its columns mean what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastadasp.checks import did_you_mean
+from fastadasp.errors import DataError
+
+COLUMNS = {
+    "audio": ("audio_filepath", "audio", "path", "file", "file_name", "filename", "wav"),
+    "second": ("second_audio_filepath", "audio_filepath_2", "audio2", "second"),
+    "reference": (
+        "reference",
+        "text",
+        "sentence",
+        "transcript",
+        "transcription",
+        "translation",
+        "answer",
+        "label",
+        "emotion",
+        "intent",
+    ),
+    "question": ("question", "instruction", "prompt"),
+    "id": ("id", "utt_id", "utterance_id", "clip_id"),
+}
+"""What a column may be called; of several that are there the first counts."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        values: its columns.
+        folder: what relative paths of recordings start from.
+        number: its line or place in the source, from 1 on.
+        where: the place a person would look, e.g. ``clips.csv, line 3``.
+    """
+
+    values: Mapping[str, Any]
+    folder: Path
+    number: int
+    where: str
+
+    def find(self, meaning: str, named: Mapping[str, str]) -> str | None:
+        """The value of the column that means `meaning`; None if it is empty or not there.
+
+        Args:
+            named: columns that a task names itself, by meaning.
+
+        Raises:
+            DataError: the column that a task names is not there.
+        """
+        if meaning in named and named[meaning] not in self.values:
+            guess = did_you_mean(named[meaning], self.values)
+            raise DataError(f"{self.where}: there is no column {named[meaning]!r}.{guess} It has: {self.listing}")
+        for name in self.names(meaning, named):
+            value = self.values.get(name)
+            if value is not None and str(value) != "":
+                return str(value)
+        return None
+
+    def need(self, meaning: str, named: Mapping[str, str]) -> str:
+        """The same. Raises DataError where it is missing: whether the column is, or only its value."""
+        value = self.find(meaning, named)
+        if value is not None:
+            return value
+        names = self.names(meaning, named)
+        there = [name for name in names if name in self.values]
+        if there:
+            raise DataError(f"{self.where}: {there[0]!r} is empty")
+        others = f" (or {', '.join(names[1:])})" if names[1:] else ""
+        raise DataError(f"{self.where}: {names[0]!r} is missing{others}; it has: {self.listing}")
+
+    def names(self, meaning: str, named: Mapping[str, str]) -> tuple[str, ...]:
+        """What a column that means `meaning` may be called."""
+        return (named[meaning],) if meaning in named else COLUMNS[meaning]
+
+    @property
+    def listing(self) -> str:
+        """The columns, for a message."""
+        return ", ".join(map(str, self.values)) or "nothing"
