@@ -1,7 +1,7 @@
 """Writes docs/catalogue.md and a curve for each strategy, from the registry, `catalogue.toml` and `curves.csv`.
 
-    python docs/figures/catalogue.py                    # the page and the pictures
-    python docs/figures/catalogue.py --results DIR      # also curves.csv anew, from the results of docs/results.md
+python docs/figures/catalogue.py                    # the page and the pictures
+python docs/figures/catalogue.py --results DIR      # also curves.csv anew, from the results of docs/results.md
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ FIELDS = ("strategy", "task", "budget", "value", "low", "high", "flops_removed",
 INTRO = """# Every strategy
 
 Each strategy that comes with fastadasp: what it computes, where it comes from, what it needs, what it costs, and how
-it did. [Components and recipes](strategies.md) has their parameters, [results](results.md) the tables and their reading.
+it did. [Components and recipes](strategies.md) has their parameters, [results](results.md) the tables and how to read
+them.
 
 Symbols: one clip with audio tokens 1…n at a layer, of which k go and m = n - k stay; h the hidden state after attention
 (before the layer at the site `input`), K the key after rotary embedding, A the attention weights; L the start layer; r
-the schedule's ratio. For costs: N audio tokens, T tokens of the prompt, D channels, H heads of d channels, d_K channels of all key/value
-heads. A layer of the decoder costs about T (4 D² + 3 D · MLP) + 2 T² D, beside which most of these are small;
-[performance](performance.md) has measured shares.
+the schedule's ratio. For costs, in multiply-adds: N audio tokens, T tokens of the prompt, D channels, H heads of d
+channels, d_K channels of all key/value heads together. A layer of the decoder itself costs about
+T (4 D² + 3 D · MLP) + 2 T² D; [performance](performance.md) has measured shares.
 
 The curves are those of [results](results.md): the embedded model, all packaged clips, left `asr` (word error rate,
 lower is better), right `er` (accuracy, higher is better). Blue: this strategy, with the 95 % interval over clips.
-Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. Word error rates above 35 leave the picture.
-`curves.csv` in `docs/figures` has the figures, made from that run's folder by
+Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. Word error rates above 35 leave the
+picture. `curves.csv` in `docs/figures` has the figures, made from that run's folder by
 `python docs/figures/catalogue.py --results DIR`.
 """
 
@@ -132,12 +133,17 @@ def series(rows: list[dict[str, Any]]) -> str:
     return f"{', '.join(format(row['value'], '.1f') for row in rows)} at {removed} % of the {what} removed"
 
 
+def broken(formula: str) -> str:
+    """A formula with each of its parts on a line."""
+    return ("\n" + " " * 8).join(part.strip() for part in formula.split(";   "))
+
+
 def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
     """One strategy's part of the page."""
     parts = [("select", strategy.select, "scorer"), ("weight", strategy.weight, "scorer")]
     parts += [("merge", strategy.merger, "merger"), ("ratio", strategy.schedule, "schedule")]
     known = [(role, TEXTS[kind][part.name]) for role, part, kind in parts if part is not None]
-    formulas = "\n".join(f"{role:<8}{text['formula']}" for role, text in known)
+    formulas = "\n".join(f"{role:<8}{broken(text['formula'])}" for role, text in known)
     costs = "; ".join(dict.fromkeys(text["cost"] for _, text in known if text.get("cost")))
     needs = ", ".join(f"`{need}`" for need in sorted(strategy.needs())) or "nothing beside hidden states"
     if strategy.needs_calibration:
@@ -149,7 +155,7 @@ def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
         then = strategy.then
         site += f"; then `{then.site}`, from layer {then.layers.start_layer(64)}"
         formulas += f"\nthen    select: {TEXTS['scorer'][then.select.name]['formula']}"
-        formulas += f"\n        {TEXTS['merger'][then.merger.name]['formula']}, budget {then.budget.tokens}"
+        formulas += f"\n        merge:  {TEXTS['merger'][then.merger.name]['formula']}, budget {then.budget.tokens}"
     name = measured_as(strategy, rows)
     full = {task: rows["full", task][0]["value"] for task in METRICS}
     return f"""### `{strategy.name}`

@@ -45,6 +45,8 @@ class Picture:
     def svg(self) -> str:
         """The text of the file."""
         width, height = self.size
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        )
         body = "\n".join(self.parts)
         return f'{head} role="img">\n<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n{body}\n</svg>\n'
