@@ -112,6 +112,11 @@ def test_every_public_name_has_a_docstring() -> None:
             assert entry.value.__doc__, entry.name
 
 
+def test_every_field_of_a_recipe_is_explained() -> None:
+    attributes = re.findall(r"^        (\w+): ", fastadasp.Strategy.__doc__ or "", re.MULTILINE)
+    assert set(fastadasp.Strategy.model_fields) <= set(attributes)
+
+
 # ---- what is generated ----
 
 

@@ -77,15 +77,15 @@ def read_curves() -> Rows:
     return rows
 
 
-def measured_as(strategy: fastadasp.Strategy, rows: Rows) -> str:
-    """The strategy's own name, or that of the same recipe, which the comparison ran once."""
+def measured_as(strategy: fastadasp.Strategy, rows: Rows) -> str | None:
+    """The strategy's own name, or that of the same recipe, which the comparison ran once; None if it ran neither."""
     recipe = {"name", "summary", "source"}
     for name in dict.fromkeys((strategy.name, *(key[0] for key in rows))):
         if (name, "asr") in rows and name != "full":
             other = fastadasp.load_strategy(name)
             if strategy.model_dump(exclude=recipe) == other.model_dump(exclude=recipe):
                 return name
-    raise SystemExit(f"curves.csv has no row for {strategy.name}")
+    return None
 
 
 def draw(name: str, rows: Rows) -> str:
@@ -156,8 +156,14 @@ def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
         site += f"; then `{then.site}`, from layer {then.layers.start_layer(64)}"
         formulas += f"\nthen    select: {TEXTS['scorer'][then.select.name]['formula']}"
         formulas += f"\n        merge:  {TEXTS['merger'][then.merger.name]['formula']}, budget {then.budget.tokens}"
-    name = measured_as(strategy, rows)
-    full = {task: rows["full", task][0]["value"] for task in METRICS}
+    name, measured, curve = measured_as(strategy, rows), "| measured | not yet |", ""
+    if name is not None:
+        full = {task: rows["full", task][0]["value"] for task in METRICS}
+        words = {"asr": "WER", "er": "accuracy"}
+        measured = "\n".join(
+            f"| `{task}` {words[task]} | {series(rows[name, task])}; full model {full[task]:.1f} |" for task in METRICS
+        )
+        curve = f"![Quality of {strategy.name} against what is removed](figures/curve-{name.replace('+', '-')}.svg)\n"
     return f"""### `{strategy.name}`
 
 {strategy.summary[0].upper()}{strategy.summary[1:]}. {TEXTS["note"][strategy.name]}
@@ -172,11 +178,9 @@ def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
 | site | {site} |
 | needs | {needs} |
 | cost | {costs} |
-| `asr` WER | {series(rows[name, "asr"])}; full model {full["asr"]:.1f} |
-| `er` accuracy | {series(rows[name, "er"])}; full model {full["er"]:.1f} |
+{measured}
 
-![Quality of {strategy.name} against what is removed](figures/curve-{name.replace("+", "-")}.svg)
-"""
+{curve}"""
 
 
 def build() -> dict[str, str]:
@@ -191,7 +195,8 @@ def build() -> dict[str, str]:
             strategy = fastadasp.load_strategy(name)
             page.append(section(strategy, rows))
             measured = measured_as(strategy, rows)
-            out[f"figures/curve-{measured.replace('+', '-')}.svg"] = draw(measured, rows)
+            if measured is not None:
+                out[f"figures/curve-{measured.replace('+', '-')}.svg"] = draw(measured, rows)
     if names:
         raise SystemExit(f"catalogue.toml puts these into no family: {', '.join(sorted(names))}")
     return {"catalogue.md": "\n".join(page), **out}
