@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
 import os
@@ -16,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 import fastadasp
-from fastadasp import components, estimators, ops, testing
+from fastadasp import estimators, ops, testing
 from fastadasp.plugin import HOOKS
 from fastadasp.registry import get_registry
 
@@ -101,7 +102,11 @@ def test_every_public_name_has_a_docstring() -> None:
     values = {
         name: getattr(fastadasp, name) for name in fastadasp.__all__ if not isinstance(getattr(fastadasp, name), str)
     }
-    values |= {f"components.{name}": getattr(components, name) for name in ("TokenComponent",)}
+    for path in re.findall(r"^::: (fastadasp\.\w+\.[\w.]+)$", REFERENCE, re.MULTILINE):
+        module, _, name = path.rpartition(".")
+        value = getattr(importlib.import_module(module), name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            values[path] = value
     for module in (ops, testing, estimators):
         values |= {f"{module.__name__}.{name}": getattr(module, name) for name in names_of(module)}
     assert [gap for name, value in values.items() for gap in undocumented(name, value)] == []
