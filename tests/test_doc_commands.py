@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
+import transformers
 import typer
 from command import run
 from test_strangers import build_without_network, pip
 
 from fastadasp.cli import app
-from fastadasp.demo import data_path
+from fastadasp.demo import data_path, model_path
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -122,3 +124,19 @@ def test_your_own_method_from_nothing_to_a_row(tmp_path: Path) -> None:
     assert [words[1] for words in ran if len(words) > 1] == ["new-plugin", "plugins", "compare", "ablate"]
     assert ["pytest"] in ran
     assert re.search(r"^ *mine +0\.5 ", shown, re.MULTILINE)
+
+
+def test_the_python_of_the_start_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    frames = torch.zeros(1, 3000, dtype=torch.int64)
+    frames[:, :400] = 1
+    tokenizer = transformers.AutoProcessor.from_pretrained(model_path()).tokenizer
+    sound = "<|audio_bos|>" + "<|AUDIO|>" * 100 + "<|audio_eos|>"
+    inputs = {
+        **tokenizer(f"{sound}Transcribe the numbers.<|answer|>", return_tensors="pt"),
+        "input_features": torch.randn(1, 80, 3000),
+        "feature_attention_mask": frames,
+        "max_new_tokens": 2,
+    }
+    exec(compile(block, "docs/index.md", "exec"), {"folder": model_path(), "inputs": inputs})
+    assert capsys.readouterr().out == "50\n"

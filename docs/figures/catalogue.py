@@ -38,8 +38,8 @@ T (4 D² + 3 D · MLP) + 2 T² D; [performance](performance.md) has measured sha
 
 The curves are those of [results](results.md): the embedded model, all packaged clips, left `asr` (word error rate,
 lower is better), right `er` (accuracy, higher is better). Blue: this strategy, with the 95 % interval over clips.
-Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. Word error rates above 35 leave the
-picture. `curves.csv` in `docs/figures` has the figures, made from that run's folder by
+Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. What lies above a word error
+rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from that run's folder by
 `python docs/figures/catalogue.py --results DIR`.
 """
 
@@ -88,10 +88,15 @@ def measured_as(strategy: fastadasp.Strategy, rows: Rows) -> str | None:
     return None
 
 
+def removed_by(rows: list[dict[str, Any]]) -> str:
+    """The column of what these rows were asked to remove."""
+    return "kv_removed" if rows[0]["budget"].startswith("kv") else "flops_removed"
+
+
 def draw(name: str, rows: Rows) -> str:
     """Quality over what was removed, one panel a task."""
     picture = Picture(640, 190, f"{name}: quality against what is removed")
-    removed = "kv_removed" if name == "h2o" else "flops_removed"
+    removed = removed_by(rows[name, "asr"])
     for panel, (task, (_, label, bottom, top)) in enumerate(METRICS.items()):
         left, right, high, low = 44 + panel * 325, 300 + panel * 325, 24, 150
 
@@ -127,7 +132,7 @@ def draw(name: str, rows: Rows) -> str:
 
 def series(rows: list[dict[str, Any]]) -> str:
     """The values, and what was removed for them."""
-    column = "kv_removed" if rows[0]["budget"].startswith("kv") else "flops_removed"
+    column = removed_by(rows)
     what = "KV bytes" if column == "kv_removed" else "FLOPs"
     removed = ", ".join(f"{100 * row[column]:.0f}" for row in rows)
     return f"{', '.join(format(row['value'], '.1f') for row in rows)} at {removed} % of the {what} removed"
