@@ -29,7 +29,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 # Why a command that begins so is not run here. It is still held to commands and options that exist.
 NOT_RUN = {
     "fastadasp convert": "needs checkpoints of gigabytes; tests/test_convert*.py run it on small ones",
-    "fastadasp compare --model": "needs a checkpoint from a model hub; tests/test_convert_*.py run it with --model on small ones",
+    "fastadasp compare --model": "needs a checkpoint of gigabytes; tests/test_convert_*.py run it on small ones",
     "fastadasp select-layer": "minutes for each; tests/test_selection.py runs it on fewer clips",
     "fastadasp compare --strategies all": "an hour; tests/test_lines.py makes the grid of all strategies",
     "fastadasp ablate": "minutes, and a cluster for Ray; tests/test_ablate.py runs such studies on fewer clips",
