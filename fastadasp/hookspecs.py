@@ -41,6 +41,7 @@ API_ATTRIBUTE = "FASTADASP_API"
 """Where a plugin says which version it was made for; one without it is taken as it comes."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a plugin's function as the implementation of the hook of its name."""
 
 
 @hookspec

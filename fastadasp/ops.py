@@ -101,7 +101,8 @@ def evenly_spaced(place: Tensor, total: Tensor, count: Tensor) -> Tensor:
 
     Args:
         place: int64 [clips, M], counted from 0 in each row; others than 0...total - 1 may stand there.
-        total, count: int64 [clips], count <= total.
+        total: int64 [clips], places in each row.
+        count: int64 [clips], count <= total.
     """
     total, count = total.unsqueeze(1), count.unsqueeze(1)
     turn = -torch.div(

@@ -58,6 +58,7 @@ class LayerView:
 
     @property
     def tokens(self) -> tuple[int, ...]:
+        """Audio tokens of each clip, on the host."""
         return self.spans.tokens
 
     def most_kept(self) -> int:

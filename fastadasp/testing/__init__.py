@@ -2,7 +2,7 @@
 
 Each check runs a component on small random audio, on the CPU and, where there is one, on a GPU, and raises
 `ConformanceError` (an AssertionError) at the first promise that it breaks: what was done, what came out, and what was
-expected. They need no test framework and no installation of the component::
+expected. They need no test framework and no installation of the component:
 
     from fastadasp.testing import check_scorer
 
