@@ -37,6 +37,9 @@ NOT_RUN = {
     "fastadasp bench --shape tiny": "run by tests/test_readme.py",
     "fastadasp compare --strategies weighted,prune,mine": "the page own-method.md runs the like",
     "fastadasp compare --strategies weighted,prune,loud": "the guide's package is tested by tests/test_docs.py",
+    "fastadasp compare --strategies weighted,prune --tasks asr,er": "tests/test_report.py runs report.md in its order",
+    "fastadasp report": "tests/test_report.py runs report.md in its order",
+    "fastadasp inspect": "tests/test_report.py runs report.md in its order",
     "fastadasp new-plugin": "run as part of own-method.md, below",
 }
 OWN = "own-method.md"
@@ -75,6 +78,8 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("talk.mp3", "interview.flac"):
         soundfile.write(name, wave, rate)
     Path("clips.jsonl").write_text('{"audio_filepath": "talk.mp3", "reference": "one two three"}\n')
+    Path("clips.csv").write_text("audio,text,mood\ntalk.mp3,one two three,calm\n")
+    Path("mood.toml").write_text(re.findall(r"```toml\n(.*?)```", (DOCS / "tasks.md").read_text(), re.DOTALL)[0])
     words = shlex.split(command)[1:]
     if words[0] == "compare" and "--limit" not in words:  # the same, on one clip
         words += ["--limit", "1"]
