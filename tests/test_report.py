@@ -279,6 +279,14 @@ def test_without_predictions_the_figures_stay(copy: Path, tmp_path: Path) -> Non
     assert shown["clips"] == []
 
 
+def test_a_metric_that_is_no_number_has_no_point(copy: Path, tmp_path: Path) -> None:
+    lines = rows(copy)
+    lines[1]["metrics"]["accuracy"] = float("nan")
+    (copy / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = page(str(copy), "--timelines", "0", output=tmp_path / "r.html")
+    assert [line["value"] is None for line in shown.data["lines"]] == [False, True, False, False, False]
+
+
 def damage(copy: Path, what: str) -> None:
     lines = (copy / "results.jsonl").read_text().splitlines(keepends=True)
     about = json.loads((copy / "run.json").read_text())
