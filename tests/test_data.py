@@ -117,6 +117,13 @@ def test_columns_go_by_their_usual_names(meaning: str, clips: Path) -> None:
         assert not example.tags
 
 
+def test_a_table_may_hold_transcripts_translations_and_labels(clips: Path) -> None:
+    row = {"audio": "a0.wav", "text": "guten Tag", "translation": "good day", "emotion": "happy"}
+    path = table(clips, "all.csv", [row])
+    wanted = {"transcription": "guten Tag", "translation": "good day", "classification": "happy", "er": "happy"}
+    assert {name: find_task(f"{name}={path}").examples()[0].reference for name in wanted} == wanted
+
+
 def test_a_pair_is_heard_one_after_the_other(clips: Path) -> None:
     pairs = [
         {"audio": "a0.wav", "second": "a1.wav", "label": "yes"},
@@ -188,6 +195,8 @@ def spoil(folder: Path, kind: str) -> str:
         soundfile.write(folder / "a1.wav", np.zeros(0), 16_000)
     elif kind == "id twice":
         good = [row | {"id": "same"} for row in good]
+    elif kind == "offset":
+        good[1]["offset"] = 0.5
     elif kind == "fields":
         (folder / "bad.csv").write_text("audio,text\na0.wav,one, two\n")
         return str(folder / "bad.csv")
@@ -232,6 +241,7 @@ FAULTS = {
     "no sound": r"a1\.wav cannot be read as audio",
     "empty sound": r"a1\.wav is empty",
     "id twice": r"2 rows cannot be used .*id 'same' is that of .*line 1, too",
+    "offset": r"line 2: it begins at an offset inside a1\.wav",
     "no json": r"line 2: not valid JSON",
     "fields": r"line 2: 3 fields under 2 columns; quote",
     "columns twice": r"more than one column 'text'",

@@ -97,7 +97,13 @@ def sweep(
 
     def answers(strategy: Strategy | None) -> list[str]:
         return run_cell(
-            loaded, strategy, clips, max_new_tokens=task.max_new_tokens, batch_size=batch_size, progress=lambda _: None
+            loaded,
+            strategy,
+            clips,
+            max_new_tokens=task.max_new_tokens,
+            batch_size=batch_size,
+            progress=lambda _: None,
+            choices=task.choices,
         ).predictions
 
     references = [clip.example.reference for clip in clips]

@@ -12,7 +12,7 @@ from fastadasp.errors import DataError
 from fastadasp.tasks.metrics import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
 from fastadasp.tasks.pairs import join
-from fastadasp.tasks.sources import COLUMNS, Row, read_rows
+from fastadasp.tasks.sources import COLUMNS, REFERENCES, Names, Row, read_rows
 from fastadasp.tasks.task import Example, Reading, Tally, Task
 
 _FIELD = re.compile(r"{(\w+)}")
@@ -72,6 +72,7 @@ class ManifestTask(Task):
         )
         self.normaliser = normaliser or METRICS[metric].normaliser
         self.columns = columns or {}
+        self._names: Names = {"reference": REFERENCES[METRICS[metric].reference], **self.columns}
         self.higher_is_better = METRICS[metric].higher_is_better
         self.choices = choices or (("yes", "no") if metric == "eer" else None)
         self._calibration = calibration
@@ -144,16 +145,18 @@ class ManifestTask(Task):
     def _labels(self) -> str:
         """The references that occur, in alphabetical order."""
         rows = (row for row in read_rows(self.manifest or "") if isinstance(row, Row))
-        return ", ".join(sorted({text for row in rows if (text := row.find("reference", self.columns)) is not None}))
+        return ", ".join(sorted({text for row in rows if (text := row.find("reference", self._names)) is not None}))
 
     def _example(self, row: Row, labels: str) -> Example:
-        audio = row.folder / row.need("audio", self.columns)
+        audio = row.folder / row.need("audio", self._names)
+        if str(row.values.get("offset") or 0).strip("0.") != "":
+            raise DataError(f"{row.where}: it begins at an offset inside {audio.name}; cut such clips out first")
         if self.metric == "eer":
-            audio = join(audio, row.folder / row.need("second", self.columns))
-        reference = row.need("reference", self.columns)
-        meant = {name for meaning in COLUMNS for name in row.names(meaning, self.columns)}
+            audio = join(audio, row.folder / row.need("second", self._names))
+        reference = row.need("reference", self._names)
+        meant = {name for meaning in COLUMNS for name in row.names(meaning, self._names)}
         return Example(
-            id=row.find("id", self.columns) or f"{self.name}-{row.number}",
+            id=row.find("id", self._names) or f"{self.name}-{row.number}",
             audio=audio,
             instruction=self._ask(row, labels),
             reference=reference,
@@ -162,7 +165,7 @@ class ManifestTask(Task):
 
     def _ask(self, row: Row, labels: str) -> str:
         """The instruction with its places filled, or the row's own question."""
-        question = row.find("question", self.columns)
+        question = row.find("question", self._names)
         if not _FIELD.search(self.instruction):
             return question or self.instruction
         known = {**row.values, "labels": labels, **({} if question is None else {"question": question})}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastadasp.tasks.task import Tally
 
 Texts = Sequence[str]
-YES, NO = ("yes", "true", "same", "1"), ("no", "false", "different", "0")
+YES, NO = ("yes", "true", "same", "target", "1"), ("no", "false", "different", "nontarget", "0")
 """What counts as a claim that two recordings are of one speaker, and as the opposite."""
 
 
@@ -171,22 +171,24 @@ class Metric:
         score: gives it, and its kin.
         tally: the same as counts; None where it does not add up over clips.
         normaliser: what texts go through unless a task says otherwise.
+        reference: what is right: ``words``, a ``translation`` or a ``label``.
     """
 
     score: Callable[[Texts, Texts, Normaliser], dict[str, float]]
     tally: Callable[[Texts, Texts, Normaliser], Tally] | None
     higher_is_better: bool
     normaliser: str
+    reference: str
 
 
 METRICS = {
-    "wer": Metric(word_error_rate, tally_words, False, "basic"),
-    "clamped_wer": Metric(word_error_rate, tally_clamped, False, "basic"),
-    "cer": Metric(word_error_rate, tally_characters, False, "basic"),
-    "bleu": Metric(bleu, tally_ngrams, True, "none"),
-    "chrf": Metric(bleu, None, True, "none"),
-    "accuracy": Metric(accuracy, tally_right, True, "basic"),
-    "f1": Metric(accuracy, None, True, "basic"),
-    "eer": Metric(equal_error_rate, None, False, "basic"),
+    "wer": Metric(word_error_rate, tally_words, False, "basic", "words"),
+    "clamped_wer": Metric(word_error_rate, tally_clamped, False, "basic", "words"),
+    "cer": Metric(word_error_rate, tally_characters, False, "basic", "words"),
+    "bleu": Metric(bleu, tally_ngrams, True, "none", "translation"),
+    "chrf": Metric(bleu, None, True, "none", "translation"),
+    "accuracy": Metric(accuracy, tally_right, True, "basic", "label"),
+    "f1": Metric(accuracy, None, True, "basic", "label"),
+    "eer": Metric(equal_error_rate, None, False, "basic", "label"),
 }
 """By the name of the headline metric."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fastadasp.errors import DataError
 from fastadasp.tasks.sources import folder, hub, manifest, table
-from fastadasp.tasks.sources.row import COLUMNS, Row
+from fastadasp.tasks.sources.row import COLUMNS, REFERENCES, Names, Row
 
-__all__ = ["COLUMNS", "Row", "read_rows"]
+__all__ = ["COLUMNS", "REFERENCES", "Names", "Row", "read_rows"]
 
 KINDS = (
     "a JSONL manifest (.jsonl, .json), a table (.csv, .tsv), a folder of recordings, a saved Hugging Face dataset, or "

@@ -10,25 +10,27 @@ from typing import Any
 from fastadasp.checks import did_you_mean
 from fastadasp.errors import DataError
 
+_TEXTS = ("text", "sentence", "transcript", "transcription", "translation")
+_LABELS = ("label", "emotion", "intent")
+
 COLUMNS = {
     "audio": ("audio_filepath", "audio", "path", "file", "file_name", "filename", "wav"),
     "second": ("second_audio_filepath", "audio_filepath_2", "audio2", "second"),
-    "reference": (
-        "reference",
-        "text",
-        "sentence",
-        "transcript",
-        "transcription",
-        "translation",
-        "answer",
-        "label",
-        "emotion",
-        "intent",
-    ),
+    "reference": ("reference", *_TEXTS, *_LABELS, "answer"),
     "question": ("question", "instruction", "prompt"),
     "id": ("id", "utt_id", "utterance_id", "clip_id"),
 }
 """What a column may be called; of several that are there the first counts."""
+
+REFERENCES = {
+    "words": COLUMNS["reference"],
+    "translation": ("reference", *reversed(_TEXTS), *_LABELS, "answer"),
+    "label": ("reference", *_LABELS, "answer", *_TEXTS),
+}
+"""The order for references, by what is wanted: a table may hold transcripts, translations and labels side by side."""
+
+Names = Mapping[str, str | tuple[str, ...]]
+"""By meaning: the column that a task names, or the names that a column may have for it."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,26 @@ class Row:
     number: int
     where: str
 
-    def find(self, meaning: str, named: Mapping[str, str]) -> str | None:
+    def find(self, meaning: str, named: Names) -> str | None:
         """The value of the column that means `meaning`; None if it is empty or not there.
 
         Args:
-            named: columns that a task names itself, by meaning.
+            named: columns that a task names itself, or looks for in an order of its own, by meaning.
 
         Raises:
             DataError: the column that a task names is not there.
         """
-        if meaning in named and named[meaning] not in self.values:
-            guess = did_you_mean(named[meaning], self.values)
-            raise DataError(f"{self.where}: there is no column {named[meaning]!r}.{guess} It has: {self.listing}")
+        given = named.get(meaning)
+        if isinstance(given, str) and given not in self.values:
+            guess = did_you_mean(given, self.values)
+            raise DataError(f"{self.where}: there is no column {given!r}.{guess} It has: {self.listing}")
         for name in self.names(meaning, named):
             value = self.values.get(name)
             if value is not None and str(value) != "":
                 return str(value)
         return None
 
-    def need(self, meaning: str, named: Mapping[str, str]) -> str:
+    def need(self, meaning: str, named: Names) -> str:
         """The same. Raises DataError where it is missing: whether the column is, or only its value."""
         value = self.find(meaning, named)
         if value is not None:
@@ -77,9 +80,10 @@ class Row:
         others = f" (or {', '.join(names[1:])})" if names[1:] else ""
         raise DataError(f"{self.where}: {names[0]!r} is missing{others}; it has: {self.listing}")
 
-    def names(self, meaning: str, named: Mapping[str, str]) -> tuple[str, ...]:
+    def names(self, meaning: str, named: Names) -> tuple[str, ...]:
         """What a column that means `meaning` may be called."""
-        return (named[meaning],) if meaning in named else COLUMNS[meaning]
+        given = named.get(meaning, COLUMNS[meaning])
+        return (given,) if isinstance(given, str) else given
 
     @property
     def listing(self) -> str:
