@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import fastadasp
 from fastadasp.cache import cache_folder
 from fastadasp.errors import RunError
 
@@ -61,7 +62,7 @@ class FeatureCache:
             "processor": repr(sorted(loaded.processor.feature_extractor.to_dict().items(), key=str)),
             "dtype": loaded.dtype,
             "device": loaded.device,
-            "versions": (torch.__version__, transformers.__version__),
+            "versions": (fastadasp.__version__, torch.__version__, transformers.__version__),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
