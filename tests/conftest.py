@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; be
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from speed_table import print_table
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -25,16 +26,5 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["FASTADASP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-SPEED = "speed"
-"""Property of a test that is a line of the regression benchmark's table (tests/test_speed.py)."""
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the table of the regression benchmark, from whichever process it ran in."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    lines = [value for report in reports for name, value in report.user_properties if name == SPEED]
-    if lines:
-        terminalreporter.section("speed: ratios, tests/test_speed.py")
-        terminalreporter.line(f"{'measure':<50} {'found':>7} {'least':>7} {'target':>7}")
-        for line in lines:
-            terminalreporter.line(str(line))
+    print_table(terminalreporter)

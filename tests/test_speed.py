@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SPEED
+from speed_table import SPEED
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import fastadasp
