@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastadasp import ops as ops
-    from fastadasp.budget import Budget
-    from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, Scorer
-    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.counts.budget import Budget
+    from fastadasp.contracts.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, Scorer
+    from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.engine.view import LayerView
     from fastadasp.errors import (
         DataError,
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
         StrategyError,
         UnknownNameError,
     )
-    from fastadasp.hookspecs import API_VERSION, hookimpl
+    from fastadasp.contracts.hookspecs import API_VERSION, hookimpl
     from fastadasp.models.adapter import ModelAdapter
-    from fastadasp.models.load import LoadedModel, load_model
-    from fastadasp.models.shape import DecoderShape
-    from fastadasp.registry import get_registry
+    from fastadasp.inference.load import LoadedModel, load_model
+    from fastadasp.counts.shape import DecoderShape
+    from fastadasp.registry.registry import get_registry
     from fastadasp.selection.calibration import Calibration, Features
     from fastadasp.selection.choice import LayerChoice, Selection
     from fastadasp.selection.select import select_layer
@@ -85,9 +85,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "budget": ("Budget",),
-    "components": ("CalibratedSelector", "Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
-    "engine.plan": ("TokenPlan",),
+    "counts.budget": ("Budget",),
+    "contracts.components": ("CalibratedSelector", "Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
+    "contracts.token_plan": ("TokenPlan",),
     "engine.view": ("LayerView",),
     "errors": (
         "DataError",
@@ -99,10 +99,10 @@ _HOMES = {
         "StrategyError",
         "UnknownNameError",
     ),
-    "hookspecs": ("API_VERSION", "hookimpl"),
+    "contracts.hookspecs": ("API_VERSION", "hookimpl"),
     "models.adapter": ("ModelAdapter",),
-    "models.load": ("LoadedModel", "load_model"),
-    "models.shape": ("DecoderShape",),
+    "inference.load": ("LoadedModel", "load_model"),
+    "counts.shape": ("DecoderShape",),
     "registry": ("get_registry",),
     "selection.calibration": ("Calibration", "Features"),
     "selection.choice": ("LayerChoice", "Selection"),

@@ -23,20 +23,20 @@ from pydantic import (
     model_validator,
 )
 
-from fastadasp.budget import Budget
-from fastadasp.checks import name_fault
-from fastadasp.components import CalibratedSelector, Component, LayerSelector, Merger, Need, Schedule, Scorer, Site
+from fastadasp.counts.budget import Budget
+from fastadasp.registry.checks import name_fault
+from fastadasp.contracts.components import CalibratedSelector, Component, LayerSelector, Merger, Need, Schedule, Scorer, Site
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
-from fastadasp.recipe import Faults, build_component, explain, override, parse_overrides, read_toml, show
-from fastadasp.registry import get_registry
+from fastadasp.recipes.reading import Faults, build_component, explain, override, parse_overrides, read_toml, show
+from fastadasp.registry.registry import get_registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fastadasp.engine.solve import Solution
+    from fastadasp.counts.solve import Solution
     from fastadasp.engine.trace import Trace
-    from fastadasp.models.load import LoadedModel
-    from fastadasp.models.shape import DecoderShape
+    from fastadasp.inference.load import LoadedModel
+    from fastadasp.counts.shape import DecoderShape
     from fastadasp.tasks.task import Example
 
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
@@ -123,7 +123,7 @@ class Strategy(BaseModel):
         return tomli_w.dumps(self.to_dict())
 
     def needs(self) -> frozenset[Need]:
-        """What its components cannot do without: ``attention``, ``text``, ``order`` (`fastadasp.components.Need`)."""
+        """What its components cannot do without: ``attention``, ``text``, ``order`` (`fastadasp.contracts.components.Need`)."""
         parts = (self.select, self.merger) if self.weight is None else (self.select, self.merger, self.weight)
         own = frozenset[Need]().union(*(part.needed() for part in parts))
         return own if self.then is None else own | self.then.needs()
@@ -161,7 +161,7 @@ class Strategy(BaseModel):
         Raises:
             StrategyError: the budget cannot be met; says what can be reached.
         """
-        from fastadasp.engine.solve import solve
+        from fastadasp.counts.solve import solve
 
         return solve(self, shape, text, audio, nearest=nearest)
 

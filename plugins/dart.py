@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView, TokenPlan
-    from fastadasp.components import Need, ScoreKind, Site
+    from fastadasp.contracts.components import Need, ScoreKind, Site
 
 
 class Dart(Merger):

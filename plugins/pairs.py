@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView, TokenPlan
-    from fastadasp.components import Need, ScoreKind, Site
+    from fastadasp.contracts.components import Need, ScoreKind, Site
 
 
 class Pairs(Merger):

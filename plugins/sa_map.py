@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView, TokenPlan
-    from fastadasp.components import Need, ScoreKind, Site
+    from fastadasp.contracts.components import Need, ScoreKind, Site
 
 _RIDGE = 1e-6
 """Added to a group's gain, times its squared relevance: orders what the features no longer tell apart."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.components import Need, ScoreKind
+    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class UniformScores(Scorer):

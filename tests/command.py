@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastadasp.cli import main
+from fastadasp.cli.app import main
 
 
 def run(*arguments: str) -> tuple[int, str]:

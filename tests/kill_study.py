@@ -40,7 +40,7 @@ def start(folder: Path, study: str, store: str, output: str, *arguments: str) ->
     """`fastadasp ablate` in a process of its own, in `folder`."""
     (folder / "study.toml").write_text(study)
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from fastadasp.cli import main; main()"
+    code += "from fastadasp.cli.app import main; main()"
     command = [sys.executable, "-c", code, "ablate", "study.toml", "--store", store, "--output", output, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     out = (folder / f"{output}.log").open("a")

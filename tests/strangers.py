@@ -44,5 +44,5 @@ def fastadasp(
 ) -> subprocess.CompletedProcess[str]:
     """The command, by another process that finds what lies in `folder`."""
     environment = os.environ | ({"PYTHONPATH": str(folder)} if folder else {}) | variables
-    command = [python, "-c", "from fastadasp.cli import main; main()", *arguments]
+    command = [python, "-c", "from fastadasp.cli.app import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=cwd)

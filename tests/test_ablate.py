@@ -16,7 +16,7 @@ import pytest
 
 import fastadasp
 from fastadasp import Scorer, hookimpl
-from fastadasp.cli import main
+from fastadasp.cli.app import main
 from fastadasp.study.records import Standing, StudyCell, StudyPrediction, StudyRun, Times
 
 
@@ -45,7 +45,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def runs_counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the strategies that really run from now on."""
-    from fastadasp.compare import runner
+    from fastadasp.inference import runner
 
     ran: list[str] = []
     real = runner.run_cell
@@ -187,7 +187,7 @@ def test_failures_are_kept_and_tried_again_when_asked(tmp_path: Path, monkeypatc
 
 
 def test_ctrl_c_ends_with_a_partial_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastadasp.compare import runner
+    from fastadasp.inference import runner
 
     real = runner.run_cell
 

@@ -16,8 +16,8 @@ import fastadasp
 from fastadasp.bench import grid, measure, operator, presets, released, report
 from fastadasp.bench.machine import held_bytes, peak_bytes, reset_peak
 from fastadasp.bench.shapes import SHAPES, build, find_shape
-from fastadasp.cli import app
-from fastadasp.models.shape import DecoderShape
+from fastadasp.cli.app import app
+from fastadasp.counts.shape import DecoderShape
 
 ROW = {
     "strategy", "seconds", "beams", "prefill_s", "decode_tokens_per_s", "peak_bytes", "kv_bytes", "flops_removed",

@@ -15,8 +15,8 @@ from transformers.cache_utils import Cache, QuantizedLayer
 import fastadasp
 from fastadasp import ModelError
 from fastadasp.models.adapter import adapter_for
-from fastadasp.models.load import check_folder
-from fastadasp.registry import get_registry
+from fastadasp.inference.load import check_folder
+from fastadasp.registry.registry import get_registry
 
 
 @pytest.fixture(autouse=True)

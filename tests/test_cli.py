@@ -20,13 +20,13 @@ from fastadasp.demo import model_path
 
 
 def fastadasp(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from fastadasp.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from fastadasp.cli.app import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 def in_process(folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and stderr of a small comparison, without the start of another process."""
-    from fastadasp.cli import main
+    from fastadasp.cli.app import main
 
     out = str(folder / "out")
     told, argv = io.StringIO(), ["fastadasp", "compare", "--tasks", "er", "--limit", "1", "--output", out, *arguments]
@@ -43,7 +43,7 @@ def in_process(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
-    code = "import sys, fastadasp.cli; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    code = "import sys, fastadasp.cli.app; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     times = []
     for _ in range(3):
@@ -304,7 +304,7 @@ def test_ctrl_c_prints_what_is_finished(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        code + "from fastadasp.cli import main; main()",
+        code + "from fastadasp.cli.app import main; main()",
         "compare",
         "--output",
         "out",

@@ -18,10 +18,10 @@ from fastadasp.compare import comparison
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
 from fastadasp.compare.records import Cell, Efficiency, Prediction, Run, StartLayer
-from fastadasp.compare.runner import run_cell
+from fastadasp.inference.runner import run_cell
 from fastadasp.demo import model_path
-from fastadasp.models.clips import batches, encoder_flops, prepare, read_clip
-from fastadasp.models.load import LoadedModel, load_model
+from fastadasp.inference.clips import batches, encoder_flops, prepare, read_clip
+from fastadasp.inference.load import LoadedModel, load_model
 
 DOCS = Path(__file__).parent.parent / "docs" / "results-format.md"
 
@@ -195,7 +195,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastadasp.compare import runner
+    from fastadasp.inference import runner
 
     calls = []
     real = runner.run_cell

@@ -18,7 +18,7 @@ from tiny import error
 from torch import Tensor
 
 from fastadasp.convert.kinds import convert
-from fastadasp.models.load import load_model
+from fastadasp.inference.load import load_model
 
 torch.set_num_threads(1)
 
@@ -233,7 +233,7 @@ def test_compare_runs_it(tmp_path: Path) -> None:
     """A window of 10 s and 80 mel bins; the answers are noise, but every step of a comparison works."""
     config = original.configuration(audio={"n_mels": 80, "n_ctx": 500})
     original.write(tmp_path / "source", config)
-    command = [sys.executable, "-c", "from fastadasp.cli import main; main()"]
+    command = [sys.executable, "-c", "from fastadasp.cli.app import main; main()"]
     done = subprocess.run([*command, "convert", "qwen-audio", "source", "model"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
     result = compare(tmp_path / "model", tmp_path / "out")

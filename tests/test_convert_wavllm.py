@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastadasp.convert.kinds import convert
 from fastadasp.errors import DataError, ModelError
-from fastadasp.models.load import load_model
+from fastadasp.inference.load import load_model
 
 torch.set_num_threads(1)
 

@@ -11,12 +11,14 @@ import pytest
 import typer
 
 import fastadasp
-from fastadasp import enabled, hookspecs, testing
-from fastadasp.checks import METHODS
-from fastadasp.cli import app
-from fastadasp.hookspecs import API_ATTRIBUTE
-from fastadasp.plugin import HOOKS
-from fastadasp.registry import Registry, get_registry
+from fastadasp import testing
+from fastadasp.contracts import hookspecs
+from fastadasp.registry import enabled
+from fastadasp.registry.checks import METHODS
+from fastadasp.cli.app import app
+from fastadasp.contracts.hookspecs import API_ATTRIBUTE
+from fastadasp.registry.plugin import HOOKS
+from fastadasp.registry.registry import Registry, get_registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

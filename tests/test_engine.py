@@ -33,7 +33,7 @@ import fastadasp
 from fastadasp import ModelError, StrategyError
 from fastadasp.engine import received
 from fastadasp.engine.received import received_attention
-from fastadasp.engine.schedule import layer_ratios, removals
+from fastadasp.counts.schedule import layer_ratios, removals
 
 NAMES = strategy_names()
 POSITIONS = ("original", "compact")

@@ -12,12 +12,12 @@ from tiny import AUDIO, LAYERS, RECIPES, cache_lengths, error, greedy, strategy,
 
 import fastadasp
 from fastadasp import ModelError
-from fastadasp.engine.schedule import removals
+from fastadasp.counts.schedule import removals
 from fastadasp.engine.session import attention_window
 from fastadasp.models.adapter import adapter_for
-from fastadasp.models.clips import decoder_inputs
-from fastadasp.models.load import LoadedModel
-from fastadasp.registry import get_registry
+from fastadasp.inference.clips import decoder_inputs
+from fastadasp.inference.load import LoadedModel
+from fastadasp.registry.registry import get_registry
 
 TOLERANCE = 1e-5
 NAMES = [name for name in strategy_names() if name not in RECIPES]
@@ -318,7 +318,7 @@ def test_clips_side_by_side_are_told_apart_by_their_lengths() -> None:
 
 def test_compact_positions_move_up_on_every_axis() -> None:
     """Against a count of what is removed behind each survivor; a picture keeps its grid."""
-    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.engine.spans import find_spans
     from fastadasp.engine.stream import Stream, apply_plan
     from fastadasp.engine.survivors import Survivors

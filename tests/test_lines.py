@@ -17,7 +17,7 @@ from fastadasp.compare.lines import draw, interval, lines
 from fastadasp.compare.records import Cell, Efficiency
 from fastadasp.compare.report import check_page, insert, overviews
 from fastadasp.compare.table import rows
-from fastadasp.registry import get_registry
+from fastadasp.registry.registry import get_registry
 from fastadasp.tasks.manifest import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
 

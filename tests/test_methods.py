@@ -17,7 +17,7 @@ from tiny import LAYERS, MANY, ONE, Sample, audio_model, batch, error
 
 import fastadasp
 from fastadasp import LayerView, StrategyError
-from fastadasp.engine.schedule import removals
+from fastadasp.counts.schedule import removals
 from fastadasp.engine.spans import find_spans
 
 FEW = settings(max_examples=40, deadline=None)

@@ -13,7 +13,7 @@ from tiny import MANY, ONE, Sample, audio_model, batch, embed, strategy, text_mo
 
 import fastadasp
 from fastadasp import StrategyError
-from fastadasp.engine.schedule import layer_ratios, removals, survivors_by_layer
+from fastadasp.counts.schedule import layer_ratios, removals, survivors_by_layer
 
 FEW = settings(max_examples=80, deadline=None)
 SCHEDULES = ("single-shot", "constant", "decay")

@@ -12,7 +12,7 @@ import fastadasp
 from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
 from fastadasp.compare import presets
 from fastadasp.compare.grid import make_grid
-from fastadasp.registry import Registry
+from fastadasp.registry.registry import Registry
 
 PAPER = Path(__file__).parents[1] / "fastadasp" / "compare" / "paper.toml"
 DENSE = ("H2O", "random merge", "random evict", "A-ToMe", "FastV", "FastAdaSP decay", "FastAdaSP constant")

@@ -20,9 +20,9 @@ import soundfile
 from command import run
 
 from fastadasp.demo import data_path, model_path
-from fastadasp.models.clips import encode, read_clip
-from fastadasp.models.load import load_model
-from fastadasp.registry import get_registry
+from fastadasp.inference.clips import encode, read_clip
+from fastadasp.inference.load import load_model
+from fastadasp.registry.registry import get_registry
 from fastadasp.report.timeline import BANDS, follow_tokens, spectrogram
 from fastadasp.strategy import load_strategy
 

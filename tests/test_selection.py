@@ -27,13 +27,13 @@ from fastadasp import (
     StrategyError,
     hookimpl,
 )
-from fastadasp.budget import Budget
+from fastadasp.counts.budget import Budget
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
 from fastadasp.compare.sweep import rank_correlation, sweep
 from fastadasp.demo import model_path
 from fastadasp.engine.trace import Trace
-from fastadasp.models.clips import ReadyClip
+from fastadasp.inference.clips import ReadyClip
 from fastadasp.selection.cache import cache_folder
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.select import at_layer, calibration_examples, select_layer
@@ -399,8 +399,8 @@ def test_compare_calibrates_and_records(tmp_path: Path) -> None:
 
 
 def test_a_sweep_sets_estimate_beside_outcome(tmp_path: Path) -> None:
-    from fastadasp.models.clips import prepare
-    from fastadasp.models.load import load_model
+    from fastadasp.inference.clips import prepare
+    from fastadasp.inference.load import load_model
 
     model = load_model(str(model_path()), "cpu", "float32")
     task = fastadasp.get_registry().get("task", "er")
@@ -416,7 +416,7 @@ def test_a_sweep_sets_estimate_beside_outcome(tmp_path: Path) -> None:
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", "from fastadasp.cli import main; main()", "select-layer", *arguments]
+    line = [sys.executable, "-c", "from fastadasp.cli.app import main; main()", "select-layer", *arguments]
     return subprocess.run(line, capture_output=True, text=True, cwd=cwd, timeout=300, env=dict(os.environ))
 
 
@@ -467,7 +467,7 @@ def in_process(folder: Path, *arguments: str) -> tuple[int, str]:
     import contextlib
     import io
 
-    from fastadasp.cli import main
+    from fastadasp.cli.app import main
 
     told, saved, code = io.StringIO(), sys.argv, 0
     with contextlib.chdir(folder), contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 import fastadasp
 from fastadasp import estimators, ops, testing
-from fastadasp.plugin import HOOKS
-from fastadasp.registry import get_registry
+from fastadasp.registry.plugin import HOOKS
+from fastadasp.registry.registry import get_registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -65,7 +65,7 @@ def test_the_site_fetches_nothing(site: Path) -> None:
 def test_the_reference_shows_what_is_public(site: Path) -> None:
     page = (site / "reference" / "hooks.html").read_text(encoding="utf-8")
     for hook in HOOKS:
-        assert f'id="fastadasp.hookspecs.{hook}"' in page
+        assert f'id="fastadasp.contracts.hookspecs.{hook}"' in page
     for module in (ops, testing, estimators):
         name = module.__name__
         shown = (site / "reference" / f"{name.split('.')[1]}.html").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import fastadasp
 from fastadasp.bench import operator
 from fastadasp.bench.measure import Prompt, applied, make_prompt
-from fastadasp.models.shape import DecoderShape
+from fastadasp.counts.shape import DecoderShape
 
 TOKENS, TEXT = 1000, 50
 

@@ -17,10 +17,10 @@ from command import run
 from strangers import fastadasp, good, lay_out
 
 import fastadasp as package
-from fastadasp.hookspecs import API_VERSION
-from fastadasp.plugin import SLOW
-from fastadasp.registry import Registry
-from fastadasp.scaffold import Names, write_plugin
+from fastadasp.contracts.hookspecs import API_VERSION
+from fastadasp.registry.plugin import SLOW
+from fastadasp.registry.registry import Registry
+from fastadasp.registry.scaffold import Names, write_plugin
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "fastadasp-example"

@@ -24,7 +24,7 @@ from fastadasp import (
     hookimpl,
     load_strategy,
 )
-from fastadasp.registry import Registry
+from fastadasp.registry.registry import Registry
 from fastadasp.strategy import parse_overrides
 
 

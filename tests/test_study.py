@@ -158,7 +158,7 @@ def test_every_source_that_a_cell_runs_through_is_hashed() -> None:
     """Whatever of fastadasp is loaded once a worker and a runner are, counts; the command line does not."""
     code = (
         "import sys, fastadasp.study.worker, fastadasp.compare.cell, fastadasp.compare.starts;"
-        "import fastadasp.models.clips; from fastadasp.registry import get_registry; get_registry();"
+        "import fastadasp.inference.clips; from fastadasp.registry.registry import get_registry; get_registry();"
         "print(*sorted(m.__file__ for n, m in sys.modules.items() if n.startswith('fastadasp.') and m.__file__))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

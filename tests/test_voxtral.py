@@ -15,7 +15,7 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
 import fastadasp
-from fastadasp.models.load import LoadedModel
+from fastadasp.inference.load import LoadedModel
 
 AUDIO, WORDS, SPECIAL = 24, 2000, 500
 RATE = 16_000

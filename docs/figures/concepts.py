@@ -13,7 +13,7 @@ from torch import Tensor
 import fastadasp
 from fastadasp.demo import model_path
 from fastadasp.engine.trace import Trace
-from fastadasp.models.clips import ReadyClip, batches, encode, read_clip
+from fastadasp.inference.clips import ReadyClip, batches, encode, read_clip
 
 HERE = Path(__file__).parent
 SHORT, LONG, SECOND = "asr-005", "asr-041", "asr-003"

@@ -10,7 +10,7 @@ from typing import Any
 from fastadasp.bench.machine import machine, quiet
 from fastadasp.bench.measure import Prompt, Timed, flops, make_prompt, time_reduction, time_run
 from fastadasp.bench.shapes import BenchShape, build
-from fastadasp.budget import Budget
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
 from fastadasp.strategy import Strategy, load_strategy
 

@@ -14,8 +14,8 @@ from fastadasp.compare.lines import Draws, Line, lines
 from fastadasp.compare.records import Cell, Run
 from fastadasp.compare.report import tables
 from fastadasp.errors import RunError
-from fastadasp.recipe import SECTIONS
-from fastadasp.registry import get_registry
+from fastadasp.recipes.reading import SECTIONS
+from fastadasp.registry.registry import get_registry
 from fastadasp.selection.cache import Notice, warn
 from fastadasp.tasks.task import Example, Task
 
@@ -70,7 +70,7 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
         FastAdaSPError: something is wrong before the first cell; nothing has been written then.
     """
     from fastadasp.compare.starts import needed_examples
-    from fastadasp.models.load import check_folder, choose_device, choose_dtype, load_model
+    from fastadasp.inference.load import check_folder, choose_device, choose_dtype, load_model
 
     if settings.batch_size < 1:
         raise RunError(f"batch size is at least 1, not {settings.batch_size}")
@@ -112,9 +112,9 @@ def _run_cells(
     progress: Progress,
 ) -> None:
     from fastadasp.compare.cell import budget_value, predictions, run_row
-    from fastadasp.compare.runner import warm_up
+    from fastadasp.inference.runner import warm_up
     from fastadasp.compare.starts import Starts
-    from fastadasp.models.clips import encoder_flops, prepare
+    from fastadasp.inference.clips import encoder_flops, prepare
 
     every = [example for examples in grid.examples.values() for example in examples]
     every += [example for examples, _ in calibration.values() for example in examples]
@@ -160,7 +160,7 @@ def _run_cells(
 def _check_fit(grid: Grid, loaded: Any, more: Iterable[Example]) -> None:
     """Refuses a recipe or a recording that does not fit the model before any cell runs."""
     from fastadasp.compare.cell import num_layers
-    from fastadasp.engine.schedule import check_fit
+    from fastadasp.counts.schedule import check_fit
 
     layers = num_layers(loaded)
     for row in grid.rows:
@@ -180,7 +180,7 @@ def check_lengths(examples: Iterable[Example], loaded: Any) -> None:
 def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
     import torch
 
-    from fastadasp.models.load import hash_weights
+    from fastadasp.inference.load import hash_weights
 
     return Run(
         status="running",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadasp.budget import Budget
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, RunError
-from fastadasp.registry import get_registry
+from fastadasp.registry.registry import get_registry
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.tasks.definition import SUFFIX, read_task
 from fastadasp.tasks.manifest import ManifestTask, listing

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from fastadasp.budget import BudgetKind
+from fastadasp.counts.budget import BudgetKind
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.registry import get_registry
+from fastadasp.registry.registry import get_registry
 
 if TYPE_CHECKING:
     from rich.table import Table

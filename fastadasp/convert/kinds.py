@@ -22,7 +22,7 @@ def convert(
     *,
     llama: Path | None = None,
 ) -> None:
-    """Makes `target`, a folder that `fastadasp.models.load.load_model` opens, of the checkpoint `source`.
+    """Makes `target`, a folder that `fastadasp.inference.load.load_model` opens, of the checkpoint `source`.
 
     Memory holds one file of the result (about 2 GB) at a time. Cut off half way and called again, it goes on.
 

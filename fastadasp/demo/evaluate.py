@@ -127,7 +127,7 @@ def main(
     from rich.table import Table
     from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-    from fastadasp.models.load import choose_device
+    from fastadasp.inference.load import choose_device
 
     where = choose_device(device)
     network = Qwen2AudioForConditionalGeneration.from_pretrained(folder, local_files_only=True).eval().to(where)

@@ -15,7 +15,7 @@ from fastadasp.engine.view import LayerView, fingerprint_clips
 from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
-    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.engine.session import _Session
     from fastadasp.strategy import Strategy
 

@@ -30,12 +30,12 @@ from fastadasp.engine.cache import CacheState, stored, unreduced
 from fastadasp.engine.compiled import eager_only, uncompiled, without_compilation
 from fastadasp.engine.layer import LayerWork
 from fastadasp.engine.prompt import Prompt
-from fastadasp.engine.schedule import check_fit
+from fastadasp.counts.schedule import check_fit
 from fastadasp.engine.survivors import Rotary
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.models.adapter import ModelAdapter, adapter_for
-from fastadasp.models.shape import DecoderShape
+from fastadasp.counts.shape import DecoderShape
 from fastadasp.strategy import Strategy
 
 _busy: weakref.WeakSet[nn.Module] = weakref.WeakSet()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastadasp.engine.plan import TokenPlan
+from fastadasp.contracts.token_plan import TokenPlan
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.kernels import kernels_for
 

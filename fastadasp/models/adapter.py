@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.errors import ModelError
-from fastadasp.registry import get_registry
+from fastadasp.registry.registry import get_registry
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.errors import ModelError
-from fastadasp.hookspecs import hookimpl
+from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.models.adapter import ModelAdapter
 
 if TYPE_CHECKING:

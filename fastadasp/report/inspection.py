@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadasp.compare.grid import FULL
-from fastadasp.models.load import LoadedModel
+from fastadasp.inference.load import LoadedModel
 from fastadasp.report import clips
 from fastadasp.report.clips import Clip
 from fastadasp.report.page import render
@@ -43,8 +43,8 @@ def inspect(
         StrategyError: a strategy does not fit the model, or its budget the recording.
     """
     from fastadasp.audio import read_audio
-    from fastadasp.compare.runner import run_cell
-    from fastadasp.models.clips import encode, read_clip
+    from fastadasp.inference.runner import run_cell
+    from fastadasp.inference.clips import encode, read_clip
 
     example = Example(path.stem, path, question, "")
     ready = encode(loaded, [example], [read_clip(example, loaded)])[0]

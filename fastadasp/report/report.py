@@ -89,8 +89,8 @@ def make_report(
 
 def _follow(report: Report, run: int, most: int, embedded: Path, progress: Progress) -> None:
     """Follows the tokens of each task's first clips under every strategy, at its largest budget."""
-    from fastadasp.models.clips import encode, read_clip
-    from fastadasp.models.load import load_model
+    from fastadasp.inference.clips import encode, read_clip
+    from fastadasp.inference.load import load_model
 
     source = report.sources[run]
     chosen = _chosen(report, run, most)

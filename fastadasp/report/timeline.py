@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from fastadasp.engine.trace import LayerTrace
-    from fastadasp.models.clips import ReadyClip
-    from fastadasp.models.load import LoadedModel
+    from fastadasp.inference.clips import ReadyClip
+    from fastadasp.inference.load import LoadedModel
     from fastadasp.strategy import Strategy
 
 BANDS = 64

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fastadasp.cache import cache_folder
+from fastadasp.files import cache_folder
 from fastadasp.selection.choice import Selection
 
 Notice = Callable[[str], None]

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastadasp.budget import Budget
-from fastadasp.components import CalibratedSelector
+from fastadasp.counts.budget import Budget
+from fastadasp.contracts.components import CalibratedSelector
 from fastadasp.errors import DataError, StrategyError
-from fastadasp.models.clips import ReadyClip, prepare
-from fastadasp.models.load import LoadedModel
+from fastadasp.inference.clips import ReadyClip, prepare
+from fastadasp.inference.load import LoadedModel
 from fastadasp.selection.cache import Notice, entry_path, read_entry, warn, write_entry
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.choice import CalibrationClip, LayerChoice, Selection

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.errors import DataError, RunError
-from fastadasp.recipe import SECTIONS
-from fastadasp.registry import get_registry
+from fastadasp.recipes.reading import SECTIONS
+from fastadasp.registry.registry import get_registry
 from fastadasp.study.records import FORMAT
 
 if TYPE_CHECKING:
-    from fastadasp.checks import Kind
-    from fastadasp.models.load import LoadedModel
+    from fastadasp.registry.checks import Kind
+    from fastadasp.inference.load import LoadedModel
     from fastadasp.strategy import Strategy
     from fastadasp.tasks.task import Example, Task
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastadasp.budget import Budget
+from fastadasp.counts.budget import Budget
 from fastadasp.compare.grid import FULL, Row, reachable_kind
 from fastadasp.errors import FastAdaSPError, RunError
-from fastadasp.recipe import SECTIONS
+from fastadasp.recipes.reading import SECTIONS
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.study.identity import cell_hash, cell_identity
 from fastadasp.study.records import RefusedCell
@@ -114,7 +114,7 @@ def recipes(spec: Spec) -> tuple[list[tuple[Labels, Strategy]], list[RefusedCell
 
 def make_plan(spec: Spec, facts: Mapping[str, Any]) -> Plan:
     """The cells, now that the model and the clips are known. Raises RunError if none is left."""
-    from fastadasp.engine.schedule import check_fit
+    from fastadasp.counts.schedule import check_fit
 
     made, refused, left_out = recipes(spec)
     fitting: list[tuple[Labels, Strategy]] = []

@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fastadasp.budget import Budget
-from fastadasp.checks import did_you_mean
+from fastadasp.counts.budget import Budget
+from fastadasp.registry.checks import did_you_mean
 from fastadasp.compare.grid import ALL, FULL, expand
 from fastadasp.errors import FastAdaSPError, RunError
-from fastadasp.recipe import SECTIONS, explain, show
-from fastadasp.registry import get_registry
+from fastadasp.recipes.reading import SECTIONS, explain, show
+from fastadasp.registry.registry import get_registry
 from fastadasp.strategy import Strategy
 
 OUTER = ("tasks", "strategies", "budgets", "seeds")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastadasp.cache import cache_folder
+from fastadasp.files import cache_folder
 from fastadasp.compare.about import git_commit, now, versions
 from fastadasp.errors import RunError
 from fastadasp.selection.cache import Notice
@@ -71,7 +71,7 @@ class Study:
     """
 
     def __init__(self, spec: Spec, options: Options, notice: Notice) -> None:
-        from fastadasp.models.load import check_folder, choose_device, choose_dtype
+        from fastadasp.inference.load import check_folder, choose_device, choose_dtype
 
         self.spec, self.options, self._notice = spec, options, notice
         if options.executor not in EXECUTORS:

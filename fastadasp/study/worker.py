@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.budget import Budget
+from fastadasp.counts.budget import Budget
 from fastadasp.compare.grid import Grid, Row, read_tasks
 from fastadasp.errors import RunError
 from fastadasp.selection.cache import Notice
@@ -22,8 +22,8 @@ from fastadasp.study.records import Result
 if TYPE_CHECKING:
     from fastadasp.compare.cell import Scored
     from fastadasp.compare.starts import Starts
-    from fastadasp.models.clips import ReadyClip
-    from fastadasp.models.load import LoadedModel
+    from fastadasp.inference.clips import ReadyClip
+    from fastadasp.inference.load import LoadedModel
     from fastadasp.tasks.task import Example, Task
 
     Clips = tuple[dict[str, Task], dict[str, list[Example]]]
@@ -90,7 +90,7 @@ class Worker:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model. Raises FastAdaSPError."""
-        from fastadasp.models.load import load_model
+        from fastadasp.inference.load import load_model
 
         return self._loaded or load_model(self.settings.model, self.settings.device, self.settings.dtype)
 
@@ -172,9 +172,9 @@ class Worker:
     def prepare(self, name: str) -> Ready:
         """A task's clips, encoded by themselves, so that no cell depends on what else a study holds."""
         if name not in self._ready:
-            from fastadasp.compare.runner import warm_up
+            from fastadasp.inference.runner import warm_up
             from fastadasp.compare.starts import Starts
-            from fastadasp.models.clips import encoder_flops, prepare
+            from fastadasp.inference.clips import encoder_flops, prepare
             from fastadasp.selection.cache import warn
 
             size, examples = self.settings.batch_size, self.read[1][name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastadasp.hookspecs import hookimpl
+from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.tasks.manifest import ManifestTask
 from fastadasp.tasks.task import Task
 

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from fastadasp.audio import read_audio
-from fastadasp.cache import cache_folder
+from fastadasp.files import cache_folder
 from fastadasp.errors import DataError
 
 SILENCE = 0.5

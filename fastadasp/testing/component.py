@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from fastadasp.checks import BASES, Kind, component_fault
-from fastadasp.components import Component
-from fastadasp.registry import get_registry
+from fastadasp.registry.checks import BASES, Kind, component_fault
+from fastadasp.contracts.components import Component
+from fastadasp.registry.registry import get_registry
 from fastadasp.testing.failure import ConformanceError, Subject, describe
 
 C = TypeVar("C", bound=Component)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadasp.components import Merger
+from fastadasp.contracts.components import Merger
 from fastadasp.engine.heads import by_head
-from fastadasp.engine.plan import TokenPlan
+from fastadasp.contracts.token_plan import TokenPlan
 from fastadasp.engine.view import LayerView
 from fastadasp.testing.component import component
 from fastadasp.testing.device import check_device_use

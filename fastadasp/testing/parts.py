@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from fastadasp.components import LayerSelector, Merger, Schedule, ScoreKind, Scorer
+from fastadasp.contracts.components import LayerSelector, Merger, Schedule, ScoreKind, Scorer
 from fastadasp.strategy import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp.engine.plan import TokenPlan
+    from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.engine.view import LayerView
 
 
@@ -36,7 +36,7 @@ class PlainMerger(Merger):
         return max(tokens - 1, 0)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        from fastadasp.engine.plan import TokenPlan
+        from fastadasp.contracts.token_plan import TokenPlan
         from fastadasp.ops import clusters_from_kept, smallest
 
         return TokenPlan(clusters_from_kept(layer.valid & ~smallest(select, remove)), merges=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadasp.components import ScoreKind, Scorer
+from fastadasp.contracts.components import ScoreKind, Scorer
 from fastadasp.engine.heads import by_head
 from fastadasp.engine.view import LayerView
 from fastadasp.testing.component import component

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from fastadasp.budget import Budget
-from fastadasp.components import CalibratedSelector, LayerSelector
+from fastadasp.counts.budget import Budget
+from fastadasp.contracts.components import CalibratedSelector, LayerSelector
 from fastadasp.errors import StrategyError
-from fastadasp.models.clips import ReadyClip
-from fastadasp.models.load import LoadedModel
+from fastadasp.inference.clips import ReadyClip
+from fastadasp.inference.load import LoadedModel
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.choice import LayerChoice
 from fastadasp.selection.select import check_choice

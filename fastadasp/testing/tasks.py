@@ -6,8 +6,8 @@ import math
 from typing import get_args, get_type_hints
 
 from fastadasp.audio import read_audio
-from fastadasp.checks import name_fault
-from fastadasp.registry import get_registry
+from fastadasp.registry.checks import name_fault
+from fastadasp.registry.registry import get_registry
 from fastadasp.tasks.task import Example, Task
 from fastadasp.testing.failure import ConformanceError, Subject, describe
 

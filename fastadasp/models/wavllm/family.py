@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.hookspecs import hookimpl
+from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.models.adapter import ModelAdapter
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastadasp.cache import cache_folder
+from fastadasp.files import cache_folder
 from fastadasp.errors import DataError
 from fastadasp.tasks.sources.row import Row
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadasp.checks import did_you_mean
+from fastadasp.registry.checks import did_you_mean
 from fastadasp.errors import DataError
 
 _TEXTS = ("text", "sentence", "transcript", "transcription", "translation")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.components import Need, ScoreKind
+    from fastadasp.contracts.components import Need, ScoreKind
 
 BLOCK = 64
 """Tokens that all others are compared with at once: no N x N matrix is made."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView, TokenPlan
-    from fastadasp.components import ScoreKind
+    from fastadasp.contracts.components import ScoreKind
 
 
 class Fuse(Merger):

@@ -1,0 +1,195 @@
+"""``fastadasp bench``: time and memory of a model with strategies and without, and of one reduction alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastadasp.errors import RunError
+from fastadasp.cli.terminal import console, say, split
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = typer.Typer(
+    help="Measure time and memory; nothing is downloaded, weights are random.", invoke_without_command=True
+)
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Json = Annotated[bool, typer.Option("--json", help="print the rows as JSON and nothing else")]
+DEFAULTS = {
+    "shape": "tiny",
+    "seconds": (30.0, 120.0, 240.0),
+    "beams": (1,),
+    "strategies": ("weighted", "fastadasp-dense"),
+    "budgets": ("flops=0.5",),
+}
+"""What `bench` takes where neither an option nor a preset says otherwise."""
+
+
+@app.callback()
+def bench(
+    context: typer.Context,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="qwen2-audio-7b, voxtral-3b, qwen2.5-omni-7b, qwen3-asr-0.6b, wavllm-7b or tiny (default)"),
+    ] = None,
+    seconds: Annotated[
+        str | None, typer.Option(help="lengths of the recording, comma-separated; default: 30,120,240")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="recordings at a time; default: 1")] = None,
+    beams: Annotated[str | None, typer.Option(help="beams of generate, comma-separated; default: 1")] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="tokens to generate; default: 32")] = None,
+    text: Annotated[int | None, typer.Option(help="text tokens of the prompt; default: 50")] = None,
+    strategies: Annotated[
+        str | None, typer.Option(help="names or TOML files, comma-separated; default: weighted,fastadasp-dense")
+    ] = None,
+    budgets: Annotated[str | None, typer.Option(help="as for compare; default: flops=0.5")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of every recipe")] = None,
+    rounds: Annotated[int | None, typer.Option(help="interleaved rounds; default: 5")] = None,
+    warmup: Annotated[int | None, typer.Option(help="rounds before, which do not count; default: 1")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper: its Tables 3 and 4; h100, cpu: the figures of docs/performance.md"),
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    attn: Annotated[str, typer.Option(help="attention implementation: sdpa or eager")] = "sdpa",
+    compiled: Annotated[
+        bool | None, typer.Option("--compile", help="compile the decoding, over static caches", show_default=False)
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="draw time and memory against length, PNG or SVG")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
+    if context.invoked_subcommand is not None:
+        return
+    from fastadasp.bench import presets, report
+    from fastadasp.inference.load import choose_device, choose_dtype
+    from fastadasp.selection.curve import check_picture
+    from fastadasp.strategy import parse_overrides
+
+    chosen = presets.Preset("", (DEFAULTS,)) if preset is None else presets.find_preset(preset)
+    given = {
+        "shape": shape,
+        "seconds": _numbers("--seconds", seconds, float),
+        "batch": batch,
+        "beams": _numbers("--beams", beams, int),
+        "new_tokens": new_tokens,
+        "text": text,
+        "strategies": None if strategies is None else split(strategies),
+        "budgets": None if budgets is None else split(budgets),
+        "rounds": rounds,
+        "warmup": warmup,
+        "compiled": compiled,
+    }
+    if plot is not None:
+        check_picture(plot)
+    place = choose_device(device)
+    common = {
+        "device": place,
+        "dtype": choose_dtype(dtype, place),
+        "attention": attn,
+        "overrides": parse_overrides(set_ or []),
+    }
+    changed = {name: value for name, value in given.items() if value is not None}
+    plans = [_plan({**options, **changed, **common}) for options in chosen.models]
+    rows, operators = list[dict[str, Any]](), list[dict[str, Any]]()
+    for options in chosen.operators:
+        operators += _operator_rows({**options, "device": place}, as_json)
+    for plan in plans:
+        rows += _model_rows(plan, as_json)
+    if plot is not None and rows:
+        report.draw(plot, rows)
+        say(f"picture: {plot}")
+    if as_json:
+        print(json.dumps([*rows, *operators], indent=1))
+    elif chosen.paper:
+        _show(report.paper_table(rows))
+
+
+@app.command()
+def operator(
+    tokens: Annotated[str, typer.Option(help="audio tokens, comma-separated")] = "64,750,3000,6000,24000",
+    hidden: Annotated[str, typer.Option(help="channels, multiples of 128, comma-separated")] = "1024,4096",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, comma-separated")] = "float32,bfloat16",
+    rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 7,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time one reduction (scores, plan, means) against a plain reimplementation of the released method."""
+    from fastadasp.inference.load import choose_device, choose_dtype
+
+    place = choose_device(device)
+    options = {
+        "tokens": _numbers("--tokens", tokens, int),
+        "hidden": _numbers("--hidden", hidden, int),
+        "dtypes": [choose_dtype(name, place) for name in split(dtype)],
+        "rounds": rounds,
+        "device": place,
+    }
+    found = _operator_rows(options, as_json)
+    if as_json:
+        print(json.dumps(found, indent=1))
+
+
+def _numbers(option: str, text: str | None, kind: type[int] | type[float]) -> list[Any] | None:
+    """A comma-separated option. Raises RunError."""
+    if text is None:
+        return None
+    try:
+        found = [kind(part) for part in split(text)]
+    except ValueError:
+        raise RunError(f"{option} {text!r}: give numbers, comma-separated") from None
+    if not found:
+        raise RunError(f"{option}: no number given")
+    return found
+
+
+def _plan(options: dict[str, Any]) -> Any:
+    from fastadasp.bench.grid import Plan
+    from fastadasp.bench.shapes import find_shape
+
+    plan = Plan(**{**options, "shape": find_shape(options["shape"])})
+    plan.check()
+    return plan
+
+
+def _model_rows(plan: Any, as_json: bool) -> list[dict[str, Any]]:
+    from fastadasp.bench import grid, report
+
+    rows: list[dict[str, Any]] = []
+    for part in grid.run(plan, _tell):
+        rows += part
+    if not as_json:
+        _show(report.model_table(rows))
+    return rows
+
+
+def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any]]:
+    from fastadasp.bench import operator as alone
+    from fastadasp.bench import report
+
+    rows = list(alone.run(**options, progress=_tell))
+    if not as_json:
+        _show(report.operator_table(rows))
+    return rows
+
+
+def _show(*tables: Table) -> None:
+    """Prints tables as wide as they are."""
+    out = console()
+    for table in tables:
+        needed = table.__rich_measure__(out, out.options.update(width=10_000)).maximum
+        out.width = max(out.width, needed)
+        out.print(table)
+
+
+def _tell(message: str) -> None:
+    """Progress for a person at a terminal."""
+    if sys.stderr.isatty():
+        say(message)

@@ -1,0 +1,263 @@
+"""``fastadasp select-layer``: choose a start layer on a few clips, or sweep all of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastadasp.errors import RunError, StrategyError
+from fastadasp.cli.terminal import console, say, split
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fastadasp.compare.sweep import Sweep
+    from fastadasp.selection.choice import Selection
+    from fastadasp.selection.curve import Panel
+    from fastadasp.strategy import Strategy
+    from fastadasp.tasks.task import Example, Task
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for."""
+
+    tasks: list[str]
+    strategies: list[str]
+    budgets: list[str]
+    selector: str
+    model: str
+    clips: int
+    limit: int | None
+    device: str = "auto"
+    dtype: str = "auto"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    vary: list[str] = field(default_factory=list)
+    sweep: bool = False
+    cached: bool = True
+    plot: Path | None = None
+    output: Path | None = None
+    as_json: bool = False
+
+
+def select_layer(
+    task: Annotated[str, typer.Option(help="names of tasks, comma-separated, as for compare")],
+    strategy: Annotated[str, typer.Option(help="names or TOML files of strategies, comma-separated")] = "weighted",
+    budget: Annotated[
+        str, typer.Option(help="budgets, as for compare; candidate layers are compared at one of FLOPs")
+    ] = "flops=0.3",
+    selector: Annotated[
+        str, typer.Option(help="layer selector of recipes that have none to calibrate")
+    ] = "transfer-entropy",
+    clips: Annotated[int, typer.Option(help="calibration clips")] = 16,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="run the task at every candidate layer and compare with the estimate")
+    ] = False,
+    vary: Annotated[
+        list[str] | None, typer.Option("--vary", help="with --sweep: selector parameters to try, e.g. k=3,5")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="with --sweep: clips of the task; default: all")] = None,
+    plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG or SVG file")] = None,
+    output: Annotated[Path | None, typer.Option(help="write all figures into this JSON file")] = None,
+    model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of every recipe")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="choose anew and keep nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+) -> None:
+    """Choose the layer that a strategy starts at, on a few clips of a task."""
+    from fastadasp.demo import model_path
+    from fastadasp.strategy import parse_overrides
+
+    request = Request(
+        tasks=split(task),
+        strategies=split(strategy),
+        budgets=split(budget),
+        selector=selector,
+        model=model or str(model_path()),
+        clips=clips,
+        limit=limit,
+        device=device,
+        dtype=dtype,
+        overrides=parse_overrides(set_ or []),
+        vary=vary or [],
+        sweep=sweep,
+        cached=not no_cache,
+        plot=plot,
+        output=output,
+        as_json=as_json,
+    )
+    run(request, console())
+
+
+def run(request: Request, out: Console) -> None:
+    """Chooses layers, prints and draws the curves. Raises FastAdaSPError before anything heavy where it can."""
+    from fastadasp.compare.grid import find_task
+    from fastadasp.inference.load import check_folder, load_model
+    from fastadasp.selection.curve import check_picture, draw
+    from fastadasp.selection.select import calibration_examples
+
+    for name, given in (("task", request.tasks), ("strategy", request.strategies), ("budget", request.budgets)):
+        if not given:
+            raise RunError(f"no {name} given")
+    if request.clips < 1 or (request.limit is not None and request.limit < 1):
+        raise RunError("numbers of clips are at least 1")
+    if request.vary and not request.sweep:
+        raise RunError("--vary tries parameters against the outcome; it needs --sweep")
+    if request.plot:
+        check_picture(request.plot)
+    if request.output and not request.output.absolute().parent.is_dir():
+        raise RunError(f"--output {request.output}: there is no folder {request.output.absolute().parent}")
+    recipes = _recipes(request)
+    tasks = [find_task(text) for text in request.tasks]
+    examples = [calibration_examples(task, request.clips) for task in tasks]
+    check_folder(request.model)
+    loaded = load_model(request.model, request.device, request.dtype)
+
+    from fastadasp.compare import curves
+
+    records: list[Any] = []
+    panels: list[Panel] = []
+    for task, calibration in zip(tasks, examples, strict=True):
+        if request.sweep:
+            for swept in _sweeps(request, loaded, task, recipes, calibration):
+                records.append(swept)
+                panels.append(curves.sweep_panel(swept))
+                _show(request, out, records, curves.sweep_table(swept))
+        else:
+            for made in _choices(request, loaded, task, recipes, calibration):
+                records.append(made)
+                panels.append(curves.choice_panel(task.name, made))
+                _show(request, out, records, curves.choice_table(task.name, made))
+    if request.plot:
+        draw(request.plot, panels)
+        say(f"picture: {request.plot}")
+    if request.as_json:
+        print(_json(records))
+    elif request.sweep:
+        out.print(curves.summary_table(records))
+    if request.output:
+        say(f"figures: {request.output}")
+
+
+def _show(request: Request, out: Console, records: list[Any], table: Table) -> None:
+    """Prints what was just found and keeps the figures so far."""
+    if not request.as_json:
+        out.print(table)
+    if request.output is None:
+        return
+    part = request.output.with_name(request.output.name + ".part")
+    try:
+        part.write_text(_json(records) + "\n", encoding="utf-8")
+        part.replace(request.output)
+    except OSError as error:
+        raise RunError(f"--output {request.output} cannot be written: {error.strerror or error}") from None
+
+
+def _json(records: Sequence[Any]) -> str:
+    return json.dumps([record.model_dump(mode="json") for record in records], indent=1, ensure_ascii=False)
+
+
+def _recipes(request: Request) -> list[list[Strategy]]:
+    """For each strategy and budget: the recipe with every layer selector that is to be tried."""
+    from fastadasp.counts.budget import Budget
+    from fastadasp.strategy import load_strategy, parse_overrides
+
+    options = []
+    for item in request.vary:
+        key, equals, values = (part.strip() for part in item.partition("="))
+        if not equals or not values:
+            raise RunError(f"--vary {item!r}: write parameter=value,value, e.g. k=3,5")
+        options.append([parse_overrides([f"layers.{key}={value.strip()}"]) for value in values.split(",")])
+    variants = [dict(itertools.chain(*(part.items() for part in parts))) for parts in itertools.product(*options)]
+    out = []
+    for name in request.strategies:
+        recipe = load_strategy(name)
+        if not _calibrates(recipe):
+            recipe = recipe.replace(layers=request.selector)
+        recipe = recipe.replace(**request.overrides)
+        if _calibrates(recipe):
+            recipe = recipe.replace(layers=recipe.layers.model_copy(update={"layer": None}))
+        for budget in Budget.several(request.budgets):
+            out.append(_fitting(recipe.with_budget(budget), variants))
+    return out
+
+
+def _fitting(recipe: Strategy, variants: Sequence[dict[str, Any]]) -> list[Strategy]:
+    """The recipe's variants whose parameters fit together. Raises StrategyError if none does."""
+    made, faults = [], []
+    for variant in variants:
+        try:
+            made.append(recipe.replace(**variant))
+        except StrategyError as fault:
+            faults.append(fault)
+    if not made:
+        raise faults[0]
+    return made
+
+
+def _calibrates(recipe: Strategy) -> bool:
+    from fastadasp.contracts.components import CalibratedSelector
+
+    return isinstance(recipe.layers, CalibratedSelector)
+
+
+def _choices(
+    request: Request,
+    loaded: Any,
+    task: Task,
+    recipes: Sequence[list[Strategy]],
+    calibration: tuple[list[Example], str],
+) -> Iterator[Selection]:
+    """Every recipe's choice on one task."""
+    from fastadasp.selection.select import select_layer
+
+    for (recipe,) in recipes:
+        yield select_layer(
+            loaded,
+            recipe,
+            calibration[0],
+            label=task.name,
+            clips_from=calibration[1],
+            max_new_tokens=task.max_new_tokens,
+            cached=request.cached,
+            notice=say,
+        )
+
+
+def _sweeps(
+    request: Request,
+    loaded: Any,
+    task: Task,
+    recipes: Sequence[list[Strategy]],
+    calibration: tuple[list[Example], str],
+) -> Iterator[Sweep]:
+    """Every recipe's choice on one task, and what the task loses at every layer."""
+    from fastadasp.compare.sweep import sweep
+    from fastadasp.inference.clips import prepare
+
+    examples = task.examples(request.limit)
+    _tell(f"{task.name}: encoding {len(examples)} clips")
+    ready = prepare(loaded, [*examples, *calibration[0]], 12, lambda _: None)
+
+    def chosen(given: Sequence[Example]) -> list[Any]:
+        return [ready[str(e.audio), e.instruction] for e in given]
+
+    for variants in recipes:
+        seen = (chosen(calibration[0]), calibration[1])
+        yield sweep(loaded, variants, task, chosen(examples), seen, progress=_tell)
+
+
+def _tell(message: str) -> None:
+    """Progress for a person at a terminal."""
+    if sys.stderr.isatty():
+        say(message)

@@ -1,0 +1,161 @@
+"""``fastadasp transcribe``: text from recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastadasp.errors import DataError, FastAdaSPError, RunError
+from fastadasp.cli.terminal import console, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastadasp.transcribe.speech_model import Transcript
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
+"""What is taken from a folder."""
+
+
+def transcribe(
+    files: Annotated[list[Path], typer.Argument(help="recordings (WAV, FLAC, MP3, Ogg...) or folders of them")],
+    strategy: Annotated[
+        str | None, typer.Option(help="name or TOML file of a strategy; default: the full model")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="how much to remove, as for compare: 0.5, flops=0.3; default: the recipe's")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="what the model is asked; default: to transcribe")] = None,
+    window: Annotated[
+        float | None, typer.Option(help="seconds answered at a time; longer recordings are cut at silence")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="most new tokens for a window; default: 12 for each second")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="windows at a time")] = 8,
+    model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of the recipe")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a recording, with times")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="do not say on stderr what was removed")] = False,
+) -> None:
+    """Write down what is said in recordings."""
+    from fastadasp.inference.load import check_folder
+    from fastadasp.strategy import load_strategy, parse_overrides
+
+    if strategy is None and (budget is not None or set_):
+        raise RunError("--budget and --set are about a strategy; name one with --strategy")
+    recipe = None
+    if strategy is not None:
+        changes = parse_overrides(set_ or []) | ({} if budget is None else {"budget": budget})
+        recipe = load_strategy(strategy, **changes)
+        if recipe.needs_calibration:
+            raise RunError(
+                f"strategy {recipe.name!r} starts at a layer that is chosen for a task; name one with "
+                "--set layers.layer=N (fastadasp select-layer finds it)"
+            )
+    paths = _recordings(files)
+    if model is not None:
+        check_folder(model)
+
+    from fastadasp.transcribe.speech_model import TRANSCRIBE, load_speech_model
+
+    speech = load_speech_model(model, device, dtype)
+    transcripts: list[Transcript] = []
+    failed = 0
+    with _Bar(paths) as bar:
+        answers = speech.transcribe_files(
+            paths,
+            recipe,
+            prompt=prompt or TRANSCRIBE,
+            window=window,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            progress=bar.advance,
+        )
+        for answer in answers:
+            if isinstance(answer, FastAdaSPError):
+                failed += 1
+                say(f"error: {answer}")
+                continue
+            transcripts.append(answer)
+            print(_line(answer, as_json, name=len(paths) > 1), flush=True)
+    if not quiet and recipe is not None and transcripts:
+        say(_removed(recipe.name, transcripts))
+    if failed:
+        raise typer.Exit(1 if transcripts else 2)
+
+
+def _recordings(given: Sequence[Path]) -> list[Path]:
+    """The files, and those in the folders; raises DataError where there is none."""
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise DataError(f"folder {path} holds no recording ({', '.join(SUFFIXES)})")
+            found += inside
+        else:
+            found.append(path)
+    if not any(path.is_file() for path in found):
+        raise DataError(f"there is no recording {found[0]}")
+    return found
+
+
+def _line(transcript: Transcript, as_json: bool, *, name: bool) -> str:
+    if not as_json:
+        return f"{transcript.audio}: {transcript.text}" if name else transcript.text
+    shown: dict[str, Any] = {
+        "audio": str(transcript.audio),
+        "text": transcript.text,
+        "seconds": round(transcript.seconds, 3),
+        "segments": [{"start": s.start, "end": s.end, "text": s.text} for s in transcript.segments],
+        "audio_tokens": transcript.audio_tokens,
+        "audio_tokens_left": transcript.audio_tokens_left,
+        "flops_removed": 1 - transcript.flops / transcript.flops_full,
+    }
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def _removed(name: str, transcripts: Sequence[Transcript]) -> str:
+    tokens, left = sum(t.audio_tokens for t in transcripts), sum(t.audio_tokens_left for t in transcripts)
+    saved = 1 - sum(t.flops for t in transcripts) / sum(t.flops_full for t in transcripts)
+    return f"{name}: {1 - left / tokens:.0%} of the audio tokens, {saved:.0%} of the decoder's prefill FLOPs removed"
+
+
+class _Bar:
+    """Seconds of audio that are done, on stderr; silent where stderr is not a terminal."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        shown = console(stderr=True)
+        columns = (TextColumn("transcribing"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
+        )
+        self._task = self._bar.add_task("", total=sum(map(_seconds, paths)))
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, seconds: float) -> None:
+        self._bar.advance(self._task, seconds)
+
+
+def _seconds(path: Path) -> float:
+    """By the header; 0 for a file that cannot be read, which is reported when its turn comes."""
+    import soundfile
+
+    try:
+        return float(soundfile.info(path).duration)
+    except (soundfile.SoundFileError, RuntimeError, TypeError):
+        return 0.0

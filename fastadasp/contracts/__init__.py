@@ -1,0 +1,1 @@
+"""What the author of a method reads: components, hooks and token plans."""

@@ -1,0 +1,162 @@
+"""The contracts: what a scorer, a merger, a schedule and a layer selector are.
+
+Each is a frozen pydantic model, so its parameters validate, print and hash; each has one job. A plugin subclasses one
+of them, sets the class variable ``name`` and returns the class from the matching hook (`fastadasp.contracts.hookspecs`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fastadasp.errors import StrategyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastadasp.contracts.token_plan import TokenPlan
+    from fastadasp.engine.view import LayerView
+    from fastadasp.selection.calibration import Calibration
+    from fastadasp.selection.choice import LayerChoice
+
+ScoreKind = Literal["importance", "affinity"]
+Need = Literal["attention", "text", "order"]
+"""What a component cannot do without: ``attention``, queries and keys of an attention; ``text``, text tokens in the
+prompt; ``order``, tokens that still stand in time order, since it compares neighbours or counts places."""
+Site = Literal["input", "block", "cache"]
+"""Where tokens go: ``input``, before a layer's attention; ``block``, between a layer's attention and its MLP;
+``cache``, from the keys and values alone."""
+
+
+class Component(BaseModel):
+    """A named, immutable, validated part of a strategy.
+
+    Class variables: ``name`` (how recipes call it; lower case with hyphens) and ``summary`` (one line for listings).
+    Fields of the subclass are its parameters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name, as plain Python values that TOML can hold."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class TokenComponent(Component):
+    """What scorers and mergers share: they look at tokens, and say what they need to see."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it cannot do without. A strategy needs what its components need."""
+
+    seeded: ClassVar[bool] = False
+    """Whether it draws from the strategy's seed, so that several seeds are worth comparing."""
+
+    def needed(self) -> frozenset[Need]:
+        """`needs`, for components whose parameters decide it."""
+        return self.needs
+
+
+class Scorer(TokenComponent):
+    """Says something about audio tokens. Subclasses override one or both methods and list what they give in ``gives``.
+
+    Rows are clips, not samples: a prompt with two recordings has two rows, so nothing is compared across recordings.
+    N is the longest clip's number of audio tokens; shorter clips are padded at the end (`LayerView.valid`).
+    """
+
+    gives: ClassVar[tuple[ScoreKind, ...]]
+
+    def importance(self, layer: LayerView) -> Tensor:
+        """One score a token, larger = worth more: float [clips, N]. Padding entries may hold anything."""
+        raise TypeError(f"scorer {self.name!r} gives no importance, only {', '.join(self.gives)}")
+
+    def affinity(self, layer: LayerView) -> Tensor:
+        """One score a neighbouring pair (i, i+1), larger = joins sooner: float [clips, N - 1]."""
+        raise TypeError(f"scorer {self.name!r} gives no affinity, only {', '.join(self.gives)}")
+
+
+class Merger(TokenComponent):
+    """Turns scores and a count of tokens to remove into a token plan."""
+
+    reads: ClassVar[ScoreKind]
+    """What the recipe's ``select`` scorer must give."""
+    uses_weight: ClassVar[bool] = True
+    """Whether the recipe's ``weight`` scorer has a meaning here (dropping has no use for it)."""
+    exact: ClassVar[bool] = True
+    """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
+    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+    """Where it can act. What averages hidden states cannot act in the cache alone."""
+
+    def is_exact(self) -> bool:
+        """`exact`, for mergers whose parameters decide it."""
+        return self.exact
+
+    def capacity(self, tokens: int) -> int:
+        """The most tokens that can go from a clip of `tokens` audio tokens."""
+        raise NotImplementedError
+
+    def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
+        """The token plan of one layer.
+
+        Args:
+            layer: what the layer knows about the audio tokens; one row a clip (shapes in `LayerView`).
+            select: the ``select`` scores, importances [clips, N] or affinities [clips, N-1]. Padding tokens hold +inf
+                and pairs that reach into padding -inf, so neither is ever chosen first.
+            weight: the ``weight`` importances [clips, N], float32 >= 0, or None for equal weights.
+            remove: int64 [clips], how many tokens each clip loses; never above its `capacity`.
+        """
+        raise NotImplementedError
+
+
+class Schedule(Component):
+    """How one ratio r spreads over the layers."""
+
+    def ratios(self, ratio: float, start: int, num_layers: int) -> tuple[float, ...]:
+        """The fraction of its current audio tokens that each layer removes.
+
+        Args:
+            ratio: the schedule's own r, in [0, 1).
+            start: the first acting layer, 0-based, from the layer selector.
+            num_layers: decoder layers.
+
+        Returns:
+            `num_layers` fractions in [0, 1), rising (weakly) with `ratio` at every layer.
+        """
+        raise NotImplementedError
+
+
+class LayerSelector(Component):
+    """Chooses the layer the schedule starts at."""
+
+    def start_layer(self, num_layers: int) -> int:
+        """The first acting layer, 0-based, in [0, num_layers). Raises StrategyError if it does not fit the model."""
+        raise NotImplementedError
+
+
+class CalibratedSelector(LayerSelector):
+    """A layer selector that has to see the model at work before it can choose.
+
+    Subclasses define `choose`. What was chosen stands in the parameter `layer`, so a recipe that names a layer needs no
+    calibration any more. Candidates are compared at the recipe's own budget if that is one of FLOPs, else at `flops`
+    (the fraction of the decoder's prefill FLOPs removed).
+    """
+
+    layer: int | None = Field(default=None, ge=0)
+    flops: float = Field(default=0.3, gt=0, lt=1)
+
+    def start_layer(self, num_layers: int) -> int:
+        if self.layer is None:
+            raise StrategyError(
+                f"layer selector {self.name!r} has not chosen a layer yet: fastadasp select-layer finds one (fastadasp "
+                "compare does so by itself), and so does strategy.calibrated(model, examples); or set layers.layer"
+            )
+        if self.layer >= num_layers:
+            raise StrategyError(f"start layer {self.layer} does not exist: the model has layers 0 to {num_layers - 1}")
+        return self.layer
+
+    def choose(self, calibration: Calibration) -> LayerChoice:
+        """Scores every layer in ``calibration.candidates`` and picks one of them."""
+        raise NotImplementedError

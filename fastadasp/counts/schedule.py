@@ -1,0 +1,106 @@
+"""From a schedule's ratios to token counts: how many audio tokens each clip keeps at each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastadasp.counts.budget import ratios_of
+from fastadasp.errors import StrategyError
+
+if TYPE_CHECKING:
+    from fastadasp.strategy import Strategy
+
+
+def layer_ratios(strategy: Strategy, num_layers: int) -> tuple[float, ...]:
+    """The fraction of its current audio tokens that each layer is to remove, for budgets that hold in any prompt."""
+    start = strategy.layers.start_layer(num_layers)
+    ratio = strategy.budget.ratio_for(strategy.schedule, start, num_layers)
+    return strategy.schedule.ratios(ratio, start, num_layers)
+
+
+def check_fit(strategy: Strategy, num_layers: int) -> None:
+    """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
+    if strategy.then is not None:
+        check_fit(strategy.then, num_layers)
+    if strategy.site == "input" and "attention" in strategy.needs() and strategy.layers.start_layer(num_layers) == 0:
+        raise StrategyError(
+            f"strategy {strategy.name!r} looks at attention, but before layer 0 there is none yet: "
+            'start at layer 1 or later, or take site = "block"'
+        )
+    if not strategy.budget.per_prompt:
+        layer_ratios(strategy, num_layers)
+        return
+    start = strategy.layers.start_layer(num_layers)
+    ratios_of(strategy.schedule, 0.5, start, num_layers)
+
+
+def survivors_by_layer(
+    strategy: Strategy, ratios: Sequence[float], tokens: int, current: int | None = None, first: int = 0
+) -> tuple[int, ...]:
+    """Audio tokens of one clip that leave each layer from `first` on.
+
+    Layer i removes ``int(n r_i)`` of its current n tokens, as the released code does. With a ``tokens`` budget the
+    counts follow the schedule's ideal curve, each rounded to the nearest token, so that rounding does not add up over
+    the layers and the last count is the budget's to half a token.
+
+    Args:
+        ratios: the fraction each layer removes.
+        tokens: audio tokens of the clip before layer 0.
+        current: audio tokens of the clip before layer `first`, if not `tokens`.
+    """
+    raw = strategy.budget.kind != "tokens"
+    now = tokens if current is None else current
+    ideal, counts = float(tokens), []
+    for layer, fraction in enumerate(ratios):
+        ideal *= 1.0 - fraction
+        if layer < first:
+            continue
+        wanted = int(now * fraction) if raw else now - math.floor(ideal + 0.5)
+        now -= min(max(wanted, 0), strategy.merger.capacity(now)) if fraction > 0 else 0
+        counts.append(now)
+    return tuple(counts)
+
+
+def removals(strategy: Strategy, num_layers: int, clips: Sequence[int]) -> list[tuple[int, ...]]:
+    """What each layer takes from each clip: `num_layers` tuples, one count a clip; not for ``flops`` and ``kv``."""
+    ratios = layer_ratios(strategy, num_layers)
+    paths = [(tokens, *survivors_by_layer(strategy, ratios, tokens)) for tokens in clips]
+    return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers)]
+
+
+def removals_after(
+    strategy: Strategy, num_layers: int, layer: int, clips: Sequence[int], current: Sequence[int]
+) -> list[tuple[int, ...]]:
+    """What the layers after `layer` take, given what each clip has `current`ly; for mergers that are not exact."""
+    ratios = layer_ratios(strategy, num_layers)
+    paths = [
+        (now, *survivors_by_layer(strategy, ratios, tokens, now, layer + 1))
+        for tokens, now in zip(clips, current, strict=True)
+    ]
+    return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers - layer - 1)]
+
+
+def evictions(
+    strategy: Strategy, clips: Sequence[int], plans: Sequence[Sequence[int]], *, site: str
+) -> list[tuple[int, ...]]:
+    """What a second stage at site ``cache`` evicts from each layer's cache, one count a clip.
+
+    A layer's cache holds the audio tokens that its attention saw; of these it keeps what the stage's schedule has left
+    of a clip at this layer.
+
+    Args:
+        strategy: the second stage.
+        clips: audio tokens of each clip before layer 0.
+        plans: what the first stage takes from each clip at each layer.
+        site: of the first stage.
+    """
+    ratios = layer_ratios(strategy, len(plans))
+    out, left = [], tuple(clips)
+    for layer, taken in enumerate(plans):
+        after = tuple(n - gone for n, gone in zip(left, taken, strict=True))
+        seen = after if site == "input" else left
+        out.append(tuple(n - survivors_by_layer(strategy, ratios, n)[layer] for n in seen))
+        left = after
+    return out

@@ -1,0 +1,113 @@
+"""Encoded recordings on disk: a model's audio tokens of a clip, so that no run encodes what another has encoded.
+
+One safetensors file a recording, named after everything that decides its content. Files are written aside and renamed,
+so processes may share the folder; what was used least recently goes when the folder grows over its cap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import uuid
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import fastadasp
+from fastadasp.files import cache_folder
+from fastadasp.errors import RunError
+
+if TYPE_CHECKING:
+    from fastadasp.inference.load import LoadedModel
+
+VARIABLE = "FASTADASP_FEATURES"
+"""Environment variable: the most that the folder may hold, e.g. ``500MB`` or ``20GB``; 0 for no cache."""
+USUAL = "2GB"
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def cap() -> int:
+    """Bytes that the folder may hold. Raises RunError if ``FASTADASP_FEATURES`` is no size."""
+    text = os.environ.get(VARIABLE) or USUAL
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)?", text.strip().upper())
+    if found is None:
+        raise RunError(f"{VARIABLE} is a size, e.g. 500MB or 20GB, or 0 for no cache, not {text!r}")
+    return int(float(found[1]) * _UNITS[found[2] or ""] if found[2] != "B" else float(found[1]))
+
+
+class FeatureCache:
+    """The encoded recordings of one model. With a cap of 0 it keeps and finds nothing."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded, self._cap = loaded, cap()
+        self.folder = cache_folder() / "features"
+
+    @cached_property
+    def _model(self) -> str:
+        """What of the model decides its features."""
+        import transformers
+
+        loaded = self._loaded
+        about = {
+            "weights": loaded.weights_hash,
+            "config": loaded.model.config.to_json_string(use_diff=False),
+            "processor": repr(sorted(loaded.processor.feature_extractor.to_dict().items(), key=str)),
+            "dtype": loaded.dtype,
+            "device": loaded.device,
+            "versions": (fastadasp.__version__, torch.__version__, transformers.__version__),
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _file(self, recording: Path) -> Path:
+        with recording.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        name = hashlib.sha256(f"{self._model} {content}".encode()).hexdigest()
+        return self.folder / name[:2] / f"{name[2:]}.safetensors"
+
+    def get(self, recording: Path) -> Tensor | None:
+        """The audio tokens of a recording, [N, D] on the host; None if they are not there, or damaged."""
+        if not self._cap:
+            return None
+        file = self._file(recording)
+        try:
+            found = load_file(file)["tokens"]
+            os.utime(file)  # used now
+        except (OSError, SafetensorError, KeyError):
+            return None
+        return found
+
+    def put(self, recording: Path, tokens: Tensor) -> None:
+        """Keeps the audio tokens of a recording; a folder that cannot be written is done without."""
+        if not self._cap:
+            return
+        file = self._file(recording)
+        part = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.part")
+        with contextlib.suppress(OSError, SafetensorError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"tokens": tokens.contiguous()}, part)
+            part.replace(file)
+
+    def trim(self) -> None:
+        """Removes what was used least recently until the folder is below its cap."""
+        if not self._cap:
+            return
+        files = []
+        for file in self.folder.glob("*/*"):
+            with contextlib.suppress(OSError):  # another process was faster
+                about = file.stat()
+                files.append((about.st_mtime, about.st_size, file))
+        total = sum(size for _, size, _ in files)
+        for _, size, file in sorted(files):
+            if total <= self._cap:
+                break
+            with contextlib.suppress(OSError):
+                file.unlink()
+            total -= size

@@ -1,0 +1,171 @@
+"""Loading a model and its processor, with messages for people."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fastadasp.errors import ModelError, RunError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run, its processor, and where it came from."""
+
+    model: Any
+    processor: Any
+    path: str
+    device: str
+    dtype: str
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz that the model's features are made from."""
+        return int(self.processor.feature_extractor.sampling_rate)
+
+    @property
+    def longest_clip(self) -> float | None:
+        """Seconds that fit into the encoder's window, if it has one."""
+        length = getattr(self.processor.feature_extractor, "chunk_length", None)
+        return None if length is None else float(length)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over the weights: the files of a local folder, else the tensors; for a model hub, its commit."""
+        commit = getattr(self.model.config, "_commit_hash", None)
+        return hash_weights(Path(self.path)) or commit or _hash_tensors(self.model)
+
+
+def hash_weights(folder: Path) -> str | None:
+    """SHA-256 over the weight files of a local model; None where there are none."""
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hash_tensors(model: Any) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def choose_device(device: str) -> str:
+    """``auto``, ``cpu`` or ``cuda`` -> ``cpu`` or ``cuda``. Raises RunError where there is no such device."""
+    import torch
+
+    if device not in DEVICES:
+        raise RunError(f"device is one of {', '.join(DEVICES)}, not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError("device 'cuda' was asked for, but this machine has no usable CUDA device; use cpu or auto")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """``auto`` is float32 on a CPU and bfloat16 on a GPU."""
+    if dtype not in DTYPES:
+        raise RunError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    return dtype if dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
+
+
+def check_folder(path: str) -> None:
+    """Refuses a path that cannot be a model before anything heavy is imported. Hub ids pass."""
+    folder = Path(path)
+    if folder.is_file():
+        raise ModelError(f"{path} is a file; a model is a folder with config.json, or a hub id")
+    if not folder.is_dir():
+        if path.count("/") == 1 and not path.startswith((".", "/", "~")):
+            return
+        raise ModelError(
+            f"there is no model folder {path}; give a folder with config.json, or a hub id such as Qwen/Qwen2-Audio-7B"
+        )
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(f"{path} is not a model: it has no config.json")
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, AttributeError):
+        raise ModelError(f"{config} is not a model configuration") from None
+    from fastadasp.models.adapter import adapter_of_type
+
+    if adapter_of_type(str(kind), path).audio_token is None:
+        raise ModelError(f"{path} is a model of type {kind!r}, which has no audio tokens")
+
+
+def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """A model from a local folder (offline) or by hub id.
+
+    Raises:
+        ModelError: it cannot be found or read, or its family is not supported.
+        RunError: device or dtype cannot be had.
+    """
+    check_folder(path)
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+
+    import transformers
+    from safetensors import SafetensorError
+
+    from fastadasp.models.adapter import adapter_for
+
+    local = Path(path).is_dir() or not _hub_answers(path)
+    own = _own_classes(path)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
+        name = (config.architectures or [None])[0]
+        cls = getattr(transformers, str(name), None) or getattr(own, str(name), None)
+        if name is None:
+            raise ModelError(f"{path} cannot be loaded: its config.json names no architecture")
+        if cls is None:
+            raise ModelError(f"{path}: transformers {transformers.__version__} has no architecture {name!r}")
+        model = cls.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
+        processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and local and not Path(path).is_dir():
+            raise ModelError(f"{path} cannot be loaded: the model hub cannot be reached and it is not cached") from None
+        if "ignore_mismatched_sizes" in str(error):
+            raise ModelError(f"{path} cannot be loaded: its weights have other shapes than its config.json") from None
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path} cannot be loaded: {first}") from None
+    adapter_for(model)
+    return LoadedModel(model.to(device).eval(), processor, path, device, dtype)
+
+
+def _own_classes(path: str) -> Any:
+    """The module of a family whose classes transformers does not have; None for others, and for models of a hub."""
+    from fastadasp.registry.registry import get_registry
+
+    config = Path(path) / "config.json"
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    modules = [e.value.module for e in get_registry().entries("model") if e.name == kind and e.value.module]
+    return importlib.import_module(modules[0]) if modules else None
+
+
+def _hub_answers(path: str) -> bool:
+    """Whether the model hub can be reached: one question, where transformers would retry for half a minute."""
+    import huggingface_hub
+
+    try:
+        huggingface_hub.model_info(path, timeout=10)
+    except huggingface_hub.errors.OfflineModeIsEnabled:
+        return False
+    except Exception as error:  # the HTTP library below changed between versions, and its errors with it
+        return getattr(error, "response", None) is not None or isinstance(error, ValueError)
+    return True

@@ -1,0 +1,220 @@
+"""Runs one cell: one strategy (or none) over the clips of one task, with time and cost."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from fastadasp.compare.records import Efficiency
+from fastadasp.inference.costs import SampleCost, sample_costs
+from fastadasp.counts.solve import reach
+from fastadasp.engine.trace import LayerTrace
+from fastadasp.errors import ModelError, StrategyError
+from fastadasp.models.adapter import adapter_for
+from fastadasp.inference.clips import Batch, ReadyClip, batches
+from fastadasp.inference.load import LoadedModel
+from fastadasp.counts.shape import DecoderShape
+from fastadasp.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Answers and what each cost, both in the clips' order; and what all cost together."""
+
+    predictions: list[str]
+    costs: list[SampleCost]
+    efficiency: Efficiency
+
+
+class _Stopwatch:
+    """Times the first forward pass of a `generate` and the whole of it."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.first, self.steps = device, 0.0, 0
+
+    def now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def after_forward(self, module: Any, args: Any, output: Any) -> None:
+        self.steps += 1
+        if self.steps == 1:
+            self.first = self.now()
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Python's garbage collector waits, so that it does not fall into a measurement."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@torch.inference_mode()
+def run_cell(
+    loaded: LoadedModel,
+    strategy: Strategy | None,
+    clips: Sequence[ReadyClip],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int], None],
+    encoder_flops: float | None = None,
+    choices: tuple[str, str] | None = None,
+) -> Outcome:
+    """Answers of the model under `strategy`; calls `progress(clips)` after each batch.
+
+    Args:
+        encoder_flops: FLOPs of the encoder for one clip, to be reported with those of the decoder.
+        choices: see `Task.choices`.
+
+    Raises:
+        StrategyError: some clips cannot meet the strategy's budget; nothing has run then.
+    """
+    shape = DecoderShape.of(adapter_for(loaded.model).decoder(loaded.model).config)
+    if strategy is not None:
+        check_reach(strategy, shape, clips)
+    width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
+    answers = [""] * len(clips)
+    costs: dict[int, SampleCost] = {}
+    prefill, decode, steps = [], [], []
+    with _no_collector():
+        for batch in batches(clips, batch_size, loaded.device):
+            texts, layers, times = _generate(loaded, strategy, batch, max_new_tokens, choices)
+            for place, text in zip(batch.places, texts, strict=True):
+                answers[place] = text
+            audio = [clip.audio_tokens for clip in batch.clips]
+            spent = sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width)
+            costs.update(zip(batch.places, spent, strict=True))
+            prefill.append(times[0])
+            decode.append(times[1])
+            steps.append(times[2])
+            progress(len(batch.clips))
+    ordered = [costs[i] for i in range(len(clips))]
+    return Outcome(answers, ordered, _efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops))
+
+
+def check_reach(strategy: Strategy, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
+    """Raises StrategyError if some of the clips cannot meet the budget: how many, and the one furthest from it."""
+    if not strategy.budget.per_prompt:
+        return
+    faults: list[tuple[float, str]] = []
+    for clip in clips:
+        text, audio = clip.tokens - clip.audio_tokens, [clip.audio_tokens]
+        try:
+            strategy.solve(shape, text, audio, nearest=True)
+        except StrategyError as error:
+            faults.append((reach(strategy, shape, text, audio)[1], f"{error} (clip {clip.example.id})"))
+    if faults:
+        raise StrategyError(f"{len(faults)} of {len(clips)} clips cannot meet the budget; {min(faults)[1]}")
+
+
+def _generate(
+    loaded: LoadedModel,
+    strategy: Strategy | None,
+    batch: Batch,
+    max_new_tokens: int,
+    choices: tuple[str, str] | None = None,
+) -> tuple[list[str], list[LayerTrace], tuple[float, float, int]]:
+    watch = _Stopwatch(loaded.device)
+    work = nullcontext() if strategy is None else strategy.apply(loaded.model, spans=batch.span_ids)
+    with work as trace:
+        handle = loaded.model.register_forward_hook(watch.after_forward)
+        try:
+            begin = watch.now()
+            said = loaded.model.generate(
+                inputs_embeds=batch.embeds,
+                attention_mask=batch.mask,
+                max_new_tokens=max_new_tokens if choices is None else 1,
+                do_sample=False,
+                num_beams=1,
+                return_dict_in_generate=True,
+                output_logits=choices is not None,
+                **batch.side,
+            )
+            end = watch.now()
+        finally:
+            handle.remove()
+    if choices is None:
+        decoded = loaded.processor.batch_decode(said.sequences, skip_special_tokens=True)
+        texts = [text.strip() for text in decoded]
+    else:
+        texts = choose(loaded, said.logits[0], choices)
+    layers = [] if trace is None else list(trace.layers)
+    return texts, layers, (watch.first - begin, end - watch.first, watch.steps - 1)
+
+
+def choose(loaded: LoadedModel, logits: torch.Tensor, choices: tuple[str, str]) -> list[str]:
+    """How probable the first choice is against the second, as text, from the first new token's logits [B, vocabulary].
+
+    A choice may begin in lower or upper case, with a space before it or not.
+
+    Raises:
+        ModelError: both begin with the same token.
+    """
+    tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
+
+    def begins(choice: str) -> set[int]:
+        written = (space + word for space in ("", " ") for word in (choice, choice.capitalize()))
+        return {ids[0] for text in written if (ids := tokenizer(text, add_special_tokens=False).input_ids)}
+
+    first, second = (begins(choice) for choice in choices)
+    one, other = sorted(first - second), sorted(second - first)
+    if not one or not other:
+        raise ModelError(f"the model's tokenizer begins {choices[0]!r} and {choices[1]!r} with the same token")
+    kept = logits.float()
+    odds = kept[:, one].logsumexp(1) - kept[:, other].logsumexp(1)
+    return [f"{probability:.6f}" for probability in odds.sigmoid().tolist()]
+
+
+def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
+    """One short run whose time is not counted."""
+    with torch.inference_mode():
+        for batch in batches([clip], 1, loaded.device):
+            _generate(loaded, None, batch, 2)
+
+
+def _efficiency(
+    costs: Sequence[SampleCost],
+    prefill: list[float],
+    decode: list[float],
+    steps: list[int],
+    batch_size: int,
+    encoder_flops: float | None,
+) -> Efficiency:
+    def removed(left: str, full: str) -> float:
+        whole = sum(getattr(cost, full) for cost in costs)
+        return 1 - sum(getattr(cost, left) for cost in costs) / whole if whole else 0.0
+
+    def mean(name: str) -> float:
+        return fmean(getattr(cost, name) for cost in costs)
+
+    return Efficiency(
+        audio_tokens=mean("audio_tokens"),
+        audio_tokens_left=mean("audio_tokens_left"),
+        audio_tokens_removed=removed("audio_tokens_left", "audio_tokens"),
+        kv_bytes=mean("kv_bytes"),
+        kv_removed=removed("kv_bytes", "kv_bytes_full"),
+        flops=mean("flops"),
+        flops_removed=removed("flops", "flops_full"),
+        encoder_flops=encoder_flops,
+        flops_removed_with_encoder=None
+        if encoder_flops is None
+        else (mean("flops_full") - mean("flops")) / (mean("flops_full") + encoder_flops),
+        prefill_seconds=median(prefill),
+        decode_seconds=median(decode),
+        new_tokens=fmean(steps),
+        batch_size=batch_size,
+    )
