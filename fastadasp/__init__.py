@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastadasp import ops as ops
-    from fastadasp.counts.budget import Budget
     from fastadasp.contracts.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, Scorer
+    from fastadasp.contracts.hookspecs import API_VERSION, hookimpl
     from fastadasp.contracts.token_plan import TokenPlan
+    from fastadasp.counts.budget import Budget
+    from fastadasp.counts.shape import DecoderShape
     from fastadasp.engine.view import LayerView
     from fastadasp.errors import (
         DataError,
@@ -27,10 +29,8 @@ if TYPE_CHECKING:
         StrategyError,
         UnknownNameError,
     )
-    from fastadasp.contracts.hookspecs import API_VERSION, hookimpl
-    from fastadasp.models.adapter import ModelAdapter
     from fastadasp.inference.load import LoadedModel, load_model
-    from fastadasp.counts.shape import DecoderShape
+    from fastadasp.models.adapter import ModelAdapter
     from fastadasp.registry.registry import get_registry
     from fastadasp.selection.calibration import Calibration, Features
     from fastadasp.selection.choice import LayerChoice, Selection

@@ -23,20 +23,29 @@ from pydantic import (
     model_validator,
 )
 
+from fastadasp.contracts.components import (
+    CalibratedSelector,
+    Component,
+    LayerSelector,
+    Merger,
+    Need,
+    Schedule,
+    Scorer,
+    Site,
+)
 from fastadasp.counts.budget import Budget
-from fastadasp.registry.checks import name_fault
-from fastadasp.contracts.components import CalibratedSelector, Component, LayerSelector, Merger, Need, Schedule, Scorer, Site
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.recipes.reading import Faults, build_component, explain, override, parse_overrides, read_toml, show
+from fastadasp.registry.checks import name_fault
 from fastadasp.registry.registry import get_registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fastadasp.counts.shape import DecoderShape
     from fastadasp.counts.solve import Solution
     from fastadasp.engine.trace import Trace
     from fastadasp.inference.load import LoadedModel
-    from fastadasp.counts.shape import DecoderShape
     from fastadasp.tasks.task import Example
 
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]

@@ -14,8 +14,8 @@ from tiny import MANY, ONE, TEXT, Sample, audio_model, batch, strategy, strategy
 
 import fastadasp
 from fastadasp import Budget, DecoderShape, Schedule, Strategy, StrategyError
-from fastadasp.inference.costs import sample_costs
 from fastadasp.counts.solve import EXACT, BatchLengths, Solution, batch_removals_after, reach
+from fastadasp.inference.costs import sample_costs
 
 PAPER = DecoderShape(layers=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, mlp=11008)
 """The decoder that paper.md section 6 reckons with."""

@@ -14,8 +14,8 @@ from transformers.cache_utils import Cache, QuantizedLayer
 
 import fastadasp
 from fastadasp import ModelError
-from fastadasp.models.adapter import adapter_for
 from fastadasp.inference.load import check_folder
+from fastadasp.models.adapter import adapter_for
 from fastadasp.registry.registry import get_registry
 
 

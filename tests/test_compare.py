@@ -18,10 +18,10 @@ from fastadasp.compare import comparison
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
 from fastadasp.compare.records import Cell, Efficiency, Prediction, Run, StartLayer
-from fastadasp.inference.runner import run_cell
 from fastadasp.demo import model_path
 from fastadasp.inference.clips import batches, encoder_flops, prepare, read_clip
 from fastadasp.inference.load import LoadedModel, load_model
+from fastadasp.inference.runner import run_cell
 
 DOCS = Path(__file__).parent.parent / "docs" / "results-format.md"
 

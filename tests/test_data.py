@@ -18,11 +18,11 @@ from scipy.optimize import brentq
 
 from fastadasp import DataError, ManifestTask
 from fastadasp.compare.grid import find_task, read_tasks
-from fastadasp.inference.runner import choose
 from fastadasp.demo import data_path, model_path
 from fastadasp.inference import features
 from fastadasp.inference.clips import batches, prepare
 from fastadasp.inference.load import load_model
+from fastadasp.inference.runner import choose
 from fastadasp.tasks.definition import Definition
 from fastadasp.tasks.metrics import METRICS, equal_error_rate
 from fastadasp.tasks.normalisers import NORMALISERS

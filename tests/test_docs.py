@@ -12,11 +12,11 @@ import typer
 
 import fastadasp
 from fastadasp import testing
+from fastadasp.cli.app import app
 from fastadasp.contracts import hookspecs
+from fastadasp.contracts.hookspecs import API_ATTRIBUTE
 from fastadasp.registry import enabled
 from fastadasp.registry.checks import METHODS
-from fastadasp.cli.app import app
-from fastadasp.contracts.hookspecs import API_ATTRIBUTE
 from fastadasp.registry.plugin import HOOKS
 from fastadasp.registry.registry import Registry, get_registry
 

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2Config, Qwen2Model
 
 import fastadasp
-from fastadasp.inference.costs import DecoderShape, sample_costs
 from fastadasp.counts.schedule import layer_ratios, survivors_by_layer
+from fastadasp.inference.costs import DecoderShape, sample_costs
 
 
 @pytest.fixture(scope="module")

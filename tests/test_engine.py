@@ -31,9 +31,9 @@ from transformers import DynamicCache
 
 import fastadasp
 from fastadasp import ModelError, StrategyError
+from fastadasp.counts.schedule import layer_ratios, removals
 from fastadasp.engine import received
 from fastadasp.engine.received import received_attention
-from fastadasp.counts.schedule import layer_ratios, removals
 
 NAMES = strategy_names()
 POSITIONS = ("original", "compact")

@@ -14,9 +14,9 @@ import fastadasp
 from fastadasp import ModelError
 from fastadasp.counts.schedule import removals
 from fastadasp.engine.session import attention_window
-from fastadasp.models.adapter import adapter_for
 from fastadasp.inference.clips import decoder_inputs
 from fastadasp.inference.load import LoadedModel
+from fastadasp.models.adapter import adapter_for
 from fastadasp.registry.registry import get_registry
 
 TOLERANCE = 1e-5

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 import fastadasp
-from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.contracts.token_plan import TokenPlan
+from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import AudioSpans, find_spans
 from fastadasp.engine.stream import Stream, apply_plan

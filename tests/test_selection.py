@@ -27,10 +27,10 @@ from fastadasp import (
     StrategyError,
     hookimpl,
 )
-from fastadasp.counts.budget import Budget
 from fastadasp.compare.comparison import Settings, compare
 from fastadasp.compare.grid import make_grid
 from fastadasp.compare.sweep import rank_correlation, sweep
+from fastadasp.counts.budget import Budget
 from fastadasp.demo import model_path
 from fastadasp.engine.trace import Trace
 from fastadasp.inference.clips import ReadyClip

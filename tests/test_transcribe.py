@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import fastadasp
 from fastadasp.compare.grid import find_task
-from fastadasp.inference.runner import run_cell
 from fastadasp.errors import DataError, ModelError, RunError, StrategyError
 from fastadasp.inference.clips import encode, prepare
 from fastadasp.inference.load import LoadedModel
+from fastadasp.inference.runner import run_cell
 from fastadasp.transcribe.windows import quietest, whole, windows
 
 RATE = 16_000

@@ -9,9 +9,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.bench.machine import held_bytes, peak_bytes, reset_peak, wait
+from fastadasp.counts.shape import DecoderShape
 from fastadasp.inference.costs import sample_costs
 from fastadasp.models.adapter import adapter_for
-from fastadasp.counts.shape import DecoderShape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fastadasp.bench import released
 from fastadasp.bench.machine import held_bytes, machine, peak_bytes, quiet, reset_peak, wait
-from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.contracts.token_plan import TokenPlan
+from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import AudioSpans, find_spans
 from fastadasp.engine.stream import Stream, apply_plan

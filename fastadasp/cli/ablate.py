@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.errors import RunError
 from fastadasp.cli.terminal import Bar, console, say, split
+from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
     from fastadasp.study.study import DryRun, Report

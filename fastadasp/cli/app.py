@@ -22,12 +22,12 @@ from fastadasp.cli import (
     select_layer,
     transcribe,
 )
-from fastadasp.registry.enabled import leaving_out
-from fastadasp.errors import FastAdaSPError, UnknownNameError
-from fastadasp.registry.registry import Registry
 from fastadasp.cli.terminal import Bar, print_listing, print_problems, say
 from fastadasp.cli.terminal import console as _console
 from fastadasp.cli.terminal import split as _split
+from fastadasp.errors import FastAdaSPError, UnknownNameError
+from fastadasp.registry.enabled import leaving_out
+from fastadasp.registry.registry import Registry
 
 if TYPE_CHECKING:
     from fastadasp.compare.comparison import Comparison
@@ -145,12 +145,12 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON and nothing else")] = False,
 ) -> None:
     """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
-    from fastadasp.counts.budget import Budget
     from fastadasp.compare import presets
     from fastadasp.compare import report as pages
     from fastadasp.compare.comparison import Settings
     from fastadasp.compare.comparison import compare as run
     from fastadasp.compare.grid import make_grid
+    from fastadasp.counts.budget import Budget
     from fastadasp.demo import model_path
     from fastadasp.strategy import parse_overrides
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.errors import RunError
 from fastadasp.cli.terminal import console, say, split
+from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fastadasp.convert.kinds import KINDS, convert
 from fastadasp.cli.terminal import console, say
+from fastadasp.convert.kinds import KINDS, convert
 
 
 def convert_checkpoint(

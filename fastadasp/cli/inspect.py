@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastadasp.errors import RunError
 from fastadasp.cli.terminal import console, say, split
+from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
     from fastadasp.report.inspection import Inspection

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fastadasp.errors import RunError
 from fastadasp.cli.terminal import Bar, say
+from fastadasp.errors import RunError
 
 PAGES = (".html", ".htm")
 

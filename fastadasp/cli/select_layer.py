@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.errors import RunError, StrategyError
 from fastadasp.cli.terminal import console, say, split
+from fastadasp.errors import RunError, StrategyError
 
 if TYPE_CHECKING:
     from rich.console import Console

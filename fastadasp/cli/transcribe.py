@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.errors import DataError, FastAdaSPError, RunError
 from fastadasp.cli.terminal import console, say
+from fastadasp.errors import DataError, FastAdaSPError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

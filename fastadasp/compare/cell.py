@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fastadasp.inference import runner
 from fastadasp.compare.grid import Row
 from fastadasp.compare.lines import Draws, draw, interval
 from fastadasp.compare.records import Cell, Prediction
 from fastadasp.compare.starts import Starts
-from fastadasp.models.adapter import adapter_for
+from fastadasp.inference import runner
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
+from fastadasp.models.adapter import adapter_for
 from fastadasp.tasks.task import Example, Task
 
 

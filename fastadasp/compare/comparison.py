@@ -112,9 +112,9 @@ def _run_cells(
     progress: Progress,
 ) -> None:
     from fastadasp.compare.cell import budget_value, predictions, run_row
-    from fastadasp.inference.runner import warm_up
     from fastadasp.compare.starts import Starts
     from fastadasp.inference.clips import encoder_flops, prepare
+    from fastadasp.inference.runner import warm_up
 
     every = [example for examples in grid.examples.values() for example in examples]
     every += [example for examples, _ in calibration.values() for example in examples]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from fastadasp.compare.grid import Grid, Row
 from fastadasp.compare.records import StartLayer
-from fastadasp.inference.runner import check_reach
+from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import StrategyError
-from fastadasp.models.adapter import adapter_for
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
-from fastadasp.counts.shape import DecoderShape
+from fastadasp.inference.runner import check_reach
+from fastadasp.models.adapter import adapter_for
 from fastadasp.selection.cache import Notice
 from fastadasp.selection.choice import Selection
 from fastadasp.selection.select import at_layer, calibration_examples, select_layer

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import Field
 
 from fastadasp.compare.records import Record
-from fastadasp.inference.runner import run_cell
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
+from fastadasp.inference.runner import run_cell
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.select import check_choice, common_budget, selector_of
 from fastadasp.strategy import Strategy

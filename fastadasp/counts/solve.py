@@ -15,8 +15,8 @@ from itertools import accumulate
 
 from fastadasp.counts.budget import cut, ratios_of
 from fastadasp.counts.schedule import evictions, removals, removals_after, survivors_by_layer
-from fastadasp.errors import StrategyError
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.errors import StrategyError
 from fastadasp.strategy import Strategy
 
 EXACT = 0.002

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.demo import data_path
 from fastadasp.demo.prompts import INSTRUCTIONS
-from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.tasks.manifest import ManifestTask
 from fastadasp.tasks.task import Task
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastadasp.counts.schedule import evictions
+from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState, Keys, count_seen, remember, state_of
 from fastadasp.engine.masks import causal_mask
-from fastadasp.counts.schedule import evictions
-from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine.spans import AudioSpans, find_spans, send
 from fastadasp.engine.stream import Reduction, Stream
 from fastadasp.engine.survivors import Survivors

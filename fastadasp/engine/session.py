@@ -24,18 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadasp.counts.schedule import check_fit
+from fastadasp.counts.shape import DecoderShape
 from fastadasp.engine import static
 from fastadasp.engine.attention import Watcher, watching
 from fastadasp.engine.cache import CacheState, stored, unreduced
 from fastadasp.engine.compiled import eager_only, uncompiled, without_compilation
 from fastadasp.engine.layer import LayerWork
 from fastadasp.engine.prompt import Prompt
-from fastadasp.counts.schedule import check_fit
 from fastadasp.engine.survivors import Rotary
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.models.adapter import ModelAdapter, adapter_for
-from fastadasp.counts.shape import DecoderShape
 from fastadasp.strategy import Strategy
 
 _busy: weakref.WeakSet[nn.Module] = weakref.WeakSet()

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fastadasp.audio import read_audio
 from fastadasp.errors import DataError, ModelError
-from fastadasp.models.adapter import adapter_for
 from fastadasp.inference.features import FeatureCache
 from fastadasp.inference.load import LoadedModel
+from fastadasp.models.adapter import adapter_for
 from fastadasp.tasks.task import Example
 
 SHORTEST = 0.1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastadasp.engine.trace import LayerTrace
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.engine.trace import LayerTrace
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fastadasp
-from fastadasp.files import cache_folder
 from fastadasp.errors import RunError
+from fastadasp.files import cache_folder
 
 if TYPE_CHECKING:
     from fastadasp.inference.load import LoadedModel

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.errors import ModelError
 from fastadasp.contracts.hookspecs import hookimpl
+from fastadasp.errors import ModelError
 from fastadasp.models.adapter import ModelAdapter
 
 if TYPE_CHECKING:

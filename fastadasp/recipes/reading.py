@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fastadasp.counts.budget import KINDS
-from fastadasp.registry.checks import BASES, Kind, did_you_mean, name_fault
 from fastadasp.contracts.components import Component
+from fastadasp.counts.budget import KINDS
 from fastadasp.errors import FastAdaSPError, StrategyError
+from fastadasp.registry.checks import BASES, Kind, did_you_mean, name_fault
 from fastadasp.registry.registry import get_registry
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from fastadasp.errors import UnknownNameError
 from fastadasp.contracts.hookspecs import PROJECT
+from fastadasp.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from fastadasp.registry.plugin import Origin

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import pluggy
 
 from fastadasp.contracts import hookspecs
+from fastadasp.contracts.hookspecs import API_ATTRIBUTE
 from fastadasp.registry.checks import Kind, api_fault, did_you_mean
 from fastadasp.registry.enabled import normalised
-from fastadasp.contracts.hookspecs import API_ATTRIBUTE
 
 HOOKS: dict[str, Kind] = {
     "fastadasp_scorers": "scorer",

@@ -16,10 +16,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from fastadasp.contracts.hookspecs import API_ATTRIBUTE, PROJECT
+from fastadasp.errors import FastAdaSPError, PluginError, UnknownNameError
 from fastadasp.registry.checks import KINDS, Kind, api_fault, component_fault, describe
 from fastadasp.registry.enabled import Enabled
-from fastadasp.errors import FastAdaSPError, PluginError, UnknownNameError
-from fastadasp.contracts.hookspecs import API_ATTRIBUTE, PROJECT
 from fastadasp.registry.plugin import HOOKS, SLOW, Entry, Origin, Plugin, PluginManager, PluginRecord, Problem, explain
 
 if TYPE_CHECKING:

@@ -43,8 +43,8 @@ def inspect(
         StrategyError: a strategy does not fit the model, or its budget the recording.
     """
     from fastadasp.audio import read_audio
-    from fastadasp.inference.runner import run_cell
     from fastadasp.inference.clips import encode, read_clip
+    from fastadasp.inference.runner import run_cell
 
     example = Example(path.stem, path, question, "")
     ready = encode(loaded, [example], [read_clip(example, loaded)])[0]

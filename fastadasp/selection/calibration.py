@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastadasp.counts.budget import Budget
 from fastadasp.contracts.components import LayerSelector
+from fastadasp.counts.budget import Budget
+from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import StrategyError
-from fastadasp.models.adapter import adapter_for
 from fastadasp.inference.clips import ReadyClip, batches
 from fastadasp.inference.load import LoadedModel
-from fastadasp.counts.shape import DecoderShape
+from fastadasp.models.adapter import adapter_for
 from fastadasp.strategy import Strategy
 
 WORDS = 1024

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fastadasp.counts.budget import Budget
 from fastadasp.contracts.components import CalibratedSelector
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, StrategyError
 from fastadasp.inference.clips import ReadyClip, prepare
 from fastadasp.inference.load import LoadedModel

@@ -19,8 +19,8 @@ from fastadasp.registry.registry import get_registry
 from fastadasp.study.records import FORMAT
 
 if TYPE_CHECKING:
-    from fastadasp.registry.checks import Kind
     from fastadasp.inference.load import LoadedModel
+    from fastadasp.registry.checks import Kind
     from fastadasp.strategy import Strategy
     from fastadasp.tasks.task import Example, Task
 

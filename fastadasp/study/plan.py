@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastadasp.counts.budget import Budget
 from fastadasp.compare.grid import FULL, Row, reachable_kind
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
 from fastadasp.recipes.reading import SECTIONS
 from fastadasp.strategy import Strategy, load_strategy

@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fastadasp.counts.budget import Budget
-from fastadasp.registry.checks import did_you_mean
 from fastadasp.compare.grid import ALL, FULL, expand
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
 from fastadasp.recipes.reading import SECTIONS, explain, show
+from fastadasp.registry.checks import did_you_mean
 from fastadasp.registry.registry import get_registry
 from fastadasp.strategy import Strategy
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastadasp.files import cache_folder
 from fastadasp.compare.about import git_commit, now, versions
 from fastadasp.errors import RunError
+from fastadasp.files import cache_folder
 from fastadasp.selection.cache import Notice
 from fastadasp.study import export
 from fastadasp.study.drive import Executor, Local, Outcome, Progress, Redo, run

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.counts.budget import Budget
 from fastadasp.compare.grid import Grid, Row, read_tasks
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
 from fastadasp.selection.cache import Notice
 from fastadasp.strategy import Strategy
@@ -172,9 +172,9 @@ class Worker:
     def prepare(self, name: str) -> Ready:
         """A task's clips, encoded by themselves, so that no cell depends on what else a study holds."""
         if name not in self._ready:
-            from fastadasp.inference.runner import warm_up
             from fastadasp.compare.starts import Starts
             from fastadasp.inference.clips import encoder_flops, prepare
+            from fastadasp.inference.runner import warm_up
             from fastadasp.selection.cache import warn
 
             size, examples = self.settings.batch_size, self.read[1][name]

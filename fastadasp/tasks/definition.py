@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fastadasp.registry.checks import name_fault
 from fastadasp.errors import DataError
 from fastadasp.recipes.reading import explain
+from fastadasp.registry.checks import name_fault
 from fastadasp.tasks.manifest import ManifestTask
 from fastadasp.tasks.sources.hub import PREFIX
 

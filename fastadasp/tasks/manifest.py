@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fastadasp.registry.checks import did_you_mean
 from fastadasp.errors import DataError
+from fastadasp.registry.checks import did_you_mean
 from fastadasp.tasks.metrics import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
 from fastadasp.tasks.pairs import join

@@ -9,8 +9,8 @@ import numpy as np
 import soundfile
 
 from fastadasp.audio import read_audio
-from fastadasp.files import cache_folder
 from fastadasp.errors import DataError
+from fastadasp.files import cache_folder
 
 SILENCE = 0.5
 """Seconds between them."""

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from fastadasp.registry.checks import BASES, Kind, component_fault
 from fastadasp.contracts.components import Component
+from fastadasp.registry.checks import BASES, Kind, component_fault
 from fastadasp.registry.registry import get_registry
 from fastadasp.testing.failure import ConformanceError, Subject, describe
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastadasp.contracts.components import Merger
-from fastadasp.engine.heads import by_head
 from fastadasp.contracts.token_plan import TokenPlan
+from fastadasp.engine.heads import by_head
 from fastadasp.engine.view import LayerView
 from fastadasp.testing.component import component
 from fastadasp.testing.device import check_device_use

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastadasp.counts.budget import Budget
 from fastadasp.contracts.components import Schedule
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import StrategyError
 from fastadasp.testing.component import component
 from fastadasp.testing.failure import Subject

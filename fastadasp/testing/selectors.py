@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from fastadasp.counts.budget import Budget
 from fastadasp.contracts.components import CalibratedSelector, LayerSelector
+from fastadasp.counts.budget import Budget
 from fastadasp.errors import StrategyError
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadasp.inference.runner import Outcome, check_reach, run_cell
+from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import DataError, FastAdaSPError, RunError, StrategyError
-from fastadasp.models.adapter import adapter_for
 from fastadasp.inference.clips import ReadyClip, encode, long_enough
 from fastadasp.inference.load import LoadedModel, load_model
-from fastadasp.counts.shape import DecoderShape
+from fastadasp.inference.runner import Outcome, check_reach, run_cell
+from fastadasp.models.adapter import adapter_for
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.tasks.task import Example
 from fastadasp.transcribe.windows import Window, whole, windows

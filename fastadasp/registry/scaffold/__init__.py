@@ -11,10 +11,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastadasp.contracts.hookspecs import API_VERSION, PROJECT
+from fastadasp.errors import RunError
 from fastadasp.registry.checks import BASES, name_fault
 from fastadasp.registry.enabled import normalised
-from fastadasp.errors import RunError
-from fastadasp.contracts.hookspecs import API_VERSION, PROJECT
 from fastadasp.registry.registry import get_registry
 
 TEMPLATE = Path(__file__).with_name("template")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastadasp.files import cache_folder
 from fastadasp.errors import DataError
+from fastadasp.files import cache_folder
 from fastadasp.tasks.sources.row import Row
 
 PREFIX = "hf:"
