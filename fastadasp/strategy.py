@@ -132,7 +132,7 @@ class Strategy(BaseModel):
         return tomli_w.dumps(self.to_dict())
 
     def needs(self) -> frozenset[Need]:
-        """What its components cannot do without: ``attention``, ``text``, ``order`` (`fastadasp.contracts.components.Need`)."""
+        """What its components cannot do without: ``attention``, ``text``, ``order`` (`components.Need`)."""
         parts = (self.select, self.merger) if self.weight is None else (self.select, self.merger, self.weight)
         own = frozenset[Need]().union(*(part.needed() for part in parts))
         return own if self.then is None else own | self.then.needs()

@@ -172,7 +172,7 @@ def test_the_engine_and_contracts_name_no_method() -> None:
 
 def test_listing_needs_no_torch() -> None:
     code = (
-        "import sys, fastadasp.cli.app; from fastadasp.registry.registry import get_registry; get_registry().entries(); "
+        "import sys, fastadasp.cli.app; from fastadasp.registry import get_registry; get_registry().entries(); "
         "print(*sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,7 +1,8 @@
 """The contracts: what a scorer, a merger, a schedule and a layer selector are.
 
 Each is a frozen pydantic model, so its parameters validate, print and hash; each has one job. A plugin subclasses one
-of them, sets the class variable ``name`` and returns the class from the matching hook (`fastadasp.contracts.hookspecs`).
+of them, sets the class variable ``name`` and returns the class from the matching hook
+(`fastadasp.contracts.hookspecs`).
 """
 
 from __future__ import annotations
