@@ -107,7 +107,7 @@ def test_kernels_serve_the_engine_alone() -> None:
 
 
 def test_models_and_tasks_stand_below_the_comparison() -> None:
-    assert offenders("models", "tasks", "audio", "inference", banned=("compare", "demo", "cli")) == []
+    assert offenders("models", "tasks", "audio", banned=("compare", "demo", "cli")) == []
     assert offenders("tasks", banned=("engine", "models", "strategy")) == []
 
 
