@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fastadasp.contracts.components import Component
+from fastadasp.contracts.components import Component, Scorer
 from fastadasp.counts.budget import KINDS
 from fastadasp.errors import FastAdaSPError, StrategyError
 from fastadasp.registry.checks import BASES, Kind, did_you_mean, name_fault
@@ -212,3 +212,20 @@ def _toml_value(text: str) -> Any:
     value = table["value"]
     # Dates are text here, and so is text that smuggled in a second line.
     return value if len(table) == 1 and isinstance(value, str | int | float | list | dict) else text
+
+
+def gives(scorer: Scorer) -> str:
+    """What a scorer gives, in words."""
+    return " and ".join(scorer.gives)
+
+
+def mergers(site: str) -> str:
+    """Names of the mergers that can act at a site."""
+    names = [entry.name for entry in get_registry().entries("merger") if site in entry.value.sites]
+    return ", ".join(names) or "none installed"
+
+
+def scorers(score: str) -> str:
+    """Names of the scorers that give a score."""
+    names = [entry.name for entry in get_registry().entries("scorer") if score in entry.value.gives]
+    return ", ".join(names) or "none installed"
