@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2Model
 
 import fastadasp
+from fastadasp.upstream.names import cache_argument, cache_of
 
 TOLERANCE = 1e-5
 SCHEDULES = {"none": "single-shot", "constant": "constant", "decay": "decay"}
@@ -114,11 +115,9 @@ def test_parity(path: Path, index: int) -> None:
 
     def run() -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         prefill = model(inputs_embeds=embeds, use_cache=True)
-        lengths = [layer.get_seq_length() for layer in prefill.past_key_values.layers]
+        lengths = [layer.get_seq_length() for layer in cache_of(prefill).layers]
         position = torch.tensor([[embeds.shape[1]]])
-        decode = model(
-            inputs_embeds=tensors["next_embeds"], past_key_values=prefill.past_key_values, position_ids=position
-        )
+        decode = model(inputs_embeds=tensors["next_embeds"], **cache_argument(cache_of(prefill)), position_ids=position)
         return prefill.last_hidden_state, decode.last_hidden_state, lengths
 
     if strategy is None:
