@@ -141,7 +141,7 @@ def test_parity(path: Path, index: int) -> None:
 
 @torch.no_grad()
 def test_eviction_from_the_first_layer_on(path: Path) -> None:
-    """The prompt is as without a strategy, every layer holds fewer keys, and the first still says how far it has come."""
+    """The prompt is as without a strategy, every layer holds fewer keys, and the first says how far it has come."""
     spec, tensors, model = load(path)
     embeds = tensors["inputs_embeds"]
     total = embeds.shape[1]
