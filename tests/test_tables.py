@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fastadasp.cli.terminal import split
 from fastadasp.errors import DataError, FastAdaSPError
 from fastadasp.recipes.reading import read_toml
 from fastadasp.tasks.definition import read_task
@@ -81,15 +80,6 @@ def test_a_folder_of_unheard_recordings_says_so(tmp_path: Path) -> None:
     (tmp_path / "b.m4a").write_bytes(b"x")
     with pytest.raises(DataError, match=r"b\.m4a.*convert"):
         list(read_rows(tmp_path))
-
-
-def test_commas_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a,b").mkdir()
-    (tmp_path / "a,b" / "c,d.csv").touch()
-    assert split("asr,transcription=a,b/c,d.csv,er") == ["asr", "transcription=a,b/c,d.csv", "er"]
-    assert split("weighted, prune,,") == ["weighted", "prune"]
-    assert split("x" * 100_000) == ["x" * 100_000]
 
 
 DEEP = "[" * 50_000
