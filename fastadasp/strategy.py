@@ -35,6 +35,7 @@ from fastadasp.contracts.components import (
 )
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
+from fastadasp.recipes import reading
 from fastadasp.recipes.reading import Faults, build_component, explain, override, parse_overrides, read_toml, show
 from fastadasp.registry.checks import name_fault
 from fastadasp.registry.registry import get_registry
@@ -245,7 +246,7 @@ class Strategy(BaseModel):
         if needed not in self.select.gives:
             faults.append(
                 f"`select`: merger {self.merger.name!r} reads {needed}, but scorer {self.select.name!r} "
-                f"gives {_gives(self.select)}. Scorers that give {needed}: {_scorers(needed)}"
+                f"gives {reading.gives(self.select)}. Scorers that give {needed}: {reading.scorers(needed)}"
             )
         if self.weight is not None and not self.merger.uses_weight:
             faults.append(
@@ -254,13 +255,13 @@ class Strategy(BaseModel):
             )
         elif self.weight is not None and "importance" not in self.weight.gives:
             faults.append(
-                f"`weight` needs importance, but scorer {self.weight.name!r} gives {_gives(self.weight)}. Scorers "
-                f"that give importance: {_scorers('importance')}"
+                f"`weight` needs importance, but scorer {self.weight.name!r} gives {reading.gives(self.weight)}. "
+                f"Scorers that give importance: {reading.scorers('importance')}"
             )
         if self.site not in self.merger.sites:
             faults.append(
                 f"`site`: merger {self.merger.name!r} cannot act at {self.site!r}, only at "
-                f"{' or '.join(map(repr, self.merger.sites))}. Mergers that can: {_mergers(self.site)}"
+                f"{' or '.join(map(repr, self.merger.sites))}. Mergers that can: {reading.mergers(self.site)}"
             )
         if self.site == "cache" and not self.merger.is_exact():
             faults.append(
@@ -342,17 +343,3 @@ def _is_path(value: str | os.PathLike[str]) -> bool:
     if not isinstance(value, str):
         return True
     return value.endswith(".toml") or any(mark in value for mark in ("/", os.sep))
-
-
-def _gives(scorer: Scorer) -> str:
-    return " and ".join(scorer.gives)
-
-
-def _mergers(site: str) -> str:
-    names = [entry.name for entry in get_registry().entries("merger") if site in entry.value.sites]
-    return ", ".join(names) or "none installed"
-
-
-def _scorers(score: str) -> str:
-    names = [entry.name for entry in get_registry().entries("scorer") if score in entry.value.gives]
-    return ", ".join(names) or "none installed"

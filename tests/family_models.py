@@ -319,6 +319,65 @@ FAMILIES: dict[str, Family] = {
         },
         14,
     ),
+    "omniasr": Family(
+        "OmniASRForConditionalGeneration",
+        "OmniASRConfig",
+        {
+            "audio_config": {
+                "model_type": "omniasr_audio",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_attention_heads": 2,
+                "num_hidden_layers": 1,
+                "conv_dim": [8, 8],
+                "conv_kernel": [4, 2],
+                "conv_stride": [2, 2],
+                "num_conv_pos_embeddings": 4,
+                "num_conv_pos_embedding_groups": 2,
+            },
+            "text_config": text("llama"),
+            "audio_token_id": AUDIO,
+        },
+        lambda generator: {
+            "input_values": torch.randn(1, 1, 66, generator=generator),
+            "padding_mask": torch.ones(1, 66, dtype=torch.int64),
+        },
+        16,
+    ),
+    "apertus1p5": Family(
+        "Apertus1p5ForConditionalGeneration",
+        "Apertus1p5Config",
+        {
+            "audio_config": {
+                "model_type": "wavtokenizer_encoder",
+                "num_filters": 4,
+                "upsampling_ratios": [2, 2],
+                "num_lstm_layers": 1,
+                "hidden_size": 16,
+                "codebook_size": 32,
+                "codebook_dim": 16,
+            },
+            "vision_config": {
+                "codebook_size": 8,
+                "embed_dim": 8,
+                "latent_channels": 8,
+                "base_channels": 32,
+                "channel_multiplier": [1, 1],
+                "num_res_blocks": 1,
+                "resolution": 16,
+            },
+            "text_config": text("apertus1p5_text", vocab_size=VOCABULARY + 44),
+            "audio_token_id": AUDIO,
+            "image_token_id": VOCABULARY + 1,
+            "image_token_offset": VOCABULARY + 4,
+            "audio_token_offset": VOCABULARY + 12,
+        },
+        lambda generator: {
+            "input_values": torch.randn(1, 1, 64, generator=generator),
+            "padding_mask": torch.ones(1, 64, dtype=torch.int64),
+        },
+        16,
+    ),
     "qwen2_5_omni_thinker": Family(
         "Qwen2_5OmniThinkerForConditionalGeneration",
         "Qwen2_5OmniThinkerConfig",
@@ -362,7 +421,8 @@ def installed() -> list[str]:
 
 def _implementations(name: str, attention: str) -> Any:
     """Some encoders lack one of the implementations, in transformers itself."""
-    split = {"vibevoice_asr": {"text_config": attention}, "phi4_multimodal": {"": attention, "audio_config": "sdpa"}}
+    split = {name: {"text_config": attention} for name in ("apertus1p5", "vibevoice_asr")}
+    split |= {"phi4_multimodal": {"": attention, "audio_config": "sdpa"}}
     return split.get(name, attention)
 
 

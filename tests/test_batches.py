@@ -7,6 +7,7 @@ import torch
 from tiny import MANY, ONE, Sample, audio_model, batch, cache_lengths, error, greedy, strategy, strategy_names
 
 from fastadasp import ModelError
+from fastadasp.upstream.names import cache_argument, cache_of
 
 TOLERANCE = 1e-5
 NAMES = strategy_names()
@@ -127,9 +128,9 @@ def test_a_later_chunk_of_text_continues_from_the_cache(name, attention):
         whole = model(**inputs, use_cache=True)
         head = {k: v[:, : width - 5] if k in ("input_ids", "attention_mask") else v for k, v in inputs.items()}
         first = model(**head, use_cache=True)
-        second = model(**_rest(inputs, width - 5, width), past_key_values=first.past_key_values, use_cache=True)
+        second = model(**_rest(inputs, width - 5, width), **cache_argument(cache_of(first)), use_cache=True)
     assert error(second.logits[:, -5:], whole.logits[:, -5:]) <= TOLERANCE
-    assert cache_lengths(second.past_key_values) == cache_lengths(whole.past_key_values)
+    assert cache_lengths(cache_of(second)) == cache_lengths(cache_of(whole))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -156,7 +157,7 @@ def test_a_clip_in_a_later_turn(name, attention):
             **_rest(inputs, cut, width),
             input_features=features[0][1::2],
             feature_attention_mask=features[1][1::2],
-            past_key_values=first.past_key_values,
+            **cache_argument(cache_of(first)),
             use_cache=True,
         )
         assert [layer.kv_length_per_sample for layer in trace.layers] == together
@@ -173,7 +174,7 @@ def test_generate_continues_from_a_returned_cache(name):
         second = model.generate(
             input_ids=first.sequences,
             attention_mask=torch.ones_like(first.sequences),
-            past_key_values=first.past_key_values,
+            **cache_argument(cache_of(first)),
             max_new_tokens=4,
         )
     assert torch.equal(whole, second)
@@ -190,7 +191,7 @@ def test_a_later_turn_in_a_padded_batch_is_each_sample_alone(name):
         first = model(**inputs, use_cache=True)
         mask = torch.nn.functional.pad(mask, (0, 4), value=1)
         return model(
-            input_ids=turn.expand(rows, -1), attention_mask=mask, past_key_values=first.past_key_values, use_cache=True
+            input_ids=turn.expand(rows, -1), attention_mask=mask, **cache_argument(cache_of(first)), use_cache=True
         ).logits[:, -1]
 
     with strategy(name).apply(model):
@@ -206,10 +207,10 @@ def test_right_padding_without_position_ids(positions):
 
     def run(inputs):
         lengths = inputs["attention_mask"].sum(1, keepdim=True)
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
         token = torch.full_like(lengths, 5)
-        return model(input_ids=token, attention_mask=mask, position_ids=lengths, past_key_values=cache).logits[:, -1]
+        return model(input_ids=token, attention_mask=mask, position_ids=lengths, **cache_argument(cache)).logits[:, -1]
 
     with strategy("fastadasp-dense", positions=positions).apply(model):
         together = run(batch(*MANY, side="right"))
@@ -236,14 +237,14 @@ def test_a_cache_repeated_after_the_prompt():
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
     token = torch.tensor([[5], [6]])
     with strategy("weighted").apply(model):
-        cache = model(**inputs, use_cache=True).past_key_values
-        once = model(input_ids=token, attention_mask=mask, past_key_values=cache).logits
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
+        once = model(input_ids=token, attention_mask=mask, **cache_argument(cache)).logits
+        cache = cache_of(model(**inputs, use_cache=True))
         cache.batch_repeat_interleave(3)
         copies = [x.repeat_interleave(3, dim=0) for x in (token, mask)]
-        many = model(input_ids=copies[0], attention_mask=copies[1], past_key_values=cache).logits
+        many = model(input_ids=copies[0], attention_mask=copies[1], **cache_argument(cache)).logits
         assert error(many, once.repeat_interleave(3, dim=0)) <= TOLERANCE
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         cache.batch_select_indices(torch.tensor([0]))
         with pytest.raises(ModelError, match="only be repeated"):
-            model(input_ids=token[:1], attention_mask=mask[:1], past_key_values=cache)
+            model(input_ids=token[:1], attention_mask=mask[:1], **cache_argument(cache))

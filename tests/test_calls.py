@@ -17,6 +17,7 @@ from fastadasp import ModelError
 from fastadasp.inference.load import check_folder
 from fastadasp.models.adapter import adapter_for
 from fastadasp.registry.registry import get_registry
+from fastadasp.upstream.names import cache_argument, cache_of
 
 
 @pytest.fixture(autouse=True)
@@ -204,10 +205,10 @@ def test_quantised_caches(name: str, layer: int) -> None:
         expected = greedy(model, inputs, 5)
         forced = [step.argmax(-1) for step in expected]
         cache = _rounded()
-        first = model(**inputs, past_key_values=cache).logits[:, -1]
+        first = model(**inputs, **cache_argument(cache)).logits[:, -1]
         assert torch.equal(first, expected[0])
         for step, token in enumerate(forced[:-1]):
-            logits = model(input_ids=token.unsqueeze(1), past_key_values=cache).logits[:, -1]
+            logits = model(input_ids=token.unsqueeze(1), **cache_argument(cache)).logits[:, -1]
             assert error(logits, expected[step + 1]) <= 0.02
 
 
@@ -215,7 +216,7 @@ def test_quantised_caches_give_no_keys_away() -> None:
     model, inputs = audio_model(), batch(ONE)
     for name, message in (("cache", "cannot be evicted from a Rounded"), ("before", "use the default dynamic cache")):
         with strategy(name).apply(model), pytest.raises(ModelError, match=message):
-            model(**inputs, past_key_values=_rounded())
+            model(**inputs, **cache_argument(_rounded()))
 
 
 @pytest.mark.cuda
@@ -236,10 +237,10 @@ def test_a_cache_with_sliding_layers_counts_what_went_by() -> None:
     token = torch.tensor([[7]])
     for name in ("before", "first-cache", "weighted"):
         with strategy(name).apply(model):
-            cache = model(**inputs, use_cache=True).past_key_values
+            cache = cache_of(model(**inputs, use_cache=True))
             assert type(cache.layers[0]).__name__ == "DynamicSlidingWindowLayer"
             assert cache.get_seq_length() == inputs["input_ids"].shape[1]
-            model(input_ids=token, past_key_values=cache)
+            model(input_ids=token, **cache_argument(cache))
             assert cache.get_seq_length() == inputs["input_ids"].shape[1] + 1
 
 
@@ -249,21 +250,21 @@ def test_a_cache_of_the_plain_model_goes_on_with_a_strategy() -> None:
     with strategy("average").apply(model):
         expected = model(**inputs).logits[:, -1]
     cache = DynamicCache(config=model.config.text_config)
-    model(input_ids=inputs["input_ids"][:, :9], past_key_values=cache, use_cache=True)
+    model(input_ids=inputs["input_ids"][:, :9], **cache_argument(cache), use_cache=True)
     rest = inputs | {"input_ids": inputs["input_ids"][:, 9:]}
     with strategy("average").apply(model):
-        assert error(model(**rest, past_key_values=cache).logits[:, -1], expected) <= 1e-5
+        assert error(model(**rest, **cache_argument(cache)).logits[:, -1], expected) <= 1e-5
 
 
 def test_a_reduced_cache_goes_on_under_another_apply() -> None:
     model, inputs = audio_model(), batch(ONE)
     token = torch.tensor([[7]])
     with strategy("weighted").apply(model):
-        cache = model(**inputs, use_cache=True).past_key_values
-        expected = model(input_ids=token, past_key_values=cache).logits
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
+        expected = model(input_ids=token, **cache_argument(cache)).logits
+        cache = cache_of(model(**inputs, use_cache=True))
     with strategy("prune").apply(model):
-        assert torch.equal(model(input_ids=token, past_key_values=cache).logits, expected)
+        assert torch.equal(model(input_ids=token, **cache_argument(cache)).logits, expected)
 
 
 # ---- several devices ----

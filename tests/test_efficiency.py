@@ -12,6 +12,7 @@ from transformers import Qwen2Config, Qwen2Model
 import fastadasp
 from fastadasp.counts.schedule import layer_ratios, survivors_by_layer
 from fastadasp.inference.costs import DecoderShape, sample_costs
+from fastadasp.upstream.names import cache_of
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_kv_bytes_are_those_of_the_cache(model: Qwen2Model) -> None:
     spans = torch.zeros(1, 60, dtype=torch.int64)
     spans[:, 4:54] = 1
     with fastadasp.load_strategy("weighted", budget=0.6).apply(model, spans=spans) as trace:
-        cache = model(inputs_embeds=torch.randn(1, 60, 64), use_cache=True).past_key_values
+        cache = cache_of(model(inputs_embeds=torch.randn(1, 60, 64), use_cache=True))
     held = sum(x.keys.nbytes + x.values.nbytes for x in cache.layers)
     (cost,) = sample_costs(DecoderShape.of(model.config), trace.layers, [50], [60], 4)
     assert cost.kv_bytes == held

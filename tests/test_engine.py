@@ -34,6 +34,7 @@ from fastadasp import ModelError, StrategyError
 from fastadasp.counts.schedule import layer_ratios, removals
 from fastadasp.engine import received
 from fastadasp.engine.received import received_attention
+from fastadasp.upstream.names import cache_argument, cache_of
 
 NAMES = strategy_names()
 POSITIONS = ("original", "compact")
@@ -73,7 +74,7 @@ def test_nothing_removed_is_the_plain_model(name, positions, attention, case):
     with method.apply(model) as trace:
         ours = model(**inputs, use_cache=True)
     assert torch.equal(ours.logits, plain.logits)
-    for mine, theirs in zip(ours.past_key_values.layers, plain.past_key_values.layers, strict=True):
+    for mine, theirs in zip(cache_of(ours).layers, cache_of(plain).layers, strict=True):
         assert torch.equal(mine.keys, theirs.keys)
         assert torch.equal(mine.values, theirs.values)
     audio = (inputs["input_ids"] == AUDIO).sum(1)
@@ -229,7 +230,7 @@ def test_trace_tells_the_plan_and_the_cache(name, positions):
     clips, cached = (23, 11, 14, 17), method.site == "cache"
     with method.apply(model) as trace:
         for sample in MANY:
-            cache = model(**batch(sample), use_cache=True).past_key_values
+            cache = cache_of(model(**batch(sample), use_cache=True))
             assert [layer.kv_length for layer in trace.layers] == cache_lengths(cache)
             assert cache.get_seq_length() == len(sample)
             assert [layer.layer for layer in trace.layers] == list(range(LAYERS))
@@ -239,7 +240,7 @@ def test_trace_tells_the_plan_and_the_cache(name, positions):
                 assert method.site == "input" or layer.tokens_out_per_sample == after.tokens_in_per_sample
             for layer in trace.layers:
                 assert layer.tokens_out_per_sample[0] - layer.audio_tokens == sum(sample.text)
-        cache = model(**batch(*MANY), use_cache=True).past_key_values
+        cache = cache_of(model(**batch(*MANY), use_cache=True))
         assert cache_lengths(cache) == [layer.kv_length for layer in trace.layers]
         if not cached and method.then is None:
             assert cache_lengths(cache) == [max(layer.tokens_in_per_sample) for layer in trace.layers]
@@ -416,10 +417,10 @@ def test_a_cache_that_was_changed():
     token = {"input_ids": torch.tensor([[5]])}
     with strategy("weighted").apply(model):
         for change in (lambda c: c.crop(-2), copy.deepcopy):
-            cache = model(**inputs, use_cache=True).past_key_values
+            cache = cache_of(model(**inputs, use_cache=True))
             changed = change(cache) or cache
             with pytest.raises(ModelError, match="cache holds other keys"):
-                model(**token, past_key_values=changed)
+                model(**token, **cache_argument(changed))
         with pytest.raises(ModelError, match="cache holds other keys"):
             model.generate(**inputs, max_new_tokens=6, prompt_lookup_num_tokens=2)
 
@@ -454,10 +455,10 @@ def test_a_prefilled_plain_cache(name):
     with strategy(name).apply(model):
         whole = model(**inputs).logits
     cache = DynamicCache(config=model.config.text_config)
-    model(input_ids=inputs["input_ids"][:, :9], past_key_values=cache, use_cache=True)
+    model(input_ids=inputs["input_ids"][:, :9], **cache_argument(cache), use_cache=True)
     rest = inputs | {"input_ids": inputs["input_ids"][:, 9:]}
     with strategy(name).apply(model):
-        assert error(model(**rest, past_key_values=cache).logits[:, -1], whole[:, -1]) <= 1e-5
+        assert error(model(**rest, **cache_argument(cache)).logits[:, -1], whole[:, -1]) <= 1e-5
 
 
 # ---- numbers ----
@@ -603,17 +604,17 @@ def test_decoding_without_padding_makes_nothing(name, monkeypatch):
 
     model, inputs = audio_model(), batch(ONE)
     with strategy(name).apply(model):
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         with monkeypatch.context() as patch:
             for what in ("causal_mask", "Keys"):
                 patch.setattr(passes, what, lambda *_a, **_k: pytest.fail("work in a decoding step"))
             patch.setattr(passes.Prompt, "join", lambda *_a: pytest.fail("work in a decoding step"))
             for token in (5, 6, 7):
                 mask = torch.ones(1, cache.get_seq_length() + 1, dtype=torch.int64)
-                model(input_ids=torch.tensor([[token]]), attention_mask=mask, past_key_values=cache, use_cache=True)
+                model(input_ids=torch.tensor([[token]]), attention_mask=mask, **cache_argument(cache), use_cache=True)
         chunk = torch.tensor([[8, 9]])
-        after = model(input_ids=chunk, past_key_values=cache, use_cache=True).logits[:, -1]
-        again = model(**inputs, use_cache=True).past_key_values
-        whole = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), past_key_values=again, use_cache=True).logits[:, -1]
+        after = model(input_ids=chunk, **cache_argument(cache), use_cache=True).logits[:, -1]
+        again = cache_of(model(**inputs, use_cache=True))
+        whole = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]]), **cache_argument(again), use_cache=True).logits[:, -1]
     assert cache_lengths(cache) == cache_lengths(again)
     assert error(after, whole) <= 1e-5

@@ -18,6 +18,7 @@ from fastadasp.inference.clips import decoder_inputs
 from fastadasp.inference.load import LoadedModel
 from fastadasp.models.adapter import adapter_for
 from fastadasp.registry.registry import get_registry
+from fastadasp.upstream.names import cache_argument, cache_of
 
 TOLERANCE = 1e-5
 NAMES = [name for name in strategy_names() if name not in RECIPES]
@@ -74,7 +75,7 @@ def test_nothing_removed_is_the_plain_model(family: str, name: str) -> None:
     with method.apply(model) as trace:
         ours = model(**inputs, use_cache=True)
     assert torch.equal(ours.logits, plain.logits)
-    for mine, theirs in zip(ours.past_key_values.layers, plain.past_key_values.layers, strict=True):
+    for mine, theirs in zip(cache_of(ours).layers, cache_of(plain).layers, strict=True):
         assert torch.equal(mine.keys, theirs.keys)
         assert torch.equal(mine.values, theirs.values)
     assert [layer.audio_tokens for layer in trace.layers] == [2 * FAMILIES[family].tokens] * LAYERS
@@ -89,7 +90,7 @@ def test_counts_are_as_planned_and_text_and_clips_stay_apart(family: str, name: 
     inputs = padded(*(prompt(family, *texts) for texts in TEXTS), side=side)
     with method.apply(model) as trace:
         trace.keep_assignment = True
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
     assert cache_lengths(cache) == [layer.kv_length for layer in trace.layers]
     if method.site != "cache" and method.merger.is_exact():
         count = FAMILIES[family].tokens
@@ -165,7 +166,7 @@ def test_a_returned_cache_goes_on_and_hears_a_second_clip(family: str) -> None:
         second = model.generate(
             input_ids=first.sequences,
             attention_mask=torch.ones_like(first.sequences),
-            past_key_values=first.past_key_values,
+            **cache_argument(cache_of(first)),
             max_new_tokens=3,
         )
         assert torch.equal(whole, second)
@@ -174,14 +175,14 @@ def test_a_returned_cache_goes_on_and_hears_a_second_clip(family: str) -> None:
         ids = torch.cat([first.sequences, turn["input_ids"]], 1)
         audio = {key: value for key, value in turn.items() if key not in ("input_ids", "attention_mask")}
         first = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
-        past = first.past_key_values.get_seq_length()
+        past = cache_of(first).get_seq_length()
         positions = torch.arange(past, ids.shape[1]).unsqueeze(0)
         mask = torch.ones_like(ids)
         later = model(
             input_ids=ids[:, past:],
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=first.past_key_values,
+            **cache_argument(cache_of(first)),
             **audio,
         )
         lengths = [layer.kv_length for layer in trace.layers]

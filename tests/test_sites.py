@@ -8,6 +8,7 @@ from tiny import LAYERS, ONE, audio_model, batch, error, strategy
 
 import fastadasp
 from fastadasp import StrategyError
+from fastadasp.upstream.names import cache_argument, cache_of
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def test_each_head_evicts_what_its_own_queries_look_at_least():
         for head in range(2):
             audio = received[head, 5:28].topk(9).indices.sort().values + 5
             kept = torch.cat([torch.arange(5), audio, torch.arange(28, len(sample))])
-            mine, theirs = (out.past_key_values.layers[layer] for out in (ours, plain))
+            mine, theirs = (cache_of(out).layers[layer] for out in (ours, plain))
             assert torch.equal(mine.keys[0, head], theirs.keys[0, head, kept])
             assert torch.equal(mine.values[0, head], theirs.values[0, head, kept])
             assert mine.keys.untyped_storage().nbytes() < theirs.keys.untyped_storage().nbytes()
@@ -77,10 +78,10 @@ def test_a_second_turn_after_keys_of_the_first_layer_went():
     more = {"input_ids": torch.tensor([[7, 8, 9]])}
     for name in ("first-cache", "before"):
         with strategy(name).apply(model):
-            cache = model(**inputs, use_cache=True).past_key_values
-            later = [model(input_ids=more["input_ids"][:, i : i + 1], past_key_values=cache) for i in range(3)]
+            cache = cache_of(model(**inputs, use_cache=True))
+            later = [model(input_ids=more["input_ids"][:, i : i + 1], **cache_argument(cache)) for i in range(3)]
             assert cache.get_seq_length() == len(ONE) + 3
         with strategy(name).apply(model):
-            again = model(**inputs, use_cache=True).past_key_values
-            whole = model(**more, past_key_values=again).logits
+            again = cache_of(model(**inputs, use_cache=True))
+            whole = model(**more, **cache_argument(again)).logits
         assert error(torch.cat([out.logits for out in later], 1), whole) <= 1e-5

@@ -19,6 +19,7 @@ import fastadasp
 from fastadasp.bench import operator
 from fastadasp.bench.measure import Prompt, applied, make_prompt
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.upstream.names import cache_argument, cache_of
 
 TOKENS, TEXT = 1000, 50
 
@@ -74,12 +75,12 @@ def _run(model: Any, prompt: Prompt, strategy: fastadasp.Strategy | None) -> tup
     """Seconds of a prefill, and of a decoding step."""
     with applied(strategy, model, prompt):
         begin = perf_counter()
-        cache = model(inputs_embeds=prompt.embeds, use_cache=True, logits_to_keep=1).past_key_values
+        cache = cache_of(model(inputs_embeds=prompt.embeds, use_cache=True, logits_to_keep=1))
         read = perf_counter() - begin
         steps = []
         for _ in range(8):
             begin = perf_counter()
-            model(input_ids=torch.tensor([[5]]), past_key_values=cache, use_cache=True)
+            model(input_ids=torch.tensor([[5]]), **cache_argument(cache), use_cache=True)
             steps.append(perf_counter() - begin)
     return read, median(steps)
 

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig, StaticCache
 
 from fastadasp import ModelError
+from fastadasp.upstream.names import cache_argument, cache_of
 
 NAMES = ("weighted", "fastadasp-dense", "prune", "h2o", "weighted+h2o", "average-merge")
 LONG = (Sample((5, 1, 1, 1, 7), (50, 50, 50, 50), seed=5), Sample((9, 1, 3), (50, 50), seed=6))
@@ -50,7 +51,7 @@ def test_layers_take_the_room_of_their_keys(name: str) -> None:
     tokens = inputs["input_ids"].shape[1]
     with strategy(name).apply(model) as trace:
         cache = StaticCache(model.config.text_config, tokens + 6)
-        answers(model, inputs, past_key_values=cache)
+        answers(model, inputs, **cache_argument(cache))
     for layer, kept in zip(cache.layers, trace.layers, strict=True):
         needed = kept.kv_length + 6
         assert needed <= layer.keys.shape[2] <= min(needed + 63, tokens + 6)
@@ -64,8 +65,8 @@ def test_called_by_hand_and_in_chunks() -> None:
     with strategy("weighted").apply(model):
         found = []
         for cache in (None, StaticCache(model.config.text_config, len(ONE) + 10)):
-            first = model(**inputs, past_key_values=cache, use_cache=True)
-            found.append(model(input_ids=more, past_key_values=first.past_key_values).logits)
+            first = model(**inputs, **cache_argument(cache), use_cache=True)
+            found.append(model(input_ids=more, **cache_argument(cache_of(first))).logits)
     assert error(*found) <= 1e-5
 
 
@@ -74,7 +75,7 @@ def test_a_prompt_that_is_not_shortened_leaves_the_cache_alone() -> None:
     plain = model.generate(**text, max_new_tokens=4)
     cache = StaticCache(model.config.text_config, 20)
     with strategy("weighted").apply(model):
-        assert torch.equal(model.generate(**text, max_new_tokens=4, past_key_values=cache), plain)
+        assert torch.equal(model.generate(**text, max_new_tokens=4, **cache_argument(cache)), plain)
     assert {type(layer).__name__ for layer in cache.layers} == {"StaticLayer"}
 
 
@@ -86,17 +87,17 @@ def test_what_cannot_be_shortened() -> None:
 
     used = cache()
     with strategy("weighted").apply(model):
-        model(**inputs, past_key_values=used)
+        model(**inputs, **cache_argument(used))
         with pytest.raises(ModelError, match="takes one prompt with audio"):
-            model(**inputs | {"attention_mask": None}, past_key_values=used)
+            model(**inputs | {"attention_mask": None}, **cache_argument(used))
         with pytest.raises(ModelError, match="make a new one"):
             used.reset()
         with pytest.raises(ModelError, match="not offloaded"):
-            model(**inputs, past_key_values=cache(offloading=True))
+            model(**inputs, **cache_argument(cache(offloading=True)))
     filled = cache()
-    model(input_ids=torch.tensor([[5, 6]]), past_key_values=filled)
+    model(input_ids=torch.tensor([[5, 6]]), **cache_argument(filled))
     with strategy("weighted").apply(model), pytest.raises(ModelError, match="that is new"):
-        model(**inputs | {"attention_mask": None}, past_key_values=filled)
+        model(**inputs | {"attention_mask": None}, **cache_argument(filled))
 
 
 def test_decoding_compiles_as_often_as_without() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 
 import fastadasp
+from fastadasp.upstream.names import cache_argument, cache_of
 
 torch.set_num_threads(1)
 
@@ -220,7 +221,7 @@ def greedy(model: Any, inputs: dict[str, Tensor], steps: int, forced: Sequence[T
             input_ids=token.unsqueeze(1),
             attention_mask=mask,
             position_ids=lengths + step,
-            past_key_values=out.past_key_values,
+            **cache_argument(cache_of(out)),
             use_cache=True,
         )
         last = out.logits[:, -1]

@@ -12,6 +12,7 @@ from fastadasp.bench.machine import held_bytes, peak_bytes, reset_peak, wait
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.inference.costs import sample_costs
 from fastadasp.models.adapter import adapter_for
+from fastadasp.upstream.names import cache_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,7 +95,7 @@ def time_run(
         if "end" not in seen:
             wait(device)
             seen["end"], seen["peak"] = perf_counter(), peak_bytes(device)
-            seen["kv"] = kv_bytes(output.past_key_values)
+            seen["kv"] = kv_bytes(cache_of(output))
             for handle in handles:
                 handle.remove()
 

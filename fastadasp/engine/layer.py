@@ -13,6 +13,7 @@ from fastadasp.engine.prompt import Prompt, Seen
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.view import LayerView, fingerprint_clips
 from fastadasp.errors import ModelError, StrategyError
+from fastadasp.upstream.names import cache_in
 
 if TYPE_CHECKING:
     from fastadasp.contracts.token_plan import TokenPlan
@@ -30,7 +31,7 @@ class LayerWork:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the layer: reduces its input (site ``input``); gives it the survivors' positions and mask."""
-        short = static.settled(kwargs.get("past_key_values"), self.index)
+        short = static.settled(cache_in(kwargs), self.index)
         if short is not None:
             return args, kwargs | {"attention_mask": short.mask(kwargs["attention_mask"])}
         if torch.compiler.is_compiling():
@@ -41,7 +42,7 @@ class LayerWork:
         if prompt is None or (prompt.quiet and prompt.stays_quiet(kwargs.get("attention_mask"))):
             return None
         if prompt.cache is None:
-            prompt.cache = kwargs.get("past_key_values")
+            prompt.cache = cache_in(kwargs)
         if prompt.known is None:
             return None
         states = args[0] if args else kwargs["hidden_states"]

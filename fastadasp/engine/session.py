@@ -37,6 +37,7 @@ from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.models.adapter import ModelAdapter, adapter_for
 from fastadasp.strategy import Strategy
+from fastadasp.upstream.names import cache_in
 
 _busy: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -148,7 +149,7 @@ class _Session:
             )
 
     def _enter_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         states = kwargs.get("inputs_embeds")
         ids = kwargs.get("input_ids", args[0] if args else None)
         given = states if states is not None else ids

@@ -114,6 +114,7 @@ def _usable() -> list[ModelAdapter]:
             )
             for name, title in (("qwen2", "Qwen2"), ("qwen3", "Qwen3"), ("llama", "Llama"))
         ),
+        _family("apertus1p5", "Apertus 1.5", norm="feedforward_layernorm"),
         _family("audioflamingo3", "Audio Flamingo 3"),
         _family("fun_asr_nano", "Fun-ASR-Nano", clip_lengths="input_features_mask"),
         _family("gemma4_unified", "Gemma 4 12B", RotaryByLayerType, clip_lengths="input_features_mask"),
@@ -123,6 +124,7 @@ def _usable() -> list[ModelAdapter]:
         _family("moss_transcribe_diarize", "MOSS-Transcribe-Diarize"),
         _family("muse_spark", "Muse Spark"),
         _family("musicflamingo", "Music Flamingo"),
+        _family("omniasr", "OmniASR-LLM"),
         _family(
             "phi4_multimodal",
             "Phi-4-multimodal",
@@ -156,6 +158,7 @@ _REFUSED = {
     "canary": ("Canary", _CROSS),
     "cohere_asr": ("Cohere Transcribe", _CROSS),
     "csm": ("CSM", _SPEAKS),
+    "dia": ("Dia", _SPEAKS),
     "dots3_note": ("dots.note", "its layers choose keys by an index of their own, which covers the whole prompt"),
     "gemma3n": ("Gemma 3n", f"{_SHARED}; besides, each layer mixes four streams of hidden states"),
     "gemma4": ("Gemma 4 E2B and E4B", _SHARED),
@@ -170,14 +173,21 @@ _REFUSED = {
     "moshi": ("Moshi", _ADDED),
     "nemo_speechlm": ("Nemotron 3.5 Transcribe", _MAMBA),
     "nemotron_h_omni": ("Nemotron 3 Omni", _MAMBA),
+    "pop2piano": ("Pop2Piano", _CROSS),
     "seamless_m4t": ("SeamlessM4T", _CROSS),
     "seamless_m4t_v2": ("SeamlessM4T v2", _CROSS),
+    "speech-encoder-decoder": ("Speech encoder-decoders", _CROSS),
     "speech_to_text": ("Speech2Text", _CROSS),
+    "speecht5": ("SpeechT5", _CROSS),
     "vibevoice": ("VibeVoice", _SPEAKS),
     "voxtral_realtime": ("Voxtral Realtime", _ADDED),
     "whisper": ("Whisper", _CROSS),
 }
-_PACKAGES = {"inkling_mm_model": "inkling", "nemo_speechlm": "nemotron3_5_transcribe"}
+_PACKAGES = {
+    "inkling_mm_model": "inkling",
+    "speech-encoder-decoder": "speech_encoder_decoder",
+    "nemo_speechlm": "nemotron3_5_transcribe",
+}
 
 
 def _unusable() -> list[ModelAdapter]:

@@ -18,6 +18,7 @@ from fastadasp.inference.clips import ReadyClip, batches
 from fastadasp.inference.load import LoadedModel
 from fastadasp.models.adapter import adapter_for
 from fastadasp.strategy import Strategy
+from fastadasp.upstream.names import cache_argument, cache_of
 
 WORDS = 1024
 """Vocabulary entries that `Features.probabilities` keeps."""
@@ -182,8 +183,8 @@ class Calibration:
                         input_ids=answer[:, :-1],
                         attention_mask=whole[:, :-1],
                         position_ids=steps.unsqueeze(0),
-                        past_key_values=out.past_key_values,
                         use_cache=True,
+                        **cache_argument(cache_of(out)),
                         **side,
                     )
                     said.append(then.logits[0])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fastadasp.errors import DataError
+from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import explain
 from fastadasp.registry.checks import name_fault
 from fastadasp.tasks.manifest import ManifestTask
@@ -48,6 +48,11 @@ class Definition(BaseModel):
         max_length=2,
         description="two answers: the prediction is how probable the first is against the second",
     )
+    tokenizer: str | None = Field(
+        default=None,
+        description="for `bleu`: `13a`, `intl`, `zh`, `char`, `ja-mecab`, `ko-mecab` or `none`; the one that fits the "
+        "references' script unless given",
+    )
     calibration: str | None = Field(
         default=None, description="further clips, to choose parameters on, relative to the file"
     )
@@ -60,12 +65,12 @@ def read_task(path: Path) -> ManifestTask:
         DataError: with every fault of the file.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = parse_toml(read_text(path))
     except FileNotFoundError:
         raise DataError(f"there is no task file {path}") from None
     except OSError as error:
         raise DataError(f"task file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"task file {path} is not valid TOML: {error}") from None
     try:
         given = Definition.model_validate({"name": path.stem, **content})
@@ -90,5 +95,6 @@ def read_task(path: Path) -> ManifestTask:
         calibration=place(given.calibration),
         normaliser=given.normaliser,
         columns={str(meaning): name for meaning, name in given.columns.items()},
+        tokenizer=given.tokenizer,
         choices=None if given.choices is None else (given.choices[0], given.choices[1]),
     )

@@ -19,6 +19,7 @@ from fastadasp.models.wavllm.configuration import WavLLMConfig
 from fastadasp.models.wavllm.encoders import AudioAdapter, wavlm_states, whisper_states, within
 from fastadasp.models.wavllm.lora import PromptLoRALinear, PromptScale, ScaleInForce
 from fastadasp.models.wavllm.processor import WavLLMProcessor
+from fastadasp.upstream import names
 
 SOUND = ("input_features", "feature_attention_mask", "speech_values", "speech_attention_mask")
 """Inputs that only the prompt has."""
@@ -37,7 +38,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = WavLLMConfig
     main_input_name = "input_ids"
     _no_split_modules = ["LlamaDecoderLayer", "WhisperEncoderLayer", "WavLMEncoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [names.CACHE]  # noqa: RUF012
     _supports_sdpa = True
 
     def __init__(self, config: WavLLMConfig) -> None:
@@ -115,7 +116,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         input_features: Tensor | None = None,
         feature_attention_mask: Tensor | None = None,
@@ -138,6 +139,7 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             ModelError: neither is given, or audio tokens and placeholders differ in number.
         """
+        cache = names.cache_in(kwargs) if cache is None else cache  # older releases use another name
         if lora_scale is None:
             if prompt_ids is None or prompt_mask is None:
                 raise ModelError(
@@ -155,9 +157,9 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
-                **kwargs,
+                **names.cache_argument(cache),
+                **names.without_cache(kwargs),
             )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept])
@@ -166,14 +168,14 @@ class WavLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
-        return WavLLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            lora_scale=lora_scale,
-        )
+        fields: dict[str, Any] = {
+            "loss": loss,
+            "logits": logits,
+            "hidden_states": out.hidden_states,
+            "attentions": out.attentions,
+            "lora_scale": lora_scale,
+        }
+        return WavLLMOutput(**fields, **names.cache_argument(names.cache_of(out)))
 
     def _put_audio(self, ids: Any, embeds: Tensor, *sound: Any) -> Tensor:
         """Embeddings with the clips' audio tokens in the place of their placeholders."""
