@@ -243,3 +243,20 @@ def test_errors_are_for_people(words: list[str], message: str) -> None:
     code, _, told = run(*words)
     assert code == 2
     assert message in told
+
+
+def test_operator_tells_how_far_it_is() -> None:
+    told: list[tuple[str, int, int]] = []
+    rows = operator.run([64], [128], ["float32", "bfloat16"], "cpu", rounds=2, progress=lambda *x: told.append(x))
+    assert len(list(rows)) == 2
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert {name for name, _, _ in told} == {"64 x 128, float32", "64 x 128, bfloat16"}
+    assert told[-1][1:] == (3, 4)
+
+
+def test_operator_is_not_silent_without_a_terminal() -> None:
+    run = [sys.executable, "-m", "fastadasp", "bench", "operator", "--tokens", "64", "--hidden", "128", "--rounds", "1"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "64 x 128, float32" in done.stderr
+    assert "64 x 128, bfloat16" in done.stderr

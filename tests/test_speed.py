@@ -19,6 +19,7 @@ import fastadasp
 from fastadasp.bench import operator
 from fastadasp.bench.measure import Prompt, applied, make_prompt
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.kernels import cpu
 from fastadasp.upstream.names import cache_argument, cache_of
 
 TOKENS, TEXT = 1000, 50
@@ -29,8 +30,12 @@ def figures() -> dict[str, tuple[float, float, float]]:
     """For each measure: what was found, the least that passes, the target of docs/performance.md."""
     torch.set_num_threads(1)  # other processes of a busy machine would stall several
     (row,) = operator.run([750], [4096], ["float32"], "cpu", rounds=5)
+    (half,) = operator.run([750], [4096], ["bfloat16"], "cpu", rounds=5)
+    scores = {d: row for d in ("float32", "bfloat16") for row in operator.run([2000], [1024], [d], "cpu", rounds=3)}
     prefill, step = _model()
     return {
+        "plan + merge against one loop, bfloat16": (half["merge_ratio"], 3.0, 8.0),
+        "scores in bfloat16 against float32": (scores["float32"]["score_s"] / scores["bfloat16"]["score_s"], 1.1, 2.0),
         "plan + merge against one loop": (row["merge_ratio"], 2.0, 10.0),
         "whole reduction against matrix and loop": (row["operator_ratio"], 3.0, 6.0),
         "realised fraction, single shot": (prefill["weighted"], 0.7, 0.9),
@@ -89,6 +94,8 @@ def _run(model: Any, prompt: Prompt, strategy: fastadasp.Strategy | None) -> tup
     "measure",
     [
         "plan + merge against one loop",
+        "plan + merge against one loop, bfloat16",
+        "scores in bfloat16 against float32",
         "whole reduction against matrix and loop",
         "realised fraction, single shot",
         "realised fraction, constant schedule",
@@ -99,6 +106,8 @@ def _run(model: Any, prompt: Prompt, strategy: fastadasp.Strategy | None) -> tup
 def test_speed(
     figures: dict[str, tuple[float, float, float]], measure: str, record_property: Callable[[str, object], None]
 ) -> None:
+    if measure == "scores in bfloat16 against float32" and not cpu.multiplies(torch.bfloat16):
+        pytest.skip("this processor has no products in bfloat16")
     value, least, goal = figures[measure]
     record_property(SPEED, f"{measure:<50} {value:>7.2f} {least:>7.2f} {goal:>7.2f}")
     assert value >= least

@@ -85,7 +85,7 @@ def run(
     *,
     rounds: int = 7,
     matrix_limit: int = 16 << 30,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the benchmark.
 
@@ -94,6 +94,7 @@ def run(
         hidden: channels, multiples of 128.
         dtypes: ``float32``, ``bfloat16``, ``float16``.
         matrix_limit: bytes that the released way's attention matrix may take; above it is not run.
+        progress: called before each turn of a case with its name, the turns that are done and all of them.
 
     Raises:
         RunError: an argument is wrong.
@@ -105,15 +106,21 @@ def run(
     if rounds < 1:
         raise RunError(f"rounds must be at least 1, not {rounds}")
     about = machine(device)
-    for dtype in dtypes:
-        for width in hidden:
-            for count in tokens:
-                progress(f"{count} tokens, hidden {width}, {dtype}")
-                with torch.inference_mode(), quiet():
-                    yield _row(Case.make(count, width, dtype, device), dtype, device, rounds, matrix_limit) | about
+    cases = [(dtype, width, count) for dtype in dtypes for width in hidden for count in tokens]
+    for number, (dtype, width, count) in enumerate(cases):
+
+        def tell(turn: int, before: int = number * rounds, name: str = f"{count} x {width}, {dtype}") -> None:
+            progress(name, before + turn, len(cases) * rounds)
+
+        with torch.inference_mode(), quiet():
+            tell(0)
+            row = _row(Case.make(count, width, dtype, device), dtype, device, rounds, matrix_limit, tell)
+        yield row | about
 
 
-def _row(case: Case, dtype: str, device: str, rounds: int, matrix_limit: int) -> dict[str, Any]:
+def _row(
+    case: Case, dtype: str, device: str, rounds: int, matrix_limit: int, tell: Callable[[int], None]
+) -> dict[str, Any]:
     similar, weight = case.scores()
     heads = case.query.shape[1]
     fits = released.matrix_bytes(heads, case.tokens, case.query.dtype) <= matrix_limit
@@ -130,6 +137,7 @@ def _row(case: Case, dtype: str, device: str, rounds: int, matrix_limit: int) ->
     found: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)
     for turn in range(rounds):
+        tell(turn)
         for place in range(len(order)):
             name = order[(place + turn) % len(order)]
             if sum(found[name]) < _LONGEST:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.cli.terminal import console, say, split
+from fastadasp.cli.terminal import Bar, console, say, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def bench(
 
 @app.command()
 def operator(
-    tokens: Annotated[str, typer.Option(help="audio tokens, comma-separated")] = "64,750,3000,6000,24000",
+    tokens: Annotated[str, typer.Option(help="audio tokens, comma-separated; 24000 take minutes")] = "64,750,3000",
     hidden: Annotated[str, typer.Option(help="channels, multiples of 128, comma-separated")] = "1024,4096",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, comma-separated")] = "float32,bfloat16",
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 7,
@@ -174,7 +174,17 @@ def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any
     from fastadasp.bench import operator as alone
     from fastadasp.bench import report
 
-    rows = list(alone.run(**options, progress=_tell))
+    silent, told = as_json or sys.stderr.isatty(), set[str]()
+
+    with Bar() as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(what, done, total)
+            if not silent and what not in told:  # where no bar is drawn, a line for each case
+                told.add(what)
+                say(what)
+
+        rows = list(alone.run(**options, progress=progress))
     if not as_json:
         _show(report.operator_table(rows))
     return rows
