@@ -29,6 +29,7 @@ from fastadasp.contracts.components import (
     LayerSelector,
     Merger,
     Need,
+    Positions,
     Schedule,
     Scorer,
     Site,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from fastadasp.counts.shape import DecoderShape
     from fastadasp.counts.solve import Solution
+    from fastadasp.engine.features import Reduced
     from fastadasp.engine.trace import Trace
     from fastadasp.inference.load import LoadedModel
     from fastadasp.tasks.task import Example
@@ -66,7 +68,8 @@ class Strategy(BaseModel):
         merger: turns scores and a count into a token plan.
         schedule: spreads the budget over the layers.
         layers: says at which layer the schedule starts.
-        positions: survivors keep their ``original`` positions, or count anew (``compact``).
+        positions: survivors keep their ``original`` positions, spread evenly over their clip's span (``even``), or count
+            anew (``compact``).
         site: where tokens are removed: ``block``, between a layer's attention and its MLP; ``input``, before the layer
             (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.
         then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
@@ -87,7 +90,7 @@ class Strategy(BaseModel):
     merger: Merger
     schedule: Schedule
     layers: LayerSelector
-    positions: Literal["original", "compact"] = "original"
+    positions: Positions = "original"
     site: Site = "block"
     then: Strategy | None = None
     budget: Budget = Budget(tokens=0.5)
@@ -106,7 +109,7 @@ class Strategy(BaseModel):
             weight: Scorer | str | Mapping[str, Any] | None = None,
             summary: str = "",
             source: str = "",
-            positions: Literal["original", "compact"] = "original",
+            positions: Positions = "original",
             site: Site = "block",
             then: Strategy | Mapping[str, Any] | None = None,
             budget: Budget | float | str | Mapping[str, Any] = 0.5,
@@ -186,6 +189,46 @@ class Strategy(BaseModel):
         from fastadasp.engine.session import apply_strategy
 
         return apply_strategy(self, model, spans=spans)
+
+    def why_not_on_features(self, layers: int) -> str | None:
+        """Why it cannot act on features alone, before a decoder of so many layers: one sentence; None if it can."""
+        from fastadasp.engine.features import why_not
+
+        return why_not(self, layers)
+
+    def left(self, tokens: int, layers: int) -> int:
+        """How many of a clip's audio tokens stay, known before any feature exists.
+
+        Args:
+            tokens: audio tokens of the clip.
+            layers: layers of the decoder.
+
+        Raises:
+            StrategyError: the recipe cannot act on features alone; says why (`why_not_on_features`).
+        """
+        from fastadasp.engine.features import left
+
+        return left(self, tokens, layers)
+
+    def reduce(
+        self, clips: Sequence[Tensor], layers: int, budget: Budget | float | str | None = None
+    ) -> list[Reduced]:
+        """Shortens clips outside of any model, as `apply` does at the site ``input``; a batch is as each alone.
+
+        Args:
+            clips: features [N, D] of each clip as they would enter the decoder.
+            layers: layers of the decoder.
+            budget: the fraction removed, if not the recipe's own.
+
+        Returns:
+            For each clip its features [M, D] and the places int64 [M] where the survivors stood.
+
+        Raises:
+            StrategyError: the recipe cannot act on features alone; says why (`why_not_on_features`).
+        """
+        from fastadasp.engine.features import reduce
+
+        return reduce(self if budget is None else self.with_budget(budget), clips, layers)
 
     @property
     def needs_calibration(self) -> bool:
