@@ -24,6 +24,11 @@ class UnknownNameError(FastAdaSPError):
         listing = ", ".join(known) if known else "none"
         super().__init__(f"unknown {kind} {name!r}.{guess} Installed: {listing}.{' ' + hint if hint else ''}")
         self.kind, self.name, self.close = kind, name, close
+        self._given = (kind, name, tuple(known), hint)
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...], str]]:
+        """Made again from what it was made of: an exception is else made again from its message alone."""
+        return type(self), self._given
 
 
 class StrategyError(FastAdaSPError):

@@ -22,7 +22,7 @@ from fastadasp.cli import (
     select_layer,
     transcribe,
 )
-from fastadasp.cli.terminal import Bar, print_listing, print_problems, say
+from fastadasp.cli.terminal import Bar, print_listing, print_problems, say, tolerate_encoding
 from fastadasp.cli.terminal import console as _console
 from fastadasp.cli.terminal import split as _split
 from fastadasp.errors import FastAdaSPError, UnknownNameError
@@ -51,6 +51,7 @@ SEEDS = 3
 
 def main() -> None:
     """Entry point: errors meant for people become one message and exit code 2."""
+    tolerate_encoding()
     try:
         app(_program_first(sys.argv[1:]))
     except FastAdaSPError as error:

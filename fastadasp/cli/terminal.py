@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,12 @@ if TYPE_CHECKING:
 
 WIDTH = 120
 """Columns that a table needs; used where the output is not a terminal."""
+
+
+def tolerate_encoding() -> None:
+    """Lets stdout print ``?`` for what its encoding lacks, in the place of failing after the work is done."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def split(text: str) -> list[str]:

@@ -135,7 +135,7 @@ def _tokenizer(folder: Path) -> Any:
             "(WavLLM was published without a tokenizer)"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
     if tokenizer.bos_token is None or tokenizer.eos_token is None:

@@ -53,7 +53,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioProcessor:
 
 def make_model(encoder: str, tokenizer: PreTrainedTokenizerFast, hidden: int = 256, layers: int = 10) -> Any:
     """Qwen2-Audio with Whisper's encoder (`encoder`: folder or hub id) and a fresh decoder of `layers` x `hidden`."""
-    whisper = WhisperForConditionalGeneration.from_pretrained(encoder, dtype="float32")
+    whisper = WhisperForConditionalGeneration.from_pretrained(encoder, dtype="float32", trust_remote_code=False)
     source = whisper.config
     end = tokenizer.convert_tokens_to_ids(prompts.END_OF_TEXT)
     placeholder: Any = tokenizer.convert_tokens_to_ids("<|AUDIO|>")

@@ -130,8 +130,9 @@ def main(
     from fastadasp.inference.load import choose_device
 
     where = choose_device(device)
-    network = Qwen2AudioForConditionalGeneration.from_pretrained(folder, local_files_only=True).eval().to(where)
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    network = Qwen2AudioForConditionalGeneration.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    network = network.eval().to(where)
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     began = time.monotonic()
     with Progress(console=Console(stderr=True), transient=True) as bar:
         job = bar.add_task("answering", total=len(rows))

@@ -128,15 +128,17 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     own = _own_classes(path)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
         name = (config.architectures or [None])[0]
         cls = getattr(transformers, str(name), None) or getattr(own, str(name), None)
         if name is None:
             raise ModelError(f"{path} cannot be loaded: its config.json names no architecture")
         if cls is None:
             raise ModelError(f"{path}: transformers {transformers.__version__} has no architecture {name!r}")
-        model = cls.from_pretrained(path, dtype=dtype, local_files_only=local, use_safetensors=True)
-        processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local)
+        model = cls.from_pretrained(
+            path, dtype=dtype, local_files_only=local, use_safetensors=True, trust_remote_code=False
+        )
+        processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         if isinstance(error, OSError) and local and not Path(path).is_dir():
             raise ModelError(f"{path} cannot be loaded: the model hub cannot be reached and it is not cached") from None

@@ -48,6 +48,11 @@ class Definition(BaseModel):
         max_length=2,
         description="two answers: the prediction is how probable the first is against the second",
     )
+    tokenizer: str | None = Field(
+        default=None,
+        description="for `bleu`: `13a`, `intl`, `zh`, `char`, `ja-mecab`, `ko-mecab` or `none`; the one that fits the "
+        "references' script unless given",
+    )
     calibration: str | None = Field(
         default=None, description="further clips, to choose parameters on, relative to the file"
     )
@@ -90,5 +95,6 @@ def read_task(path: Path) -> ManifestTask:
         calibration=place(given.calibration),
         normaliser=given.normaliser,
         columns={str(meaning): name for meaning, name in given.columns.items()},
+        tokenizer=given.tokenizer,
         choices=None if given.choices is None else (given.choices[0], given.choices[1]),
     )

@@ -14,6 +14,7 @@ from fastadasp.tasks.normalisers import NORMALISERS
 from fastadasp.tasks.pairs import join
 from fastadasp.tasks.sources import COLUMNS, REFERENCES, Names, Row, read_rows
 from fastadasp.tasks.task import Example, Reading, Tally, Task
+from fastadasp.tasks.tokenizers import check_tokenizer
 
 _FIELD = re.compile(r"{(\w+)}")
 SHOWN = 10
@@ -37,6 +38,8 @@ class ManifestTask(Task):
         columns: names of columns by meaning: ``audio``, ``second``, ``reference``, ``question``, ``id``.
         calibration: a source of further clips, to choose parameters on.
         choices: see `Task.choices`; with ``eer``, yes and no unless given.
+        tokenizer: for ``bleu``, one of `fastadasp.tasks.tokenizers.TOKENIZERS`; None for the one that fits the script
+            of the references.
 
     Raises:
         DataError: an argument is not one of what is allowed.
@@ -57,6 +60,7 @@ class ManifestTask(Task):
         normaliser: str | None = None,
         columns: Mapping[str, str] | None = None,
         choices: tuple[str, str] | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         for what, value, known in (("metric", metric, METRICS), ("normaliser", normaliser, NORMALISERS)):
             if value is not None and value not in known:
@@ -76,6 +80,13 @@ class ManifestTask(Task):
         self.higher_is_better = METRICS[metric].higher_is_better
         self.choices = choices or (("yes", "no") if metric == "eer" else None)
         self._calibration = calibration
+        if tokenizer is not None and METRICS[metric].reference != "translation":
+            raise DataError(
+                f"task {name!r}: a tokenizer ({tokenizer}) belongs to the metrics bleu and chrf, not {metric}"
+            )
+        check_tokenizer(tokenizer)
+        self.tokenizer = tokenizer
+        self._scoring = {"tokenizer": tokenizer} if METRICS[metric].reference == "translation" else {}
 
     def over(self, manifest: str | Path) -> ManifestTask:
         """The same question and metric over the clips of another source (all of its rows)."""
@@ -90,11 +101,13 @@ class ManifestTask(Task):
             normaliser=self.normaliser,
             columns=self.columns,
             choices=self.choices,
+            tokenizer=self.tokenizer,
         )
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"normaliser": self.normaliser, "choices": "/".join(self.choices or ())}
+        named = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
+        return {"normaliser": self.normaliser, "choices": "/".join(self.choices or ()), **named}
 
     def calibration(self, limit: int) -> list[Example]:
         return self.over(self._calibration).examples(limit) if self._calibration else []
@@ -137,10 +150,13 @@ class ManifestTask(Task):
 
     def tally(self, predictions: Sequence[str], references: Sequence[str]) -> Tally | None:
         counts = METRICS[self.metric].tally
-        return None if counts is None else counts(predictions, references, NORMALISERS[self.normaliser])
+        return (
+            None if counts is None else counts(predictions, references, NORMALISERS[self.normaliser], **self._scoring)
+        )
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        return METRICS[self.metric].score(predictions, references, NORMALISERS[self.normaliser])
+        score = METRICS[self.metric].score
+        return score(predictions, references, NORMALISERS[self.normaliser], **self._scoring)
 
     def _labels(self) -> str:
         """The references that occur, in alphabetical order."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastadasp.tasks.normalisers import Normaliser, basic, none
 
@@ -33,30 +33,31 @@ def _pairs(predictions: Texts, references: Texts, normaliser: Normaliser) -> lis
 def word_error_rate(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> dict[str, float]:
     """``wer`` and ``cer``: word and character error rate over all clips, percent (jiwer).
 
-    ``clamped_wer`` is the word error rate where no clip counts more than 100 %: an answer that loops can have far more.
+    Words that are invented where the reference is empty count as errors, too. ``clamped_wer`` is the word error rate
+    where no clip counts more than 100 %, and an empty reference no more than one word: an answer that loops can have
+    far more.
     """
-    import jiwer
-
-    pairs = _pairs(predictions, references, normaliser)
-    truths, guesses = [r for r, _ in pairs], [p for _, p in pairs]
-    words = [len(r.split()) for r in truths]
-    errors = [min(jiwer.wer(r, p), 1.0) * n for (r, p), n in zip(pairs, words, strict=True)]
-    wer = 100 * float(jiwer.wer(truths, guesses))
-    return {
-        "wer": wer,
-        "clamped_wer": 100 * sum(errors) / max(sum(words), 1),
-        "cer": 100 * float(jiwer.cer(truths, guesses)),
-    }
+    tallies = {"wer": tally_words, "clamped_wer": tally_clamped, "cer": tally_characters}
+    return {name: _value(count(predictions, references, normaliser)) for name, count in tallies.items()}
 
 
-def bleu(predictions: Texts, references: Texts, normaliser: Normaliser = none) -> dict[str, float]:
-    """``bleu`` and ``chrf`` over the corpus, 0 to 100 (sacrebleu's defaults)."""
+def bleu(
+    predictions: Texts, references: Texts, normaliser: Normaliser = none, tokenizer: str | None = None
+) -> dict[str, float]:
+    """``bleu`` and ``chrf`` over the corpus, 0 to 100 (sacrebleu; Post, WMT 2018).
+
+    Args:
+        tokenizer: one of `fastadasp.tasks.tokenizers.TOKENIZERS`; None for the one that fits the references' script.
+
+    Raises:
+        DataError: no such tokenizer, or its package is not installed.
+    """
     import sacrebleu
 
     pairs = _pairs(predictions, references, normaliser)
     guesses, truths = [p for _, p in pairs], [[r for r, _ in pairs]]
     return {
-        "bleu": float(sacrebleu.corpus_bleu(guesses, truths).score),
+        "bleu": _value(tally_ngrams(predictions, references, normaliser, tokenizer)),
         "chrf": float(sacrebleu.corpus_chrf(guesses, truths).score),
     }
 
@@ -103,13 +104,23 @@ def _claim(answer: str) -> float:
         return 0.5 if not said else float(said[0] in YES)
 
 
+def _value(tally: Tally) -> float:
+    """The metric over all clips."""
+    return tally.total(tally.counts.sum(axis=0))
+
+
+def _errors(pairs: Sequence[tuple[str, str]], unit: Callable[..., Any]) -> list[int]:
+    """Substitutions, deletions and insertions of each pair, by jiwer's `process_words` or `process_characters`."""
+    found = (unit(r, p) for r, p in pairs)
+    return [one.substitutions + one.deletions + one.insertions for one in found]
+
+
 def tally_words(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
     """`word_error_rate`'s ``wer``: errors and words of each clip."""
     import jiwer
 
     pairs = _pairs(predictions, references, normaliser)
-    words = [len(r.split()) for r, _ in pairs]
-    return _share([jiwer.wer(r, p) * n for (r, p), n in zip(pairs, words, strict=True)], words)
+    return _share(_errors(pairs, jiwer.process_words), [len(r.split()) for r, _ in pairs])
 
 
 def tally_clamped(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
@@ -118,7 +129,8 @@ def tally_clamped(predictions: Texts, references: Texts, normaliser: Normaliser 
 
     pairs = _pairs(predictions, references, normaliser)
     words = [len(r.split()) for r, _ in pairs]
-    return _share([min(jiwer.wer(r, p), 1.0) * n for (r, p), n in zip(pairs, words, strict=True)], words)
+    errors = _errors(pairs, jiwer.process_words)
+    return _share([min(wrong, max(n, 1)) for wrong, n in zip(errors, words, strict=True)], words)
 
 
 def tally_characters(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
@@ -126,31 +138,35 @@ def tally_characters(predictions: Texts, references: Texts, normaliser: Normalis
     import jiwer
 
     pairs = _pairs(predictions, references, normaliser)
-    return _share([jiwer.cer(r, p) * len(r) for r, p in pairs], [len(r) for r, _ in pairs])
+    return _share(_errors(pairs, jiwer.process_characters), [len(r) for r, _ in pairs])
 
 
-def tally_ngrams(predictions: Texts, references: Texts, normaliser: Normaliser = none) -> Tally:
+def tally_ngrams(
+    predictions: Texts, references: Texts, normaliser: Normaliser = none, tokenizer: str | None = None
+) -> Tally:
     """`bleu`'s ``bleu``: matches and totals of each n-gram order, and the lengths."""
     import numpy as np
-    import sacrebleu
     from sacrebleu.metrics.bleu import BLEU
 
     from fastadasp.tasks.task import Tally
+    from fastadasp.tasks.tokenizers import sacrebleu_for
 
-    scores = [sacrebleu.sentence_bleu(p, [r]) for r, p in _pairs(predictions, references, normaliser)]
+    pairs = _pairs(predictions, references, normaliser)
+    metric = sacrebleu_for(tokenizer, [r for r, _ in pairs])
+    scores = [metric.sentence_score(p, [r]) for r, p in pairs]
     counts = [[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in scores]
 
     def total(sums: NDArray[np.float64]) -> float:
         whole = [int(n) for n in sums]
         return float(BLEU.compute_bleu(whole[:4], whole[4:8], whole[8], whole[9], smooth_method="exp").score)
 
-    return Tally(np.array(counts, dtype=np.float64), total)
+    return Tally(np.array(counts, dtype=np.float64).reshape(-1, 10), total)
 
 
 def tally_right(predictions: Texts, references: Texts, normaliser: Normaliser = basic) -> Tally:
     """`accuracy`: right answers and clips."""
     right = [r == p for r, p in _pairs(predictions, references, normaliser)]
-    return _share([float(good) for good in right], [1] * len(right))
+    return _share([float(good) for good in right], [1.0] * len(right))
 
 
 def _share(parts: Sequence[float], wholes: Sequence[float]) -> Tally:
@@ -159,7 +175,7 @@ def _share(parts: Sequence[float], wholes: Sequence[float]) -> Tally:
 
     from fastadasp.tasks.task import Tally
 
-    counts = np.array([parts, wholes], dtype=np.float64).T
+    counts = np.array([parts, wholes], dtype=np.float64).reshape(2, -1).T
     return Tally(counts, lambda sums: float(100 * sums[0] / max(sums[1], 1)))
 
 
@@ -168,14 +184,15 @@ class Metric:
     """A headline metric.
 
     Attributes:
-        score: gives it, and its kin.
+        score: gives it, and its kin, from predictions, references and a normaliser; with ``bleu`` and ``chrf`` also
+            from a keyword `tokenizer`.
         tally: the same as counts; None where it does not add up over clips.
         normaliser: what texts go through unless a task says otherwise.
         reference: what is right: ``words``, a ``translation`` or a ``label``.
     """
 
-    score: Callable[[Texts, Texts, Normaliser], dict[str, float]]
-    tally: Callable[[Texts, Texts, Normaliser], Tally] | None
+    score: Callable[..., dict[str, float]]
+    tally: Callable[..., Tally] | None
     higher_is_better: bool
     normaliser: str
     reference: str

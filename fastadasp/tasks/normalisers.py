@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 Normaliser = Callable[[str], str]
 
+APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u02b9\uff07\u00b4`"), "'")
+"""What people and models write for an apostrophe."""
+_DIVIDER = "\u200b"
+"""The zero-width space, which divides words where a script writes no spaces."""
+
+
+class _Letters(dict[int, str]):
+    """What each character becomes for `basic`, found out once."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        if code in APOSTROPHES or character == "'":
+            kept = "'"
+        elif kind[0] in "LMN" or character == "_":  # a script's vowel signs and accents are marks (M)
+            kept = "" if "\ufe00" <= character <= "\ufe0f" else character  # how an emoji is to look is no letter
+        else:
+            kept = "" if kind == "Cf" and character != _DIVIDER else " "  # joiners stand inside words
+        self[code] = kept
+        return kept
+
+
+_LETTERS = _Letters()
+
 
 def basic(text: str) -> str:
-    """Lower case, no punctuation, single spaces. Digits and words stay what they are."""
-    return " ".join(re.sub(r"[^\w\s']", " ", text.lower()).split())
+    """Lower case, no punctuation, single spaces; digits and words of every script stay what they are.
+
+    Letters keep their combining marks (vowel signs, accents), composed where Unicode has a composed form (NFC).
+    Typographic apostrophes become plain ones.
+    """
+    text = unicodedata.normalize("NFC", text.lower())
+    return " ".join(text.translate(_LETTERS).split())
 
 
 def whisper_english(text: str) -> str:
@@ -22,7 +51,7 @@ def whisper_english(text: str) -> str:
     package. It joins digits that follow one another ("two one four" is "214", one word). Source: Radford et al., ICML
     2023, appendix C.
     """
-    return str(_whisper()(text)).strip()
+    return str(_whisper()(unicodedata.normalize("NFC", text).translate(APOSTROPHES))).strip()
 
 
 @cache
@@ -33,8 +62,8 @@ def _whisper() -> Any:
 
 
 def none(text: str) -> str:
-    """The text as it is."""
-    return text
+    """The text as it is, in composed form (NFC): two spellings of the same characters are the same text."""
+    return unicodedata.normalize("NFC", text)
 
 
 NORMALISERS: dict[str, Normaliser] = {"basic": basic, "whisper-en": whisper_english, "none": none}

@@ -32,6 +32,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder = Path(metafunc.config.getoption("--golden"))
+    if "index" not in metafunc.fixturenames:
+        metafunc.parametrize("path", [pytest.param(path, id=path.stem) for path in sorted(folder.glob("*.json"))])
+        return
     cases = []
     for path in sorted(folder.glob("*.json")):
         for index, case in enumerate(json.loads(path.read_text())["cases"]):
@@ -99,6 +102,11 @@ def cached_lengths(spec: dict[str, Any], case: dict[str, Any], total: int) -> li
     ]
 
 
+def held_keys(cache: Any) -> list[int]:
+    """The keys that each layer holds. A first layer that evicted some answers `get_seq_length` with the tokens seen."""
+    return [layer.keys.shape[-2] for layer in cache.layers]
+
+
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
@@ -115,7 +123,7 @@ def test_parity(path: Path, index: int) -> None:
 
     def run() -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         prefill = model(inputs_embeds=embeds, use_cache=True)
-        lengths = [layer.get_seq_length() for layer in cache_of(prefill).layers]
+        lengths = held_keys(cache_of(prefill))
         position = torch.tensor([[embeds.shape[1]]])
         decode = model(inputs_embeds=tensors["next_embeds"], **cache_argument(cache_of(prefill)), position_ids=position)
         return prefill.last_hidden_state, decode.last_hidden_state, lengths
@@ -129,3 +137,34 @@ def test_parity(path: Path, index: int) -> None:
     assert lengths == expected
     assert relative_error(prefill, tensors[f"case{index}.prefill"]) <= TOLERANCE
     assert relative_error(decode, tensors[f"case{index}.decode"]) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_eviction_from_the_first_layer_on(path: Path) -> None:
+    """The prompt is as without a strategy, every layer holds fewer keys, and the first says how far it has come."""
+    spec, tensors, model = load(path)
+    embeds = tensors["inputs_embeds"]
+    total = embeds.shape[1]
+    case = {
+        "method": "kv_evict",
+        "schedule": "none",
+        "ratio": 0.5,
+        "layer": 0,
+        "kv_lengths": [total] * spec["config"]["num_hidden_layers"],
+    }
+    strategy = strategy_for(spec, case, total)
+    assert strategy is not None
+    spans = torch.zeros(embeds.shape[:2], dtype=torch.int64)
+    spans[:, spec["audio_start"] : spec["audio_stop"]] = 1
+    plain = model(inputs_embeds=embeds, use_cache=True)
+    with strategy.apply(model, spans=spans):
+        prefill = model(inputs_embeds=embeds, use_cache=True)
+        cache = cache_of(prefill)
+        assert held_keys(cache) == cached_lengths(spec, case, total)
+        assert max(held_keys(cache)) < total
+        assert cache.get_seq_length() == total
+        following = {"inputs_embeds": tensors["next_embeds"], "position_ids": torch.tensor([[total]])}
+        decode = model(**following, **cache_argument(cache))
+    assert relative_error(prefill.last_hidden_state, plain.last_hidden_state) <= TOLERANCE
+    whole = model(**following, **cache_argument(cache_of(plain)))
+    assert relative_error(decode.last_hidden_state, whole.last_hidden_state) > TOLERANCE
