@@ -37,6 +37,7 @@ from fastadasp.contracts.components import (
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.recipes import reading
+from fastadasp.recipes.features import OnFeatures
 from fastadasp.recipes.reading import Faults, build_component, explain, override, parse_overrides, read_toml, show
 from fastadasp.registry.checks import name_fault
 from fastadasp.registry.registry import get_registry
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
     from fastadasp.counts.shape import DecoderShape
     from fastadasp.counts.solve import Solution
-    from fastadasp.engine.features import Reduced
     from fastadasp.engine.trace import Trace
     from fastadasp.inference.load import LoadedModel
     from fastadasp.tasks.task import Example
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
 
 
-class Strategy(BaseModel):
+class Strategy(OnFeatures, BaseModel):
     """A recipe, checked to fit together.
 
     Fields that hold a component take an object, an installed name, or a table of ``name`` and parameters.
@@ -189,46 +189,6 @@ class Strategy(BaseModel):
         from fastadasp.engine.session import apply_strategy
 
         return apply_strategy(self, model, spans=spans)
-
-    def why_not_on_features(self, layers: int) -> str | None:
-        """Why it cannot act on features alone, before a decoder of so many layers: one sentence; None if it can."""
-        from fastadasp.engine.features import why_not
-
-        return why_not(self, layers)
-
-    def left(self, tokens: int, layers: int) -> int:
-        """How many of a clip's audio tokens stay, known before any feature exists.
-
-        Args:
-            tokens: audio tokens of the clip.
-            layers: layers of the decoder.
-
-        Raises:
-            StrategyError: the recipe cannot act on features alone; says why (`why_not_on_features`).
-        """
-        from fastadasp.engine.features import left
-
-        return left(self, tokens, layers)
-
-    def reduce(
-        self, clips: Sequence[Tensor], layers: int, budget: Budget | float | str | None = None
-    ) -> list[Reduced]:
-        """Shortens clips outside of any model, as `apply` does at the site ``input``; a batch is as each alone.
-
-        Args:
-            clips: features [N, D] of each clip as they would enter the decoder.
-            layers: layers of the decoder.
-            budget: the fraction removed, if not the recipe's own.
-
-        Returns:
-            For each clip its features [M, D] and the places int64 [M] where the survivors stood.
-
-        Raises:
-            StrategyError: the recipe cannot act on features alone; says why (`why_not_on_features`).
-        """
-        from fastadasp.engine.features import reduce
-
-        return reduce(self if budget is None else self.with_budget(budget), clips, layers)
 
     @property
     def needs_calibration(self) -> bool:

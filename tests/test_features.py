@@ -93,8 +93,13 @@ REFUSED = {
     "text": (("speechprune", AT_INPUT | {"merger": "drop"}), "needs the text of the prompt"),
     "a budget of the prompt": (("uniform", AT_INPUT | {"budget": "kv=0.3"}), "depends on the whole prompt"),
     "counts of its own": (("affinity-pooling", {"merger": {"name": "pairs", "overlap": "skip"}}), "other counts"),
-    "a second stage": (("uniform", AT_INPUT | {"then": {"select": "random", "merger": "drop", "schedule": "single-shot",
-                                                        "layers": "fixed"}}), "second stage"),  # fmt: skip
+    "a second stage": (
+        (
+            "uniform",
+            AT_INPUT | {"then": {"select": "random", "merger": "drop", "schedule": "single-shot", "layers": "fixed"}},
+        ),
+        "second stage",
+    ),  # fmt: skip
     "a later layer": (("uniform", {"site": "input"}), "removes tokens at layer 1"),
     "many layers": (("uniform", AT_INPUT | {"schedule": "constant"}), "removes tokens at layer 0, 1, 2, 3"),
 }
