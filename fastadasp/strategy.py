@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomli_w
 from pydantic import (
@@ -68,7 +68,7 @@ class Strategy(OnFeatures, BaseModel):
         merger: turns scores and a count into a token plan.
         schedule: spreads the budget over the layers.
         layers: says at which layer the schedule starts.
-        positions: survivors keep their ``original`` positions, spread evenly over their clip's span (``even``), or count
+        positions: survivors keep their ``original`` positions, stand evenly over their clip (``even``), or count
             anew (``compact``).
         site: where tokens are removed: ``block``, between a layer's attention and its MLP; ``input``, before the layer
             (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.

@@ -99,7 +99,7 @@ REFUSED = {
             AT_INPUT | {"then": {"select": "random", "merger": "drop", "schedule": "single-shot", "layers": "fixed"}},
         ),
         "second stage",
-    ),  # fmt: skip
+    ),
     "a later layer": (("uniform", {"site": "input"}), "removes tokens at layer 1"),
     "many layers": (("uniform", AT_INPUT | {"schedule": "constant"}), "removes tokens at layer 0, 1, 2, 3"),
 }
