@@ -36,8 +36,8 @@ from fastadasp.contracts.components import (
 )
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
+from fastadasp.features import OnFeatures
 from fastadasp.recipes import reading
-from fastadasp.recipes.features import OnFeatures
 from fastadasp.recipes.reading import Faults, build_component, explain, override, parse_overrides, read_toml, show
 from fastadasp.registry.checks import name_fault
 from fastadasp.registry.registry import get_registry

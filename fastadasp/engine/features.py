@@ -109,8 +109,12 @@ def reduce(strategy: Strategy, clips: Sequence[Tensor], layers: int) -> list[Red
     Raises:
         StrategyError: the recipe cannot act on features alone, or the clips are not of this form.
     """
-    kept = [left(strategy, len(clip), layers) for clip in _checked(clips)]
     check(strategy, layers)
+    return reduce_to(strategy, clips, layers, [left(strategy, len(clip), layers) for clip in _checked(clips)])
+
+
+def reduce_to(strategy: Strategy, clips: Sequence[Tensor], layers: int, kept: Sequence[int]) -> list[Reduced]:
+    """As `reduce`, but to counts that the caller found with `left`, perhaps for another budget each."""
     whole = all(n == len(clip) for n, clip in zip(kept, clips, strict=True))
     if whole:
         return [Reduced(clip, torch.arange(len(clip), device=clip.device)) for clip in clips]
