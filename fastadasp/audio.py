@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from fastadasp.errors import DataError
 
@@ -39,6 +38,8 @@ def read_audio(path: Path, rate: int = 16_000, longest: float | None = None) -> 
 def resample(mono: NDArray[np.float32], given: int, rate: int) -> NDArray[np.float32]:
     """Samples at `given` Hz as float32 at `rate` Hz."""
     if given != rate:
+        from scipy.signal import resample_poly  # slow to import, so only where rates differ
+
         ratio = Fraction(rate, given)
         mono = resample_poly(mono, ratio.numerator, ratio.denominator)
     return np.ascontiguousarray(mono, dtype=np.float32)
