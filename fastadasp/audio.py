@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from fastadasp.errors import DataError
 from fastadasp.files import is_file
@@ -86,6 +85,8 @@ def file_seconds(path: Path) -> float:
 def resample(mono: NDArray[np.float32], given: int, rate: int) -> NDArray[np.float32]:
     """Samples at `given` Hz as float32 at `rate` Hz."""
     if given != rate:
+        from scipy.signal import resample_poly  # slow to import, so only where rates differ
+
         ratio = Fraction(rate, given)
         mono = resample_poly(mono, ratio.numerator, ratio.denominator)
     return np.ascontiguousarray(mono, dtype=np.float32)

@@ -169,7 +169,7 @@ class Registry:
 
     def _load(self, plugin: Plugin) -> None:
         plugin.load()
-        if plugin.seconds > SLOW:
+        if plugin.seconds > SLOW and plugin.origin.distribution != PROJECT:  # without the built-ins nothing is left
             _log.warning(
                 "plugin %s took %.1f s to import, and every command waits for it; --no-plugin %s leaves it out",
                 plugin.origin, plugin.seconds, plugin.origin.distribution,
