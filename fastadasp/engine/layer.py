@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 from fastadasp.engine import static
 from fastadasp.engine.heads import by_head, evict
+from fastadasp.engine.planning import plan_of
 from fastadasp.engine.prompt import Prompt, Seen
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.view import LayerView, fingerprint_clips
-from fastadasp.errors import ModelError, StrategyError
+from fastadasp.errors import ModelError
 from fastadasp.upstream.names import cache_in
 
 if TYPE_CHECKING:
-    from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.engine.session import _Session
-    from fastadasp.strategy import Strategy
 
 
 class LayerWork:
@@ -142,27 +141,10 @@ class LayerWork:
             kept=prompt.kept,
         )
 
-    def _plan(self, strategy: Strategy, layer: LayerView) -> TokenPlan:
-        merger = strategy.merger
-        if merger.reads == "affinity":
-            pairs = layer.valid[:, 1:]
-            select = strategy.select.affinity(layer).masked_fill(~pairs, float("-inf"))
-        else:
-            select = strategy.select.importance(layer).masked_fill(~layer.valid, float("inf"))
-        weight = strategy.weight.importance(layer) if strategy.weight is not None else None
-        remove: Tensor = layer.remove  # type: ignore[assignment]  # the engine's views have it
-        plan = merger.plan(layer, select, weight, remove)
-        if plan.cluster.shape != layer.valid.shape:
-            raise StrategyError(
-                f"merger {merger.name!r} gave a plan of shape {tuple(plan.cluster.shape)}, "
-                f"not {tuple(layer.valid.shape)} (clips, audio tokens)"
-            )
-        return plan
-
     def _reduce(self, prompt: Prompt, states: Tensor, seen: Seen | None) -> tuple[Reduction, Stream]:
         strategy = self.session.strategy
         layer = self._view(prompt, states, seen, prompt.remove, prompt.plans)
-        stream, plan = prompt.stream, self._plan(strategy, layer)
+        stream, plan = prompt.stream, plan_of(strategy, layer)
         if strategy.merger.is_exact():
             removed = prompt.plans[self.index]
             survivors = tuple(n - k for n, k in zip(stream.spans.tokens, removed, strict=True))
@@ -183,6 +165,6 @@ class LayerWork:
         if strategy is None or prompt.cache is None:
             return
         layer = by_head(self._view(prompt, states, seen, prompt.evict, prompt.evictions))
-        kept = self._plan(strategy, layer).cluster >= 0
+        kept = plan_of(strategy, layer).cluster >= 0
         cached, removed = prompt.cache.layers[self.index], prompt.evictions[self.index]
         prompt.keys[-1] = evict(cached, prompt.keys[-1], prompt.stream, kept, removed)

@@ -85,7 +85,8 @@ class Prompt:
         if self.acts:
             if positions is None:
                 positions = torch.arange(past, self.tokens, device=self.stream.spans.start.device).unsqueeze(0)
-            self.survivors = Survivors(self.stream, positions, session.rotary())
+            even = session.strategy.positions == "even"
+            self.survivors = Survivors(self.stream, positions, session.rotary(), even=even)
 
     def _look_at_padding(self, mask: Any, span_ids: Tensor | None, past: int, batch: int, length: int) -> None:
         """Finds the audio spans and the padding: a pass's only wait for the device, and none in a decoding step."""
@@ -161,9 +162,9 @@ class Prompt:
         return self.acts and (following or self.acts_at(layer, "block") or self.evicts_at(layer))
 
     def follow(self, reduction: Reduction) -> None:
-        """A reduction was made."""
+        """A reduction was made, and `stream` is what it left."""
         if self.survivors is not None:
-            self.survivors.follow(reduction)
+            self.survivors.follow(reduction, self.stream)
 
     def stays_quiet(self, mask: Any) -> bool:
         """Whether nothing need be done in a decoding step, now that the model's own mask is seen: it has none."""
