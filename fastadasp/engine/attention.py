@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from fastadasp.engine.masks import takes_padding
 from fastadasp.errors import ModelError
 
 _PREFIX = "fastadasp_"
@@ -44,7 +45,12 @@ def _twin(implementation: str) -> str:
     name = _PREFIX + implementation
 
     def watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
-        result = _original(module, implementation)(module, query, key, value, mask, **kwargs)
+        caller: Any = module
+        if takes_padding(implementation):
+            # It reads its own name in the configuration, and takes gaps between positions for packed sequences.
+            caller = _Seen(module, config=_Seen(module.config, _attn_implementation=implementation))
+            kwargs.pop("position_ids", None)
+        result = _original(module, implementation)(caller, query, key, value, mask, **kwargs)
         watcher = None if torch.compiler.is_compiling() else _watchers.get(module)
         if watcher is not None:
             scale = kwargs.get("scaling")
@@ -55,6 +61,16 @@ def _twin(implementation: str) -> str:
         AttentionInterface.register(name, watched)
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name
+
+
+class _Seen:
+    """An object with some attributes in other values; everything else is the object's own."""
+
+    def __init__(self, behind: Any, **other: Any) -> None:
+        self.__dict__ |= {"_behind": behind} | other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._behind, name)
 
 
 _holders: set[tuple[int, int]] = set()
@@ -68,13 +84,16 @@ def implementation_of(config: PreTrainedConfig) -> str:
         ModelError: it cannot be watched.
     """
     implementation = _underneath(config)
-    if implementation.startswith("flash"):
+    if implementation == "flex_attention":
         raise ModelError(
-            f"attention implementation {implementation!r} is not supported yet; "
-            'load the model with attn_implementation="sdpa" (which uses flash kernels itself where it can)'
+            "attention implementation 'flex_attention' is not supported: it compiles a kernel for each length, and "
+            'with a strategy every layer and prompt has its own; use "sdpa", "eager" or flash attention'
         )
-    if implementation not in ALL_MASK_ATTENTION_FUNCTIONS:
-        raise ModelError(f'attention implementation {implementation!r} is not supported; use "sdpa" or "eager"')
+    if implementation not in ALL_MASK_ATTENTION_FUNCTIONS or implementation.startswith("paged"):
+        raise ModelError(
+            f"attention implementation {implementation!r} is not supported; "
+            'use "sdpa", "eager", "flash_attention_2", "flash_attention_3" or a flash kernel of the hub'
+        )
     return implementation
 
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function, flash_attention_mask
+
+
+def takes_padding(implementation: str) -> bool:
+    """Whether an attention implementation takes a [batch, keys] padding mask, and knows what is causal itself.
+
+    Flash attention does so under each of its names, those of the kernels hub included.
+    """
+    return ALL_MASK_ATTENTION_FUNCTIONS[implementation] is flash_attention_mask
 
 
 def causal_mask(implementation: str, config: Any, states: Tensor, keys: int, valid: Tensor | None) -> Any:
@@ -23,6 +31,8 @@ def causal_mask(implementation: str, config: Any, states: Tensor, keys: int, val
     if length == 1 and valid is None and implementation == "sdpa":
         return None  # a decoding step that sees every key, as transformers finds itself, but in each layer anew
     valid = None if valid is None else valid.to(states.device)
+    if takes_padding(implementation):
+        return valid
     mask = ALL_MASK_ATTENTION_FUNCTIONS[implementation](
         batch_size=batch,
         q_length=length,
