@@ -61,10 +61,7 @@ def begin(
         return DecodingPass(session, cache, known, size[0], tokens)
     stream, before = _look_at_padding(mask, spans, past, size, earlier=known is None)
     fresh = static.is_fresh(cache)
-    if known is None:
-        known = CacheState([replace(before, plain=not fresh)] * len(session.layers))
-    else:
-        known = known.settled()
+    known = CacheState([replace(before, plain=not fresh)] * len(session.layers)) if known is None else known.settled()
     if spans is None:
         return FollowingPass(session, cache, known, stream, tokens)
     reducing = (StaticPass if fresh else ReducingPass)(session, cache, known, stream, tokens)
