@@ -2,12 +2,90 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "FASTADASP_CACHE"
 """The environment variable that names another folder."""
+
+
+LARGEST = 1 << 30
+"""Most bytes of a text file: 1 GiB. What is larger is no list of clips and no recipe."""
+
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
+"""What is taken from a folder of recordings."""
+UNHEARD = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".mov", ".amr", ".3gp", ".caf", ".ape")
+"""Recordings that soundfile does not read; a folder that holds some is told so."""
+
+
+def recordings_in(folder: Path, *, deep: bool) -> tuple[list[Path], list[Path]]:
+    """The recordings in a folder, by path, and those whose format soundfile does not read.
+
+    Files of macOS beside the recordings (``._a.wav``) are none.
+
+    Args:
+        deep: whether folders inside it count, too.
+    """
+    files = sorted(f for f in (folder.rglob("*") if deep else folder.iterdir()) if not f.name.startswith("._"))
+    kinds = [[f for f in files if f.suffix.lower() in endings and f.is_file()] for endings in (SOUNDS, UNHEARD)]
+    return kinds[0], kinds[1]
+
+
+def convert_hint(paths: list[Path]) -> str:
+    """What to do about recordings that soundfile does not read."""
+    first = paths[0].name
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{first}{more}: this format is not read; convert it first, e.g. ffmpeg -i {first} {paths[0].stem}.wav"
+
+
+def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+    """The content of a text file.
+
+    Raises:
+        OSError: it cannot be read, is no ordinary file (a pipe would wait for ever, a device never ends), or is larger
+            than `LARGEST`. ``strerror`` is a phrase for a message.
+        UnicodeDecodeError: it is in another encoding.
+    """
+    found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(21, "it is a folder", os.fspath(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(22, "it is no ordinary file, but a pipe or a device", os.fspath(path))
+    if found.st_size > LARGEST:
+        raise OSError(27, f"it has {found.st_size} bytes; at most {LARGEST} are read", os.fspath(path))
+    return Path(path).read_text(encoding=encoding)
+
+
+def parse_json(text: str) -> Any:
+    """What JSON text holds. Raises ValueError, in words, for all that Python's reader stumbles over."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg}, line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("not usable JSON (nested too deep)") from None
+    except ValueError:
+        raise ValueError("not usable JSON (a number with too many digits)") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What TOML text holds. Raises ValueError, in words, for all that Python's reader stumbles over."""
+    longest = max((len(line.split("=", 1)[0]) for line in text.splitlines()), default=0)
+    if longest > 10_000:  # a key of many parts takes time that grows with their square
+        raise ValueError(f"a line begins with {longest} characters before its value; a key has at most 10000")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except ValueError:
+        raise ValueError("it holds a number with too many digits") from None
 
 
 def cache_folder() -> Path:

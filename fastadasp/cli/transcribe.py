@@ -10,14 +10,12 @@ import typer
 
 from fastadasp.cli.terminal import console, say
 from fastadasp.errors import DataError, FastAdaSPError, RunError
+from fastadasp.files import SOUNDS, convert_hint, recordings_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastadasp.transcribe.speech_model import Transcript
-
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
-"""What is taken from a folder."""
 
 
 def transcribe(
@@ -95,9 +93,12 @@ def _recordings(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            inside, unheard = recordings_in(path, deep=False)
             if not inside:
-                raise DataError(f"folder {path} holds no recording ({', '.join(SUFFIXES)})")
+                hint = f"; {convert_hint(unheard)}" if unheard else ""
+                raise DataError(f"folder {path} holds no recording ({', '.join(SOUNDS)}){hint}")
+            if unheard:
+                say(f"folder {path}: left out: {convert_hint(unheard)}")
             found += inside
         else:
             found.append(path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.spans import AudioSpans
-from fastadasp.kernels import kernels_for
+from fastadasp.kernels import cpu, kernels_for
 
 Which = Literal["strided", "last"]
 """Which queries stand for all: every n-th, counted back from the last one, or the last ones."""
@@ -19,6 +19,9 @@ _BLOCK_ELEMENTS = 2_000_000
 """Attention weights held at once, at most (8 MB in float32; logits and weights stand side by side)."""
 _NEAR_ELEMENTS = 1 << 18
 """On a CPU, weights of one step for each thread, if it can be cut so small: what stays in a core's cache."""
+_ALONE = 1 << 15
+"""On a CPU in half precision, weights of one head from which it is a step of its own: the product of two matrices
+reads the keys where they lie, that of several copies them first."""
 _ROWS = 96
 """Queries of one head in a step: enough for the matrix product's full speed."""
 _Steps = Iterator[tuple[slice, slice, slice, int]]
@@ -101,13 +104,16 @@ def _places(shown: Tensor, step: int, asked: int, share: float | None) -> Tensor
     return places.masked_fill(back >= (shown.sum(1, keepdim=True).double() * share).ceil(), -1)
 
 
-def _steps(batch: int, groups: int, shared: int, asked: int, total: int, first: int, gap: int, near: int) -> _Steps:
+def _steps(
+    batch: int, groups: int, shared: int, asked: int, total: int, first: int, gap: int, near: int, alone: int
+) -> _Steps:
     """The stream in steps of bounded size: queries, samples, key/value heads, and how many keys are in sight."""
     rows = max(1, min(_ROWS, _BLOCK_ELEMENTS // (shared * total)))
     for begin in range(0, asked, rows):
         end = min(begin + rows, asked)
         seen = first + (end - 1) * gap + 1
-        width = max(1, min(near, _BLOCK_ELEMENTS) // (shared * (end - begin) * seen))
+        size = shared * (end - begin) * seen
+        width = 1 if size >= alone else max(1, min(near, _BLOCK_ELEMENTS) // size)
         samples, heads = max(1, width // groups), min(width, groups)
         for sample in range(0, batch, samples):
             for head in range(0, groups, heads):
@@ -136,9 +142,14 @@ def _streamed(
     columns = torch.arange(total, device=key.device)
     received = torch.zeros(batch, total, dtype=torch.float32, device=key.device)
     near = _NEAR_ELEMENTS * torch.get_num_threads() if key.device.type == "cpu" else _BLOCK_ELEMENTS
-    for rows, samples, heads, seen in _steps(batch, groups, shared, asked, total, first, gap, near):
-        block = (query[samples, heads, :, rows] * scale).flatten(2, 3)
-        logits = torch.matmul(block, key[samples, heads, :seen].transpose(-1, -2))
+    half = key.device.type == "cpu" and key.dtype in (torch.bfloat16, torch.float16)
+    wide = half and not cpu.multiplies(key.dtype)
+    alone = _ALONE if half and not wide else near * total
+    for rows, samples, heads, seen in _steps(batch, groups, shared, asked, total, first, gap, near, alone):
+        block, keys = query[samples, heads, :, rows], key[samples, heads, :seen]
+        if wide:
+            block, keys = block.float(), keys.float()
+        logits = _product((block * scale).flatten(2, 3), keys)
         logits = logits.unflatten(2, (shared, rows.stop - rows.start))  # [samples, heads, shared, rows, keys]
         if valid is None or counted is None:
             clear = first + rows.start * gap + 1  # columns before are in sight of all of the block's queries
@@ -152,3 +163,10 @@ def _streamed(
             weights = weights.masked_fill(~counted[samples, None, None, rows].unsqueeze(-1), 0.0)
         received[samples, :seen] += weights.sum((1, 2, 3))
     return received
+
+
+def _product(block: Tensor, keys: Tensor) -> Tensor:
+    """Queries [samples, heads, rows, dim] times keys [samples, heads, seen, dim]: [samples, heads, rows, seen]."""
+    if block.shape[:2] == (1, 1):
+        return torch.matmul(block[0, 0], keys[0, 0].T)[None, None]
+    return torch.matmul(block, keys.transpose(-1, -2))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastadasp.contracts.token_plan import TokenPlan
 from fastadasp.engine.spans import AudioSpans
-from fastadasp.kernels import kernels_for
+from fastadasp.kernels import cpu, kernels_for
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Stream:
         return replace(self, valid=None if self.valid is None else self.valid.to(device), spans=self.spans.to(device))
 
 
+_STORED = (torch.float32, torch.bfloat16, torch.float16)
+"""Precisions whose states are averaged without a copy on a CPU."""
 _LEAST = 1e-30
 """Added to every weight, which changes none but those that are zero: where all of a cluster are, they are equal."""
 
@@ -142,10 +144,15 @@ def mean_of_members(h: Tensor, members: Members, width: int) -> Tensor:
     if kernels is not None:
         by_kernel: Tensor = kernels.means(h, members.token, members.share, members.start, width)
         return by_kernel
-    flat = h.flatten(0, 1).float()
-    sums = torch.nn.functional.embedding_bag(
-        members.token, flat, members.start, mode="sum", per_sample_weights=members.share, include_last_offset=True
-    )
+    flat = h.flatten(0, 1)
+    learning = torch.is_grad_enabled() and (h.requires_grad or members.share.requires_grad)
+    if flat.is_cpu and not learning and flat.dtype in _STORED:
+        sums = cpu.bag_sums(flat, members.token, members.share, members.start)
+    else:
+        sums = torch.nn.functional.embedding_bag(
+            members.token, flat.float(), members.start, mode="sum", per_sample_weights=members.share,
+            include_last_offset=True,
+        )  # fmt: skip
     means: Tensor = sums.view(len(h), width + 1, -1)[:, :width].to(h.dtype)
     return means
 

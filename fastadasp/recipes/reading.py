@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from fastadasp.contracts.components import Component, Scorer
 from fastadasp.counts.budget import KINDS
 from fastadasp.errors import FastAdaSPError, StrategyError
+from fastadasp.files import parse_toml, read_text
 from fastadasp.registry.checks import BASES, Kind, did_you_mean, name_fault
 from fastadasp.registry.registry import get_registry
 
@@ -52,12 +51,12 @@ class Changed:
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a recipe file. Raises StrategyError with the file's name."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_toml(read_text(path))
     except FileNotFoundError:
         raise StrategyError(f"there is no recipe file {os.fspath(path)!r}") from None
     except OSError as error:
         raise StrategyError(f"recipe file {os.fspath(path)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise StrategyError(f"recipe file {os.fspath(path)!r} is not valid TOML: {error}") from None
 
 
@@ -206,8 +205,8 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
 
 def _toml_value(text: str) -> Any:
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"value = {text}")
+    except ValueError:
         return text
     value = table["value"]
     # Dates are text here, and so is text that smuggled in a second line.

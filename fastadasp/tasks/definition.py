@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fastadasp.errors import DataError
+from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import explain
 from fastadasp.registry.checks import name_fault
 from fastadasp.tasks.manifest import ManifestTask
@@ -65,12 +65,12 @@ def read_task(path: Path) -> ManifestTask:
         DataError: with every fault of the file.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = parse_toml(read_text(path))
     except FileNotFoundError:
         raise DataError(f"there is no task file {path}") from None
     except OSError as error:
         raise DataError(f"task file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DataError(f"task file {path} is not valid TOML: {error}") from None
     try:
         given = Definition.model_validate({"name": path.stem, **content})

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import DataError, FastAdaSPError, RunError, StrategyError
 from fastadasp.inference.clips import ReadyClip, encode, long_enough
 from fastadasp.inference.load import LoadedModel, load_model
 from fastadasp.inference.runner import Outcome, check_reach, run_cell
 from fastadasp.models.adapter import adapter_for
+from fastadasp.samples import Samples, recording_of
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.tasks.task import Example
 from fastadasp.transcribe.windows import Window, whole, windows
@@ -25,7 +23,8 @@ TRANSCRIBE = "Transcribe the speech into text."
 TOKENS_A_SECOND = 12
 """New tokens allowed for each second of a window; fast speech has about 6 in common vocabularies."""
 
-Recording = str | Path | NDArray[np.floating[Any]]
+Recording = Any
+"""One of `fastadasp.samples.FORMS`."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +105,13 @@ class SpeechModel:
         """The text of one recording.
 
         Args:
-            audio: a file that soundfile reads (WAV, FLAC, MP3, Ogg...), or samples [samples] or [samples, channels].
+            audio: a file that soundfile reads (WAV, FLAC, MP3, Ogg...), or samples in memory: an array or tensor
+                [samples], [samples, channels] or [channels, samples], a list of floats, (array, rate), the dictionary
+                of a Hugging Face dataset, or an open file. Integers are scaled by their type.
             strategy: a name, a TOML file or a `Strategy`; None for the full model.
             budget: how much to remove, as `load_strategy` takes it: 0.5, "flops=0.3"; None for the recipe's own.
             prompt: what the model is asked; its own chat template wraps it.
-            sampling_rate: Hz of samples in memory; None for the model's own.
+            sampling_rate: Hz of samples in memory; None for what they say themselves, else the model's own.
             window: seconds that are answered at a time, at most the model's own; longer recordings are cut at silence.
             max_new_tokens: for each window; None for `TOKENS_A_SECOND` times its length, at least 32.
 
@@ -119,10 +120,9 @@ class SpeechModel:
             StrategyError: no such strategy, or a budget that a window cannot meet.
             RunError: an argument out of range.
         """
-        if sampling_rate is not None and sampling_rate < 1:
-            raise RunError(f"sampling rate {sampling_rate}: at least 1 Hz")
+        recording = recording_of(audio, sampling_rate)
         settings = self._settings(strategy, budget, prompt, window, max_new_tokens, batch_size)
-        for answer in self._answers([audio], settings, sampling_rate):
+        for answer in self._answers([recording], settings):
             if isinstance(answer, FastAdaSPError):
                 raise answer
             return answer
@@ -163,7 +163,7 @@ class SpeechModel:
             StrategyError, RunError: as `transcribe`, before anything runs.
         """
         settings = self._settings(strategy, budget, prompt, window, max_new_tokens, batch_size)
-        return self._answers(paths, settings, None, progress)
+        return self._answers([Path(path) for path in paths], settings, progress)
 
     def _settings(
         self,
@@ -190,18 +190,17 @@ class SpeechModel:
 
     def _answers(
         self,
-        recordings: Sequence[Recording],
+        recordings: Sequence[Path | Samples],
         settings: _Settings,
-        rate: int | None,
         progress: Callable[[float], None] | None = None,
     ) -> Iterator[Transcript | FastAdaSPError]:
         held: list[tuple[_Pending, Window]] = []
         order: list[_Pending] = []
         for recording in recordings:
-            pending = _Pending(None if isinstance(recording, np.ndarray) else Path(recording))
+            pending = _Pending(None if isinstance(recording, Samples) else recording)
             order.append(pending)
             try:
-                for window in self._windows(recording, settings.window, rate):
+                for window in self._windows(recording, settings.window):
                     held.append((pending, window))
                     pending.waiting += 1
                     if len(held) == settings.batch_size:
@@ -215,11 +214,11 @@ class SpeechModel:
             self._answer(held, settings, progress)
         yield from _finished(order)
 
-    def _windows(self, recording: Recording, longest: float | None, rate: int | None) -> Iterator[Window]:
+    def _windows(self, recording: Path | Samples, longest: float | None) -> Iterator[Window]:
         wanted = self.loaded.sampling_rate
-        if isinstance(recording, np.ndarray):
-            return whole(recording, rate or wanted, wanted, longest)
-        return windows(Path(recording), wanted, longest)
+        if isinstance(recording, Samples):
+            return whole(recording.wave, recording.rate or wanted, wanted, longest)
+        return windows(recording, wanted, longest)
 
     def _answer(
         self, held: Sequence[tuple[_Pending, Window]], settings: _Settings, progress: Callable[[float], None] | None

@@ -32,10 +32,12 @@ def read_rows(source: str | Path) -> Iterator[Row | DataError]:
     path = Path(source)
     if path.is_dir():
         return hub.saved_rows(path) if hub.is_saved(path) else folder.rows(path)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no ordinary file, but a pipe or a device; {KINDS}")
     if not path.is_file():
         raise DataError(f"there is no {'manifest' if path.suffix else 'file or folder'} {path}")
-    if path.suffix in manifest.SUFFIXES:
+    if path.suffix.lower() in manifest.SUFFIXES:
         return manifest.rows(path)
-    if path.suffix in table.SUFFIXES:
+    if path.suffix.lower() in table.SUFFIXES:
         return table.rows(path)
     raise DataError(f"{path}: clips come from {KINDS}")

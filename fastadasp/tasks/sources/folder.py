@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastadasp.errors import DataError
+from fastadasp.files import SOUNDS, convert_hint, recordings_in
 from fastadasp.tasks.sources import table
 from fastadasp.tasks.sources.manifest import read_text
 from fastadasp.tasks.sources.row import Row
-
-SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au")
 
 
 def rows(path: Path) -> Iterator[Row | DataError]:
@@ -23,9 +23,12 @@ def rows(path: Path) -> Iterator[Row | DataError]:
     if listed.is_file():
         yield from table.rows(listed)
         return
-    sounds = sorted(file for file in path.rglob("*") if file.suffix.lower() in SOUNDS and file.is_file())
+    sounds, unheard = recordings_in(path, deep=True)
     if not sounds:
-        raise DataError(f"{path} holds no recordings ({', '.join(SOUNDS)})")
+        hint = f"; {convert_hint(unheard)}" if unheard else ""
+        raise DataError(f"{path} holds no recordings ({', '.join(SOUNDS)}){hint}")
+    if unheard:
+        warnings.warn(f"{path}: left out: {convert_hint(unheard)}", stacklevel=2)
     spoken = _librispeech(path)
     for number, file in enumerate(sounds, 1):
         beside = file.with_suffix(".txt")
@@ -39,7 +42,7 @@ def _librispeech(path: Path) -> dict[tuple[Path, str], str]:
     """Transcripts from ``*.trans.txt``, by the folder and the recording's name without its ending."""
     found = {}
     for listing in path.rglob("*.trans.txt"):
-        for line in read_text(listing).splitlines():
+        for line in read_text(listing).split("\n"):
             name, _, text = line.strip().partition(" ")
             found[listing.parent, name] = text.strip()
     return found

@@ -1,12 +1,14 @@
-"""JSONL manifests as NeMo writes them: one JSON object a line."""
+"""JSONL manifests as NeMo writes them: one JSON object a line; or one array of objects."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from fastadasp import files
 from fastadasp.errors import DataError
+from fastadasp.files import parse_json
 from fastadasp.tasks.sources.row import Row
 
 SUFFIXES = (".jsonl", ".json", ".ndjson")
@@ -14,25 +16,46 @@ SUFFIXES = (".jsonl", ".json", ".ndjson")
 
 def rows(path: Path) -> Iterator[Row | DataError]:
     """The rows of a manifest; recordings are relative to it. Raises DataError."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        yield from _array(path, text)
+        return
+    for number, line in enumerate(text.split("\n"), 1):  # other line separators of Unicode may stand inside texts
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            yield DataError(f"{where}: not valid JSON ({error.msg}); a manifest has one object a line")
+            values = parse_json(line)
+        except ValueError as error:
+            yield DataError(f"{where}: {error}; a manifest has one object a line, or is one array of objects")
             continue
-        if not isinstance(values, dict):
-            yield DataError(f"{where}: expected a JSON object")
-            continue
-        yield Row(values, path.parent, number, where)
+        yield _row(values, path, number, where)
+
+
+def _array(path: Path, text: str) -> Iterator[Row | DataError]:
+    """The rows of a file that is one JSON array. Raises DataError."""
+    try:
+        found = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; a manifest has one object a line, or is one array of objects") from None
+    for number, values in enumerate(found, 1):
+        yield _row(values, path, number, f"{path}, entry {number}")
+
+
+def _row(values: Any, path: Path, number: int, where: str) -> Row | DataError:
+    if not isinstance(values, dict):
+        return DataError(f"{where}: expected a JSON object")
+    for name, value in values.items():
+        for text in (name, value):
+            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+                return DataError(f"{where}: {name!a} holds half a character (a lone surrogate), which is no text")
+    return Row(values, path.parent, number, where)
 
 
 def read_text(path: Path) -> str:
     """The content of a text file, with or without a byte order mark. Raises DataError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return files.read_text(path, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
