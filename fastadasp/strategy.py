@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomli_w
 from pydantic import (
@@ -29,12 +29,14 @@ from fastadasp.contracts.components import (
     LayerSelector,
     Merger,
     Need,
+    Positions,
     Schedule,
     Scorer,
     Site,
 )
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
+from fastadasp.features import OnFeatures
 from fastadasp.recipes import reading
 from fastadasp.recipes.reading import Faults, build_component, explain, override, parse_overrides, read_toml, show
 from fastadasp.registry.checks import name_fault
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Strategy", "load_strategy", "parse_overrides"]
 
 
-class Strategy(BaseModel):
+class Strategy(OnFeatures, BaseModel):
     """A recipe, checked to fit together.
 
     Fields that hold a component take an object, an installed name, or a table of ``name`` and parameters.
@@ -66,7 +68,8 @@ class Strategy(BaseModel):
         merger: turns scores and a count into a token plan.
         schedule: spreads the budget over the layers.
         layers: says at which layer the schedule starts.
-        positions: survivors keep their ``original`` positions, or count anew (``compact``).
+        positions: survivors keep their ``original`` positions, stand evenly over their clip (``even``), or count
+            anew (``compact``).
         site: where tokens are removed: ``block``, between a layer's attention and its MLP; ``input``, before the layer
             (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.
         then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
@@ -87,7 +90,7 @@ class Strategy(BaseModel):
     merger: Merger
     schedule: Schedule
     layers: LayerSelector
-    positions: Literal["original", "compact"] = "original"
+    positions: Positions = "original"
     site: Site = "block"
     then: Strategy | None = None
     budget: Budget = Budget(tokens=0.5)
@@ -106,7 +109,7 @@ class Strategy(BaseModel):
             weight: Scorer | str | Mapping[str, Any] | None = None,
             summary: str = "",
             source: str = "",
-            positions: Literal["original", "compact"] = "original",
+            positions: Positions = "original",
             site: Site = "block",
             then: Strategy | Mapping[str, Any] | None = None,
             budget: Budget | float | str | Mapping[str, Any] = 0.5,

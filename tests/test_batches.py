@@ -20,7 +20,7 @@ def _no_grad():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("positions", ["original", "even", "compact"])
 @pytest.mark.parametrize("name", NAMES)
 def test_padded_batch_is_each_sample_alone(name, positions, side):
     attention = "eager" if side == "right" and positions == "compact" else "sdpa"
@@ -40,7 +40,7 @@ def test_padded_batch_is_each_sample_alone(name, positions, side):
     assert any(layer.kv_length_per_sample[0] < len(ONE) for layer in layers)
 
 
-@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("positions", ["original", "even", "compact"])
 @pytest.mark.parametrize("name", NAMES)
 def test_generate_on_a_left_padded_batch(name, positions):
     model, inputs = audio_model(), batch(*MANY)
@@ -98,7 +98,7 @@ def test_sampling_repeats_with_a_seed():
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("positions", ["original", "even", "compact"])
 def test_return_sequences_share_one_reduction(positions):
     """Copies of a row made by generate are reduced alike, random noise included."""
     model = audio_model()
@@ -200,7 +200,7 @@ def test_a_later_turn_in_a_padded_batch_is_each_sample_alone(name):
             assert error(together[row], run(batch(sample))[0]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("positions", ["original", "even", "compact"])
 def test_right_padding_without_position_ids(positions):
     """Positions then count padding too; survivors still end at the sample's own last token."""
     model = audio_model()

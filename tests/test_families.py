@@ -329,10 +329,10 @@ def test_compact_positions_move_up_on_every_axis() -> None:
     grid = torch.tensor([[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]])  # text, 2 x 2 patches, text
     positions = torch.cat([grid, torch.arange(4, 10).expand(3, -1)], 1).unsqueeze(1)
     stream = Stream((12,), 12, None, find_spans(ids, None))
-    reduction, _ = apply_plan(stream, TokenPlan(torch.tensor([[0, -1, -1, 1]])), (2,))
+    reduction, after = apply_plan(stream, TokenPlan(torch.tensor([[0, -1, -1, 1]])), (2,))
     seen = []
     survivors = Survivors(stream, positions, lambda states, moved, layer: seen.append((moved, layer)))
-    survivors.follow(reduction)
+    survivors.follow(reduction, after)
     survivors.arguments({"position_embeddings": (), "position_ids": None}, torch.zeros(1, 10, 4), 3)
     ((moved, layer),) = seen
     left = [0, 1, 2, 3, 4, 5, 6, 9, 10, 11]

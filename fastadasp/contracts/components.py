@@ -29,6 +29,10 @@ Site = Literal["input", "block", "cache"]
 """Where tokens go: ``input``, before a layer's attention; ``block``, between a layer's attention and its MLP;
 ``cache``, from the keys and values alone."""
 
+Positions = Literal["original", "even", "compact"]
+"""The survivors' positions: ``original``, their own; ``even``, at equal steps over their clip's span; ``compact``, the
+last positions of the prompt without gaps."""
+
 
 class Component(BaseModel):
     """A named, immutable, validated part of a strategy.

@@ -16,6 +16,7 @@ from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left, Pass
+from fastadasp.engine.planning import plan_of
 from fastadasp.engine.spans import send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
@@ -24,7 +25,6 @@ from fastadasp.engine.view import LayerView, fingerprint_clips
 from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
-    from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.engine.session import Session
     from fastadasp.strategy import Strategy
 
@@ -90,7 +90,9 @@ class ReducingPass(FollowingPass):
             if positions is None:
                 device = self.stream.spans.start.device
                 positions = torch.arange(self.seen - self.stream.width, self.seen, device=device).unsqueeze(0)
-            self.survivors = Survivors(self.stream, positions, session.rotary())
+            self.survivors = Survivors(
+                self.stream, positions, session.rotary(), even=session.strategy.positions == "even"
+            )
 
     def _set(self, plans: list[tuple[int, ...]]) -> None:
         """What each layer takes from each clip, and what each cache layer then evicts."""
@@ -226,7 +228,7 @@ class ReducingPass(FollowingPass):
         """A reduction was made."""
         self._done.add((index, site))
         if self.survivors is not None:
-            self.survivors.follow(reduction)
+            self.survivors.follow(reduction, self.stream)
 
     def _view(
         self, index: int, states: Tensor, seen: Seen | None, remove: Tensor, removals: list[tuple[int, ...]]
@@ -254,7 +256,7 @@ class ReducingPass(FollowingPass):
         """Makes a layer's reduction; from here on the stream is the shorter one."""
         strategy, stream = self.session.strategy, self.stream
         layer = self._view(index, states, seen, self._remove, self.removals)
-        stream, plan = self.stream, make_plan(strategy, layer)
+        stream, plan = self.stream, plan_of(strategy, layer)
         if strategy.merger.is_exact():
             removed = self.removals[index]
             survivors = tuple(n - k for n, k in zip(stream.spans.tokens, removed, strict=True))
@@ -281,7 +283,7 @@ class ReducingPass(FollowingPass):
                 "use_cache=True, or take a strategy that shortens the sequence"
             )
         layer = by_head(self._view(index, states, seen, self._evict, self.evictions))
-        kept = make_plan(strategy, layer).cluster >= 0
+        kept = plan_of(strategy, layer).cluster >= 0
         cached, removed = self.cache.layers[index], self.evictions[index]
         self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed)
         self._done.add((index, "cache"))
@@ -325,25 +327,6 @@ class ReplayedPass(Pass):
 
     def leave(self, index: int, states: Tensor) -> Tensor:
         return states if self._work.inside is None else self._work.inside.reduce(states)
-
-
-def make_plan(strategy: Strategy, layer: LayerView) -> TokenPlan:
-    """The strategy's scorers and merger on one layer."""
-    merger = strategy.merger
-    if merger.reads == "affinity":
-        pairs = layer.valid[:, 1:]
-        select = strategy.select.affinity(layer).masked_fill(~pairs, float("-inf"))
-    else:
-        select = strategy.select.importance(layer).masked_fill(~layer.valid, float("inf"))
-    weight = strategy.weight.importance(layer) if strategy.weight is not None else None
-    remove: Tensor = layer.remove  # type: ignore[assignment]  # the engine's views have it
-    plan = merger.plan(layer, select, weight, remove)
-    if plan.cluster.shape != layer.valid.shape:
-        raise StrategyError(
-            f"merger {merger.name!r} gave a plan of shape {tuple(plan.cluster.shape)}, "
-            f"not {tuple(layer.valid.shape)} (clips, audio tokens)"
-        )
-    return plan
 
 
 def _with_states(

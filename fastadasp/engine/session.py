@@ -336,7 +336,7 @@ class Session:
 
     def rotary(self) -> Rotary | None:
         """Rotary embeddings of new positions, where the strategy gives survivors such."""
-        if self.strategy.positions == "original":
+        if self.strategy.positions != "compact":
             return None
 
         def embed(states: Tensor, positions: Tensor, layer: int) -> Any:
@@ -344,7 +344,7 @@ class Session:
             if made is None:
                 raise StrategyError(
                     f'positions = "compact" needs rotary embeddings, which {type(self.decoder).__name__} lacks; '
-                    'use "original"'
+                    'use "original" or "even"'
                 )
             return made
 

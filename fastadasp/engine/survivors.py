@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadasp.engine.stream import Reduction, Stream
+from fastadasp.engine.stream import Reduction, Stream, places, put
 from fastadasp.errors import ModelError
 
 Rotary = Callable[[Tensor, Tensor, int], Any]
@@ -18,24 +18,29 @@ class Survivors:
     """Follows the tokens of one prompt through its reductions.
 
     A cluster has the positions of its first token. With compact positions every survivor moves up by the number of
-    tokens removed after it, so that the prompt ends where it ended and has no gaps.
+    tokens removed after it, so that the prompt ends where it ended and has no gaps. With even positions a clip's m
+    survivors stand at equal steps over the n positions of their clip: the j-th, from 0, takes the place ``j * n // m``.
 
     Args:
         stream: the prompt as it enters the decoder.
         positions: the decoder's own position ids, [B or 1, T] or [axes, B or 1, T].
         rotary: from states, positions and the layer's index to rotary embeddings, for compact positions; None to keep
             the tokens' own.
+        even: spread each clip's survivors evenly over its span; only without `rotary`.
     """
 
-    def __init__(self, stream: Stream, positions: Tensor, rotary: Rotary | None) -> None:
-        self._stream, self._positions, self._rotary = stream, positions, rotary
+    def __init__(self, stream: Stream, positions: Tensor, rotary: Rotary | None, *, even: bool = False) -> None:
+        self._stream, self._positions, self._rotary, self._even = stream, positions, rotary, even
         self._columns: Tensor | None = None
+        self._seats: Tensor | None = None  # the columns whose positions survivors take, where those are not their own
         self._made: dict[tuple[int, torch.device], tuple[Any, Any]] = {}
 
-    def follow(self, reduction: Reduction) -> None:
-        """Takes one more reduction into account."""
+    def follow(self, reduction: Reduction, left: Stream) -> None:
+        """Takes one more reduction into account, with the stream that is left after it."""
         old, new = self._columns, reduction.source
         self._columns = new if old is None else old.to(new.device).gather(1, new)
+        if self._even:
+            self._seats = self._spread(self._columns, left)
         self._made.clear()
 
     @property
@@ -56,7 +61,7 @@ class Survivors:
         """
         if self._columns is None:
             return {}
-        columns = self._columns.to(states.device)
+        columns = (self._columns if self._seats is None else self._seats).to(states.device)
         changed: dict[str, Any] = {}
         if given.get("position_ids") is not None:
             changed["position_ids"] = self._once(given["position_ids"], columns, lambda x: self._place(x, columns))
@@ -71,6 +76,14 @@ class Survivors:
                 ),
             )
         return changed
+
+    def _spread(self, columns: Tensor, left: Stream) -> Tensor:
+        """The survivors' columns, int64 [B, width], with those of each clip at equal steps over the clip's span."""
+        spans, now = self._stream.to(columns.device).spans, left.to(columns.device).spans
+        steps = torch.arange(now.longest, device=columns.device)
+        seats = spans.start.unsqueeze(1) + steps * spans.counts.unsqueeze(1) // now.counts.clamp_min(1).unsqueeze(1)
+        wide = torch.nn.functional.pad(columns, (0, 1))
+        return put(wide, places(now, columns.shape[1]), seats)[:, :-1]
 
     def _once(self, given: Any, columns: Tensor, make: Callable[[Any], Any]) -> Any:
         """Layers share what the decoder made once; so do they here. Keeps `given`, so that its id stays its own."""
