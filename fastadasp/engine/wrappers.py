@@ -20,7 +20,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _inner(model: Any) -> nn.Module | None:
     if isinstance(model, DataParallel | DistributedDataParallel):
-        return model.module
+        parallel: nn.Module = model.module
+        return parallel
     compiled: nn.Module | None = getattr(model, "_orig_mod", None)
     if compiled is not None:
         return compiled
