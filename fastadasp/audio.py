@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from fastadasp.errors import DataError
+from fastadasp.files import is_file
+
+SLOWEST, FASTEST = 100, 1_000_000
+"""Hz: what is outside is a damaged header."""
+LONGEST = 24 * 3600.0
+"""Seconds of a recording that is read as a whole, where the model sets no limit."""
+BLOCK = 1 << 18
+"""Samples of every channel that are read at a time."""
 
 
 def read_audio(path: Path, rate: int = 16_000, longest: float | None = None) -> NDArray[np.float32]:
@@ -22,23 +29,64 @@ def read_audio(path: Path, rate: int = 16_000, longest: float | None = None) -> 
     Raises:
         DataError: missing, unreadable, empty or too long, or not finite.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"there is no recording {path}")
     try:
-        wave, given = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            given = file.samplerate
+            check_rate(given, path)
+            most = int(given * (LONGEST if longest is None else longest + 1)) + 1
+            wave = read_mono(file, most, path)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise DataError(f"{path} cannot be read as audio: {error}") from None
     if len(wave) == 0:
         raise DataError(f"{path} is empty: it holds no samples")
-    if not np.isfinite(wave).all():
-        raise DataError(f"{path} holds values that are not finite")
+    if len(wave) == most:
+        _refuse_longer(path, max(file_seconds(path), most / given), LONGEST if longest is None else longest)
     _refuse_longer(path, len(wave) / given, longest)
-    return resample(wave.mean(axis=1), given, rate)
+    return resample(wave, given, rate)
+
+
+def read_mono(file: soundfile.SoundFile, most: int, path: Path) -> NDArray[np.float32]:
+    """Up to `most` further samples, folded to mono, [samples]; fewer at the end.
+
+    They are read in blocks: what a header claims is not trusted, and a block of all channels is all that is held.
+
+    Raises:
+        DataError: not finite.
+    """
+    blocks: list[NDArray[np.float32]] = []
+    wanted = most
+    while wanted > 0:
+        block = file.read(min(wanted, BLOCK), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        if not np.isfinite(block).all():
+            raise DataError(f"{path} holds values that are not finite")
+        blocks.append(block.mean(axis=1))
+        wanted -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def check_rate(given: int, path: Path | str) -> None:
+    """Refuses a sampling rate that no recording has. Raises DataError."""
+    if not SLOWEST <= given <= FASTEST:
+        raise DataError(f"{path} says that it has {given} samples a second; {SLOWEST} to {FASTEST} are possible")
+
+
+def file_seconds(path: Path) -> float:
+    """The length that a file's header claims; 0 if it cannot be read."""
+    try:
+        return float(soundfile.info(path).duration)
+    except (soundfile.SoundFileError, RuntimeError, TypeError):
+        return 0.0
 
 
 def resample(mono: NDArray[np.float32], given: int, rate: int) -> NDArray[np.float32]:
     """Samples at `given` Hz as float32 at `rate` Hz."""
     if given != rate:
+        from scipy.signal import resample_poly  # slow to import, so only where rates differ
+
         ratio = Fraction(rate, given)
         mono = resample_poly(mono, ratio.numerator, ratio.denominator)
     return np.ascontiguousarray(mono, dtype=np.float32)
@@ -50,6 +98,7 @@ def check_length(path: Path, longest: float | None) -> None:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise DataError(f"{path} cannot be read as audio: {error}") from None
+    check_rate(info.samplerate, path)
     _refuse_longer(path, info.frames / info.samplerate, longest)
 
 

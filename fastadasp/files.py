@@ -23,6 +23,14 @@ UNHEARD = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".mka", ".mov", ".amr", ".3g
 """Recordings that soundfile does not read; a folder that holds some is told so."""
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is an ordinary file; False also for a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:  # longer than the file system allows
+        return False
+
+
 def recordings_in(folder: Path, *, deep: bool) -> tuple[list[Path], list[Path]]:
     """The recordings in a folder, by path, and those whose format soundfile does not read.
 

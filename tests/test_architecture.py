@@ -170,6 +170,23 @@ def test_the_engine_and_contracts_name_no_method() -> None:
                     assert node.value not in names, f"{name}, line {node.lineno}: {node.value!r}"
 
 
+HEAVY = ("torch", "transformers", "sklearn", "scipy", "matplotlib", "datasets", "ray", "pandas", "numba", "librosa")
+"""Packages that take a good part of a second to import: no listing waits for one."""
+
+
+@pytest.mark.parametrize("listing", ["strategies", "tasks"])
+def test_listing_imports_nothing_heavy(listing: str) -> None:
+    code = (
+        f"import sys; sys.argv = ['fastadasp', {listing!r}, '--json']\n"
+        "from fastadasp.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print(*sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout) > 100
+    assert done.stderr.strip() == ""
+
+
 def test_listing_needs_no_torch() -> None:
     code = (
         "import sys, fastadasp.cli.app; from fastadasp.registry import get_registry; get_registry().entries(); "

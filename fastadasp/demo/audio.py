@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 RATE = 16_000
 Wave = NDArray[np.float32]
@@ -28,6 +27,8 @@ def read(path: Path, speed: float = 1.0) -> Wave:
 def resample(wave: Wave, rate: int, speed: float = 1.0) -> Wave:
     """From `rate` Hz to 16 kHz, `speed` times as fast."""
     ratio = Fraction(RATE, rate) / Fraction(speed).limit_denominator(20)
+    from scipy.signal import resample_poly  # slow to import, so only where rates differ
+
     return resample_poly(wave, ratio.numerator, ratio.denominator).astype(np.float32) if ratio != 1 else wave
 
 

@@ -110,9 +110,20 @@ def encoder_flops(loaded: LoadedModel, example: Example) -> int:
     return int(counter.get_total_flops())
 
 
+def check_instruction(example: Example, loaded: LoadedModel) -> None:
+    """Refuses an instruction with the model's own sign for audio: it would stand for a recording. Raises DataError."""
+    sign = getattr(loaded.processor, "audio_token", None)
+    if isinstance(sign, str) and sign and sign in example.instruction:
+        raise DataError(
+            f"{example.id}: the question holds {sign}, which stands for a recording in this model's prompts"
+        )
+
+
 def _features(loaded: LoadedModel, examples: Sequence[Example], waves: Sequence[NDArray[np.float32]]) -> Any:
     """What the processor makes of these examples, whose sounds are `waves`, on the model's device."""
     instructions = [e.instruction for e in examples]
+    for example in examples:
+        check_instruction(example, loaded)
     adapter = adapter_for(loaded.model)
     return adapter.processor_inputs(loaded.processor, waves, instructions, loaded.sampling_rate).to(loaded.device)
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import fastadasp
 from fastadasp.errors import RunError
-from fastadasp.files import cache_folder
+from fastadasp.files import cache_folder, is_file
 
 if TYPE_CHECKING:
     from fastadasp.inference.load import LoadedModel
@@ -43,12 +43,21 @@ def cap() -> int:
     return int(float(found[1]) * _UNITS[found[2] or ""] if found[2] != "B" else float(found[1]))
 
 
+def _digest(tokens: Tensor) -> str:
+    """SHA-256 over values, shape and dtype, so that a damaged file is known."""
+    content = tokens.detach().cpu().contiguous()
+    about = f"{tuple(content.shape)} {content.dtype}".encode()
+    return hashlib.sha256(about + content.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
 class FeatureCache:
     """The encoded recordings of one model. With a cap of 0 it keeps and finds nothing."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded, self._cap = loaded, cap()
         self.folder = cache_folder() / "features"
+        self._asked: dict[Path, Path] = {}
+        """The files of recordings as they were when `get` looked for them, before they were encoded."""
 
     @cached_property
     def _model(self) -> str:
@@ -76,23 +85,32 @@ class FeatureCache:
         """The audio tokens of a recording, [N, D] on the host; None if they are not there, or damaged."""
         if not self._cap:
             return None
-        file = self._file(recording)
-        try:
-            found = load_file(file)["tokens"]
-            os.utime(file)  # used now
-        except (OSError, SafetensorError, KeyError):
+        file = self._asked[recording] = self._file(recording)
+        if not is_file(file):
             return None
-        return found
+        try:
+            with safe_open(file, framework="pt") as kept:
+                found, said = kept.get_tensor("tokens"), (kept.metadata() or {}).get("sha256")
+            os.utime(file)  # used now
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
+            return None
+        usable: bool = said == _digest(found) and found.ndim == 2 and bool(found.isfinite().all())
+        return found if usable else None
 
     def put(self, recording: Path, tokens: Tensor) -> None:
-        """Keeps the audio tokens of a recording; a folder that cannot be written is done without."""
-        if not self._cap:
+        """Keeps the audio tokens of a recording; a folder that cannot be written is done without.
+
+        Nothing is kept of a recording that was replaced since `get` looked for it: nobody knows which was encoded.
+        """
+        if not self._cap or not is_file(recording):
             return
         file = self._file(recording)
+        if file != self._asked.get(recording, file):
+            return
         part = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.part")
         with contextlib.suppress(OSError, SafetensorError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"tokens": tokens.contiguous()}, part)
+            save_file({"tokens": tokens.contiguous()}, part, metadata={"sha256": _digest(tokens)})
             part.replace(file)
 
     def trim(self) -> None:

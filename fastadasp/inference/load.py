@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fastadasp.errors import ModelError, RunError
+from fastadasp.files import is_file, parse_json, read_text
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -86,8 +86,10 @@ def choose_dtype(dtype: str, device: str) -> str:
 
 def check_folder(path: str) -> None:
     """Refuses a path that cannot be a model before anything heavy is imported. Hub ids pass."""
+    if not path.strip():
+        raise ModelError("the path of the model is empty; give a folder with config.json, or a hub id")
     folder = Path(path)
-    if folder.is_file():
+    if is_file(folder):
         raise ModelError(f"{path} is a file; a model is a folder with config.json, or a hub id")
     if not folder.is_dir():
         if path.count("/") == 1 and not path.startswith((".", "/", "~")):
@@ -99,9 +101,11 @@ def check_folder(path: str) -> None:
     if not config.is_file():
         raise ModelError(f"{path} is not a model: it has no config.json")
     try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, AttributeError):
-        raise ModelError(f"{config} is not a model configuration") from None
+        content = parse_json(read_text(config))
+        kind = content.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "" if isinstance(error, AttributeError) else str(error)
+        raise ModelError(f"{config} is not a model configuration" + (f": {why}" if why else "")) from None
     from fastadasp.models.adapter import adapter_of_type
 
     if adapter_of_type(str(kind), path).audio_token is None:
@@ -120,7 +124,6 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     dtype = choose_dtype(dtype, device)
 
     import transformers
-    from safetensors import SafetensorError
 
     from fastadasp.models.adapter import adapter_for
 
@@ -133,13 +136,15 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
         cls = getattr(transformers, str(name), None) or getattr(own, str(name), None)
         if name is None:
             raise ModelError(f"{path} cannot be loaded: its config.json names no architecture")
-        if cls is None:
+        if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
             raise ModelError(f"{path}: transformers {transformers.__version__} has no architecture {name!r}")
-        model = cls.from_pretrained(
+        model: Any = cls.from_pretrained(
             path, dtype=dtype, local_files_only=local, use_safetensors=True, trust_remote_code=False
         )
         processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # of transformers, tokenizers, safetensors, torch: a folder may hold anything
         if isinstance(error, OSError) and local and not Path(path).is_dir():
             raise ModelError(f"{path} cannot be loaded: the model hub cannot be reached and it is not cached") from None
         if "ignore_mismatched_sizes" in str(error):
@@ -155,7 +160,7 @@ def _own_classes(path: str) -> Any:
     from fastadasp.registry.registry import get_registry
 
     config = Path(path) / "config.json"
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    kind = parse_json(read_text(config)).get("model_type") if config.is_file() else None
     modules = [e.value.module for e in get_registry().entries("model") if e.name == kind and e.value.module]
     return importlib.import_module(modules[0]) if modules else None
 

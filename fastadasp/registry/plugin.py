@@ -148,7 +148,8 @@ class Plugin:
         return cls(f"{name}:{point.name}", origin, point=point)
 
     def fault(self, text: str, hook: str | None = None, kind: Kind | None = None, name: str | None = None) -> None:
-        """Notes a fault."""
+        """Notes a fault; control characters in what a plugin says (colours, say) do not reach a terminal."""
+        text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
         origin = self.origin
         self.problems.append(Problem(origin.entry_point, origin.distribution, origin.version, hook, text, kind, name))
 
@@ -159,7 +160,9 @@ class Plugin:
             self.target = self.point.load() if self.point else None
             stated = getattr(self.target, API_ATTRIBUTE, None)
             self.api = getattr(sys.modules.get(self.origin.module), API_ATTRIBUTE, None) if stated is None else stated
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.target = None
             self.api = _api_in_source(self.origin.module)
             if not api_fault(self.api):  # else that is why
@@ -185,7 +188,9 @@ class Plugin:
             self.fault("implements no hook; mark at least one function with @fastadasp.hookimpl")
         try:
             manager.register(self.target, self.key)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             self.fault(f"is refused: {explain(error)}")
             self.hooks.clear()
         finally:
@@ -230,7 +235,9 @@ def _api_in_source(module: str) -> object:
                 names = node.targets if isinstance(node, ast.Assign) else [node.target]
                 if any(ast.unparse(name) == API_ATTRIBUTE for name in names):
                     return ast.literal_eval(node.value)
-    except (Exception, SystemExit):  # a parent package that fails, no source, bad syntax
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a parent package that fails, no source, bad syntax
         return None
     return None
 

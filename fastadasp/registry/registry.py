@@ -169,7 +169,7 @@ class Registry:
 
     def _load(self, plugin: Plugin) -> None:
         plugin.load()
-        if plugin.seconds > SLOW:
+        if plugin.seconds > SLOW and plugin.origin.distribution != PROJECT:  # without the built-ins nothing is left
             _log.warning(
                 "plugin %s took %.1f s to import, and every command waits for it; --no-plugin %s leaves it out",
                 plugin.origin, plugin.seconds, plugin.origin.distribution,
@@ -188,7 +188,9 @@ class Registry:
     def _call(self, plugin: Plugin, hook: str, kind: Kind, function: Any) -> None:
         try:
             items = function()
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             plugin.fault(f"raised {explain(error)}", hook, kind)
             return
         if type(items) is not list:
@@ -200,7 +202,9 @@ class Registry:
                     self._add_strategy(plugin, hook, item)
                 else:
                     self._add_component(plugin, hook, kind, item)
-            except (Exception, SystemExit) as error:  # say, a property that raises
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # say, a property that raises
                 plugin.fault(f"{describe(item)} cannot be read: {explain(error)}", hook, kind)
 
     def _add_component(self, plugin: Plugin, hook: str, kind: Kind, value: Any) -> None:

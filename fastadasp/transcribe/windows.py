@@ -10,8 +10,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from fastadasp.audio import resample
+from fastadasp.audio import LONGEST, check_rate, read_mono, resample
 from fastadasp.errors import DataError
+from fastadasp.files import is_file
 
 FRAME = 0.01
 """Seconds between the places that may be cut."""
@@ -52,7 +53,7 @@ def windows(path: Path, rate: int, longest: float | None) -> Iterator[Window]:
     Raises:
         DataError: missing, unreadable, empty or not finite; also in the middle, after the windows before it.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"there is no recording {path}")
     try:
         with soundfile.SoundFile(path) as file:
@@ -63,16 +64,18 @@ def windows(path: Path, rate: int, longest: float | None) -> Iterator[Window]:
 
 def _cut(path: Path, file: soundfile.SoundFile, rate: int, longest: float | None) -> Iterator[Window]:
     given = file.samplerate
+    check_rate(given, path)
     most = None if longest is None else int(longest * given)
     held, begin, finished = np.zeros(0, dtype=np.float32), 0, False
     while not finished or len(held):
-        wanted = -1 if most is None else most + 1 - len(held)  # one more than fits tells that something follows
+        # one more than fits tells that something follows
+        wanted = int(LONGEST * given) if most is None else most + 1 - len(held)
         if not finished:
-            block = file.read(wanted, dtype="float32", always_2d=True)
-            finished = most is None or len(block) < wanted
-            if not np.isfinite(block).all():
-                raise DataError(f"{path} holds values that are not finite")
-            held = np.concatenate([held, block.mean(axis=1)])
+            block = read_mono(file, wanted, path)
+            finished = len(block) < wanted
+            if most is None and not finished:
+                raise DataError(f"{path} lasts more than {LONGEST:g} s; give a window")
+            held = np.concatenate([held, block])
         if not len(held):
             break
         cut = len(held) if most is None or len(held) <= most else quietest(held, given, int(EARLIEST * most), most)
@@ -84,6 +87,7 @@ def _cut(path: Path, file: soundfile.SoundFile, rate: int, longest: float | None
 
 def whole(wave: NDArray[np.float32], given: int, rate: int, longest: float | None) -> Iterator[Window]:
     """Samples in memory, float [samples] or [samples, channels] at `given` Hz, in windows. Raises DataError."""
+    check_rate(given, "the recording in memory")
     samples = np.asarray(wave, dtype=np.float32)
     if samples.ndim not in (1, 2) or not len(samples):
         raise DataError(f"samples of shape {samples.shape} are no recording; expected [samples] or [samples, channels]")
