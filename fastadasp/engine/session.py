@@ -17,9 +17,8 @@ What happens in a call belongs to a pass (`fastadasp.engine.passes`), and the pa
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,9 +30,9 @@ from fastadasp.engine import checkpointing, static
 from fastadasp.engine.attention import Watcher, implementation_of
 from fastadasp.engine.begin import begin
 from fastadasp.engine.cache import CacheState, stored, unreduced
+from fastadasp.engine.calls import Arrival, Calls
 from fastadasp.engine.hooks import Hook
 from fastadasp.engine.outputs import Asked
-from fastadasp.engine.passes import Pass
 from fastadasp.engine.reducing import ReducingPass
 from fastadasp.engine.survivors import Rotary
 from fastadasp.engine.trace import Trace
@@ -42,41 +41,6 @@ from fastadasp.models.adapter import adapter_for
 from fastadasp.strategy import Strategy
 from fastadasp.upstream.contracts import check_decoder
 from fastadasp.upstream.names import cache_in
-
-
-@dataclass
-class Arrival:
-    """What the model was called with, until its decoder has run.
-
-    Attributes:
-        spans: int [B, T], which clip each position belongs to; None where it is not known.
-        ids: the prompt's tokens [B, T].
-        mask: the attention mask as the caller gave it.
-        asked: outputs that the caller wants and that speak of prompt positions.
-        decoded: whether the decoder has run.
-    """
-
-    spans: Tensor | None
-    ids: Tensor | None
-    mask: Any
-    asked: Asked
-    decoded: bool = False
-
-
-class Calls(threading.local):
-    """What is going on in one thread: no two threads share any of it.
-
-    Attributes:
-        arrival: the call of the model that has begun last.
-        entered: whether the model has been called and its layers have not.
-        running: the pass through the decoder; None outside of it.
-        uncached: the tokens of the last prompt that ran without a cache.
-    """
-
-    arrival: Arrival | None = None
-    entered: bool = False
-    running: Pass | None = None
-    uncached: Tensor | None = None
 
 
 class Session:
