@@ -186,7 +186,7 @@ class Strategy(OnFeatures, BaseModel):
             spans: int [batch, positions], which clip each prompt position belongs to (0: none); only needed if the
                 model is called with ``inputs_embeds``.
         """
-        from fastadasp.engine.session import apply_strategy
+        from fastadasp.engine.apply import apply_strategy
 
         return apply_strategy(self, model, spans=spans)
 

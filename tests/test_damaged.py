@@ -211,3 +211,20 @@ def test_a_file_that_is_no_zip_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read as a checkpoint") as fault:
         load_pickled(path)
     assert "torch.load" not in str(fault.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "no text", "no JSON"])
+def test_a_kept_choice_of_a_layer_that_cannot_be_read_is_made_anew(kind: str, tmp_path: Path) -> None:
+    import os
+
+    from fastadasp.selection.cache import read_entry
+
+    path = tmp_path / "choice.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"\xff" if kind == "no text" else b"[" * 50_000)
+    said: list[str] = []
+    assert read_entry(path, {}, said.append) is None
+    assert len(said) == 1
+    assert "made anew" in said[0]

@@ -600,15 +600,15 @@ def test_the_engine_never_waits_for_the_device():
 @pytest.mark.parametrize("name", ["weighted", "fastadasp-dense", "prune", "before", "cache", "average+cache"])
 def test_decoding_without_padding_makes_nothing(name, monkeypatch):
     """Beyond the prompt, no mask and no token stream is made; a chunk of text after it finds every key known."""
-    from fastadasp.engine import prompt as passes
+    from fastadasp.engine import begin, passes
 
     model, inputs = audio_model(), batch(ONE)
     with strategy(name).apply(model):
         cache = cache_of(model(**inputs, use_cache=True))
         with monkeypatch.context() as patch:
-            for what in ("causal_mask", "Keys"):
-                patch.setattr(passes, what, lambda *_a, **_k: pytest.fail("work in a decoding step"))
-            patch.setattr(passes.Prompt, "join", lambda *_a: pytest.fail("work in a decoding step"))
+            for room, what in ((passes, "causal_mask"), (passes, "Stream"), (begin, "Keys"), (begin, "Stream")):
+                patch.setattr(room, what, lambda *_a, **_k: pytest.fail("work in a decoding step"))
+            patch.setattr(passes.FollowingPass, "join", lambda *_a: pytest.fail("work in a decoding step"))
             for token in (5, 6, 7):
                 mask = torch.ones(1, cache.get_seq_length() + 1, dtype=torch.int64)
                 model(input_ids=torch.tensor([[token]]), attention_mask=mask, **cache_argument(cache), use_cache=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -74,13 +73,17 @@ class _Seen:
         return getattr(self._behind, name)
 
 
-@contextmanager
-def watching(config: PreTrainedConfig, modules: dict[nn.Module, Watcher]) -> Iterator[str]:
-    """While open, each module's watcher sees the queries and keys of its forward passes.
+_holders: set[tuple[int, int]] = set()
+"""Which application (its id) makes which configuration (its id) name the twin. Models may share a configuration."""
 
-    Yields the implementation the model uses underneath. On leaving, the configuration is as it was.
+
+def implementation_of(config: PreTrainedConfig) -> str:
+    """The attention implementation that the configuration names, or the one underneath its twin.
+
+    Raises:
+        ModelError: it cannot be watched.
     """
-    implementation = config._attn_implementation or "eager"
+    implementation = _underneath(config)
     if implementation == "flex_attention":
         raise ModelError(
             "attention implementation 'flex_attention' is not supported: it compiles a kernel for each length, and "
@@ -91,12 +94,39 @@ def watching(config: PreTrainedConfig, modules: dict[nn.Module, Watcher]) -> Ite
             f"attention implementation {implementation!r} is not supported; "
             'use "sdpa", "eager", "flash_attention_2", "flash_attention_3" or a flash kernel of the hub'
         )
-    before = config._attn_implementation
+    return implementation
+
+
+def watch(owner: object, config: PreTrainedConfig, modules: Mapping[nn.Module, Watcher]) -> None:
+    """From now on each module's watcher sees the queries and keys of its forward passes, until `unwatch`."""
     _watchers.update(modules)
-    try:
-        config._attn_implementation = {"": _twin(implementation)}  # not that of configurations inside it
-        yield implementation
-    finally:
-        config._attn_implementation = {"": before}
-        for module in modules:
-            _watchers.pop(module, None)
+    _holders.add((id(config), id(owner)))
+    _set(config, _twin(_underneath(config)))
+
+
+def unwatch(owner: object, config: PreTrainedConfig, modules: Iterable[nn.Module]) -> None:
+    """Ends `watch`; the configuration is as it was once nobody watches. It may be called again after an interrupt."""
+    for module in modules:
+        _watchers.pop(module, None)
+    _holders.discard((id(config), id(owner)))
+    heal(config)
+
+
+def heal(config: PreTrainedConfig) -> None:
+    """Lets the configuration name the implementation itself if nobody watches."""
+    if not _held(config) and str(config._attn_implementation).startswith(_PREFIX):
+        _set(config, _underneath(config))
+        if _held(config):  # by a thread that came in between
+            _set(config, _twin(_underneath(config)))
+
+
+def _held(config: PreTrainedConfig) -> bool:
+    return any(held == id(config) for held, _ in list(_holders))
+
+
+def _underneath(config: PreTrainedConfig) -> str:
+    return str(config._attn_implementation or "eager").removeprefix(_PREFIX)
+
+
+def _set(config: PreTrainedConfig, implementation: str) -> None:
+    config._attn_implementation = {"": implementation}  # not that of configurations inside it

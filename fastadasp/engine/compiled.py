@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The model inside ``torch.compile(model)``; any other model itself."""
-    inner: nn.Module = getattr(model, "_orig_mod", model)
-    return inner
 
 
 def without_compilation(model: nn.Module) -> AbstractContextManager[Any]:
@@ -29,12 +22,3 @@ def _is_compiled(model: nn.Module) -> bool:
         or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
         for module in model.modules()
     )
-
-
-def eager_only(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """`hook`, left out of what `torch.compile` compiles: that is decoding over a static cache, where it has no work."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return None if torch.compiler.is_compiling() else hook(*args, **kwargs)
-
-    return run

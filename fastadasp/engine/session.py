@@ -10,14 +10,14 @@ No model file is changed. For a layer that acts, with h the hidden states after 
 
 Later layers get rotary embeddings, position ids and masks of the survivors from a pre-hook; each layer's cache simply
 has its own length.
+
+What happens in a call belongs to a pass (`fastadasp.engine.passes`), and the pass to the thread that runs it.
 """
 
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -26,123 +26,152 @@ from torch import Tensor, nn
 
 from fastadasp.counts.schedule import check_fit
 from fastadasp.counts.shape import DecoderShape
-from fastadasp.engine import static
-from fastadasp.engine.attention import Watcher, watching
+from fastadasp.engine import checkpointing, static
+from fastadasp.engine.attention import Watcher, implementation_of
+from fastadasp.engine.begin import begin
 from fastadasp.engine.cache import CacheState, stored, unreduced
-from fastadasp.engine.compiled import eager_only, uncompiled, without_compilation
-from fastadasp.engine.layer import LayerWork
-from fastadasp.engine.prompt import Prompt
+from fastadasp.engine.calls import Arrival, Calls
+from fastadasp.engine.hooks import Hook
+from fastadasp.engine.outputs import Asked
+from fastadasp.engine.reducing import ReducingPass
 from fastadasp.engine.survivors import Rotary
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
-from fastadasp.models.adapter import ModelAdapter, adapter_for
+from fastadasp.models.adapter import adapter_for
 from fastadasp.strategy import Strategy
+from fastadasp.upstream.contracts import check_decoder
 from fastadasp.upstream.names import cache_in
 
-_busy: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
+class Session:
+    """A strategy applied to a model: what stays the same from call to call."""
 
-@contextmanager
-def apply_strategy(strategy: Strategy, model: nn.Module, *, spans: Tensor | None = None) -> Iterator[Trace]:
-    """Runs `model` with `strategy` for as long as the context is open; works with ``model(...)`` and ``generate``.
-
-    Args:
-        model: a transformers model of an installed family. On leaving, also by an exception, it is as it was.
-        spans: int [B, T], which clip each prompt position belongs to (0: none). Needed only where the model is called
-            with ``inputs_embeds``; otherwise audio tokens are found in ``input_ids``.
-
-    Raises:
-        ModelError: the family is not supported, or another strategy is already applied to the model.
-        StrategyError: the strategy does not fit the model.
-    """
-    model = uncompiled(model)
-    adapter = adapter_for(model)
-    decoder = adapter.decoder(model)
-    layers = list(getattr(decoder, adapter.layers))
-    check_fit(strategy, len(layers))
-    if decoder in _busy:
-        raise ModelError(
-            f"a strategy is already applied to this {type(model).__name__}; leave its context before entering another"
-        )
-    session = _Session(strategy, model, adapter, decoder, layers, spans)
-    _busy.add(decoder)
-    try:
-        with ExitStack() as stack:
-            watchers: dict[nn.Module, Watcher] = {
-                getattr(layer, adapter.attention): session.work[i].see_attention for i, layer in enumerate(layers)
-            }
-            config: Any = decoder.config
-            stack.enter_context(without_compilation(model))
-            session.implementation = stack.enter_context(watching(config, watchers))
-            for handle in session.hook():
-                stack.callback(handle.remove)
-            yield session.trace
-    except (ValueError, RuntimeError) as error:
-        session.advise(error)
-        raise
-    finally:
-        _busy.discard(decoder)
-
-
-class _Session:
-    """Hooks of one `apply`, and the prompt that is passing through."""
-
-    def __init__(
-        self,
-        strategy: Strategy,
-        model: nn.Module,
-        adapter: ModelAdapter,
-        decoder: nn.Module,
-        layers: list[nn.Module],
-        spans: Tensor | None,
-    ) -> None:
-        self.strategy, self.model, self.adapter, self.decoder, self.layers = strategy, model, adapter, decoder, layers
+    def __init__(self, strategy: Strategy, model: nn.Module, spans: Tensor | None) -> None:
+        self.strategy, self.model, self.given_spans = strategy, model, spans
         self.evicting = strategy if strategy.site == "cache" else strategy.then
-        self.given_spans = spans
-        self.found_spans: Tensor | None = None
-        self._given_mask: Any = None
-        self.awaits_audio = False  # from the model's call to its first layer
-        self.implementation = ""
+        self.adapter = adapter_for(model)
+        self.decoder = self.adapter.decoder(model)
+        self.layers: list[nn.Module] = list(getattr(self.decoder, self.adapter.layers))
+        check_fit(strategy, len(self.layers))
+        self.implementation = implementation_of(self.config)
+        check_decoder(self.decoder, self.layers[0])
         self.trace = Trace()
-        self.prompt: Prompt | None = None
+        self.calls = Calls()
         self.allotted: list[int] = []  # columns of a static cache's layers
-        self.work = [LayerWork(self, i) for i in range(len(layers))]
         self._shape: DecoderShape | None = None
-        self._window = attention_window(decoder)
-        self._parts = [adapter.short_parts(layer) for layer in layers]
-        self._entrance = adapter.entrance(model)
+        self._window = attention_window(self.decoder)
+        self._parts = [self.adapter.short_parts(layer) for layer in self.layers]
+        self._entrance = self.adapter.entrance(model)
         self._parameters = tuple(inspect.signature(type(self._entrance).forward).parameters)[1:]
+
+    @property
+    def config(self) -> Any:
+        """The decoder's configuration."""
+        return self.decoder.config
 
     def shape(self) -> DecoderShape:
         """The decoder's sizes, for budgets that depend on them."""
         if self._shape is None:
-            self._shape = replace(DecoderShape.of(self.decoder.config), layers=len(self.layers))
+            self._shape = replace(DecoderShape.of(self.config), layers=len(self.layers))
         return self._shape
 
-    def hook(self) -> Iterator[Any]:
-        """Registers every hook and gives back its handle."""
-        yield self._entrance.register_forward_pre_hook(eager_only(self._enter_model), with_kwargs=True)
-        yield self.decoder.register_forward_pre_hook(eager_only(self._enter_decoder), with_kwargs=True)
-        yield self.decoder.register_forward_hook(eager_only(self._leave_decoder))
-        for layer, work, parts in zip(self.layers, self.work, self._parts, strict=True):
-            yield layer.register_forward_pre_hook(work.enter, with_kwargs=True)
-            for i, (first, last) in enumerate(parts):
-                yield first.register_forward_pre_hook(eager_only(work.shorten if i else work.before_norm))
-                yield last.register_forward_hook(eager_only(work.expand))
-            yield layer.register_forward_hook(eager_only(work.leave))
+    def watchers(self) -> dict[nn.Module, Watcher]:
+        """By attention module, who is shown its queries and keys."""
 
-    def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def watcher(index: int) -> Watcher:
+            def see(module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+                if self.calls.running is not None:
+                    self.calls.running.see(index, query, key, scale)
+
+            return see
+
+        return {getattr(layer, self.adapter.attention): watcher(i) for i, layer in enumerate(self.layers)}
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module that gets a hook."""
+        yield from (self._entrance, self.decoder)
+        for index in range(len(self.layers)):
+            yield from self.layer_modules(index)
+
+    def layer_modules(self, index: int) -> Iterator[nn.Module]:
+        """Those of one layer."""
+        yield self.layers[index]
+        for pair in self._parts[index]:
+            yield from pair
+
+    def hook(self) -> None:
+        """Sets every hook."""
+        self._entrance.register_forward_pre_hook(Hook(self, self._enter_model), with_kwargs=True)
+        self._entrance.register_forward_hook(Hook(self, self._leave_model))
+        self.decoder.register_forward_pre_hook(Hook(self, self._enter_decoder), with_kwargs=True)
+        self.decoder.register_forward_hook(Hook(self, self._leave_decoder))
+        for index in range(len(self.layers)):
+            self.hook_layer(index)
+
+    def hook_layer(self, index: int, owner: object | None = None) -> None:
+        """Sets the hooks of one layer. Each asks the pass that is running in its own thread.
+
+        Args:
+            owner: who takes them off again; the session itself if not given.
+        """
+        calls, layer = self.calls, self.layers[index]
+        owner = self if owner is None else owner
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            short = static.settled(cache_in(kwargs), index)
+            if short is not None:
+                return args, kwargs | {"attention_mask": short.mask(kwargs["attention_mask"])}
+            if torch.compiler.is_compiling():
+                return None
+            calls.entered = False
+            return None if calls.running is None else calls.running.enter(index, args, kwargs)
+
+        def before_norm(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            states = None if calls.running is None else calls.running.before_norm(index, args[0])
+            return None if states is None else (states, *args[1:])
+
+        def shorten(module: nn.Module, args: tuple[Any, ...]) -> Any:
+            states = None if calls.running is None else calls.running.shorten(index, args[0])
+            return None if states is None else (states, *args[1:])
+
+        def expand(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return output if calls.running is None else _changed(output, calls.running.expand, index)
+
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return output if calls.running is None else _changed(output, calls.running.leave, index)
+
+        layer.register_forward_pre_hook(Hook(owner, enter, compiled=True), with_kwargs=True)
+        for i, (first, last) in enumerate(self._parts[index]):
+            first.register_forward_pre_hook(Hook(owner, shorten if i else before_norm))
+            last.register_forward_hook(Hook(owner, expand))
+        layer.register_forward_hook(Hook(owner, leave))
+
+    def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
         self.adapter.check_call(self.model, given)
-        ids = given.get("input_ids")
-        self.found_spans, self._given_mask = None, given.get("attention_mask")
+        ids, spans = given.get("input_ids"), None
+        self.calls.entered = False
         if self.given_spans is None and ids is not None and ids.shape[1] > 1:
-            self.found_spans = self.adapter.span_ids(self.model, ids, given)
-            self.awaits_audio = True
+            spans = self.adapter.span_ids(self.model, ids, given)
+            self.calls.entered = True
+        asked = Asked.of(given, self.strategy.name)
+        self.calls.arrival, self.calls.running = Arrival(spans, ids, given.get("attention_mask"), asked), None
+        return ((), asked.call(given)) if asked else None
 
-    def advise(self, error: Exception) -> None:
+    def _leave_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        arrival, self.calls.arrival, self.calls.entered = self.calls.arrival, None, False
+        if arrival is None:
+            return None
+        if not arrival.decoded and arrival.spans is not None and bool(arrival.spans.any()):
+            raise ModelError(
+                f"{type(module).__name__} ran without calling {type(self.decoder).__name__}, where strategy "
+                f"{self.strategy.name!r} works: no audio token was removed"
+            )
+        return arrival.asked.answer(self._entrance, output)
+
+    def advise(self, error: BaseException) -> None:
         """Adds what to do to the model's own message that clips and placeholders differ in length."""
-        if self.awaits_audio and "match" in str(error):
+        if self.calls.entered and isinstance(error, ValueError | RuntimeError) and "match" in str(error):
             error.add_note(
                 "A prompt cut to a maximum length may end inside a clip: the model needs a placeholder for each audio "
                 "token. Raise the maximum, switch truncation off, or shorten the audio and let the processor expand it."
@@ -153,8 +182,12 @@ class _Session:
         states = kwargs.get("inputs_embeds")
         ids = kwargs.get("input_ids", args[0] if args else None)
         given = states if states is not None else ids
+        self.calls.running = None
         if given is None:
             return  # the decoder's own message about that is clear
+        arrival = self.calls.arrival
+        if arrival is not None:
+            arrival.decoded = True
         rows, length = given.shape[:2]
         if static.settled(cache) is not None:
             self._continue(rows, length, given.device)
@@ -164,27 +197,47 @@ class _Session:
         if static.is_fresh(cache):
             mask = static.padding_mask(mask, length)
         elif isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
-            mask = self._given_mask
-        self.prompt = Prompt(
+            mask = None if arrival is None else arrival.mask
+        self._check_once(kwargs, cache)
+        checkpointing.prepare(self)
+        spans = self._spans_for(rows, length, past, given.device)
+        self.calls.running = begin(
             self,
             cache=cache,
             past=past,
-            batch=rows,
-            length=length,
+            size=(rows, length),
             mask=mask,
-            span_ids=self._spans_for(rows, length, past, given.device),
+            spans=spans,
             positions=kwargs.get("position_ids"),
         )
 
+    def _check_once(self, kwargs: dict[str, Any], cache: Any) -> None:
+        """Refuses to plan a prompt again for each token of its answer, as generation without a cache would."""
+        arrival, before = self.calls.arrival, self.calls.uncached
+        use = kwargs.get("use_cache")
+        cached = cache is not None or (getattr(self.config, "use_cache", True) if use is None else use)
+        self.calls.uncached = ids = None if cached or arrival is None else arrival.ids
+        if ids is None or before is None or ids.shape != (before.shape[0], before.shape[1] + 1):
+            return
+        if torch.equal(ids[:, :-1], before.to(ids.device)):
+            raise StrategyError(
+                f"strategy {self.strategy.name!r} reduces a prompt once, but with use_cache=False the model reads the "
+                "prompt anew for each token of the answer; generate with use_cache=True"
+            )
+
     def _continue(self, rows: int, length: int, device: torch.device) -> None:
         """A pass over a static cache that is shortened: its layers know their masks."""
-        self.prompt = None
         spans = self._spans_for(rows, length, 1, device) if length > 1 else None
         if spans is not None and bool(spans.any()):
             raise ModelError("a static cache takes one prompt with audio; use the default dynamic cache for more")
 
     def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.prompt, self.found_spans, self._given_mask = None, None, None
+        running, self.calls.running = self.calls.running, None
+        if isinstance(running, ReducingPass):
+            running.check_complete()
+        if running is not None and self.calls.arrival is not None:
+            clips = self.calls.arrival.spans if self.given_spans is None else self.given_spans
+            self.calls.arrival.asked.reduced(running.left(), clips)
 
     def _spans_for(self, rows: int, length: int, past: int, device: torch.device) -> Tensor | None:
         """The span numbers of this forward pass, expanded to beams; None for a pass without audio."""
@@ -197,7 +250,7 @@ class _Session:
                     f"spans has shape {tuple(spans.shape)}, but the prompt has {rows} sample(s) of {length} positions"
                 )
             return spans.to(device).repeat_interleave(rows // spans.shape[0], dim=0)
-        found = self.found_spans
+        found = None if self.calls.arrival is None else self.calls.arrival.spans
         if found is None:
             if length > 1:
                 raise ModelError(
@@ -279,3 +332,10 @@ def attention_window(decoder: Any) -> int | None:
     slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
     window: int | None = getattr(config, "sliding_window", None) if slides else None
     return window
+
+
+def _changed(output: Any, change: Any, index: int) -> Any:
+    """A module's output, a tensor or a tuple that begins with one, with `change` made to that."""
+    if isinstance(output, tuple):
+        return (change(index, output[0]), *output[1:])
+    return change(index, output)

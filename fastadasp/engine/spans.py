@@ -33,6 +33,12 @@ class AudioSpans:
     samples: tuple[int, ...]
     text: tuple[int, ...] = ()
 
+    @classmethod
+    def none(cls) -> AudioSpans:
+        """No audio."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return cls(nothing, nothing, nothing, (), ())
+
     @property
     def longest(self) -> int:
         """N, the number of columns of every [clips, N] tensor."""

@@ -210,7 +210,7 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
 
     members = None
     if plan.merges:
-        weights = torch.ones(batch, length + 1, device=device)
+        weights = torch.ones(batch, length + 1, dtype=torch.float32, device=device)
         if plan.weight is not None:
             put(weights, at, plan.weight.float())
         members = Members.of(target, weights[:, :length], width)

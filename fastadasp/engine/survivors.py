@@ -43,6 +43,14 @@ class Survivors:
             self._seats = self._spread(self._columns, left)
         self._made.clear()
 
+    @property
+    def columns(self) -> Tensor | None:
+        """The prompt's column of each token that is left, int64 [B, width]; None before the first reduction.
+
+        What stands in padding means nothing.
+        """
+        return self._columns
+
     def arguments(self, given: dict[str, Any], states: Tensor, layer: int) -> dict[str, Any]:
         """The position arguments among a layer's keyword arguments, for the survivors; none before a reduction.
 

@@ -40,7 +40,9 @@ class LayerTrace:
 
 @dataclass
 class Trace:
-    """Filled as the model runs: `layers` describes the last prompt (empty before the first).
+    """Describes the last prompt that passed through the decoder (empty before the first).
+
+    Where several threads call the model, that is the last prompt of any of them.
 
     Attributes:
         keep_assignment: whether `assignments` are kept; set it before the model runs.
@@ -58,16 +60,18 @@ class Trace:
         """`assignments` of the last layer that removed tokens; None if there is none."""
         return next(reversed(self.assignments.values()), None)
 
-    def begin(self) -> None:
-        """A new prompt."""
-        self.layers.clear()
+    def publish(self, layers: list[LayerTrace], assignments: dict[int, Tensor]) -> None:
+        """What happened in a prompt, once it has passed through the decoder."""
+        self.layers[:] = layers
         self.assignments.clear()
+        self.assignments.update(assignments)
 
-    def follow(self, layer: int, target: Tensor, width: int) -> None:
-        """A reduction: `target` int64 [batch, tokens] holds each token's new column, `width` or more if it is gone."""
-        if not self.keep_assignment:
-            return
-        old = None if self.assignment is None else self.assignment.to(target.device)
-        new = target if old is None else target.gather(1, old.clamp_min(0))
-        gone = new >= width if old is None else (old < 0) | (new >= width)
-        self.assignments[layer] = new.masked_fill(gone, -1)
+
+def follow(assignments: dict[int, Tensor], layer: int, target: Tensor, width: int) -> None:
+    """Adds a reduction to `Trace.assignments`: `target` int64 [batch, tokens] holds each token's new column, `width` or
+    more if it is gone."""
+    old = next(reversed(assignments.values()), None)
+    old = None if old is None else old.to(target.device)
+    new = target if old is None else target.gather(1, old.clamp_min(0))
+    gone = new >= width if old is None else (old < 0) | (new >= width)
+    assignments[layer] = new.masked_fill(gone, -1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fastadasp.files import cache_folder
+from fastadasp.files import cache_folder, read_text
 from fastadasp.selection.choice import Selection
 
 Notice = Callable[[str], None]
@@ -47,10 +47,10 @@ def read_entry(path: Path, wanted: Mapping[str, Any], notice: Notice) -> Selecti
     A stale or damaged one is reported and not used.
     """
     try:
-        found = Selection.model_validate_json(path.read_bytes())
+        found = Selection.model_validate_json(read_text(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError):
+    except (OSError, UnicodeDecodeError, ValidationError):
         notice(f"cached layer choice {path} cannot be read; it is made anew")
         return None
     changed = [_MEANINGS.get(field, field) for field, value in wanted.items() if getattr(found, field) != value]

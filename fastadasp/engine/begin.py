@@ -1,0 +1,101 @@
+"""Which kind of pass a call of the decoder is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastadasp.engine import static
+from fastadasp.engine.cache import CacheState, Keys, state_of
+from fastadasp.engine.passes import DecodingPass, FollowingPass, Pass
+from fastadasp.engine.reducing import ReducingPass, StaticPass
+from fastadasp.engine.spans import AudioSpans, find_spans
+from fastadasp.engine.stream import Stream
+from fastadasp.errors import ModelError
+
+if TYPE_CHECKING:
+    from fastadasp.engine.session import Session
+
+
+def begin(
+    session: Session,
+    *,
+    cache: Any,
+    past: int,
+    size: tuple[int, int],
+    mask: Any,
+    spans: Tensor | None,
+    positions: Tensor | None,
+) -> Pass:
+    """The pass that a call of the decoder is.
+
+    Args:
+        cache: the key/value cache, None if there is none yet.
+        past: tokens that it has seen.
+        size: samples and tokens of this call.
+        mask: the padding mask [B, past + T], or None.
+        spans: int [B, T], which clip each position belongs to; None for a call without audio.
+        positions: the decoder's own position ids.
+
+    Raises:
+        ModelError: the call is one that a strategy cannot work with.
+    """
+    known, length = state_of(cache), size[1]
+    tokens = past + length
+    if known is None and session.exceeds_window(tokens) and spans is not None and not spans.any():
+        spans = None  # a long text is the plain model's affair
+    if spans is None and known is None:
+        session.check_cache(cache, past, None)
+        return Pass()
+    session.check_supported(mask, cache, tokens)
+    session.check_cache(cache, past, known)
+    if mask is not None and mask.shape[1] != tokens:
+        raise ModelError(
+            f"the attention mask covers {mask.shape[1]} positions, "
+            f"but the cache holds {past} and the prompt adds {length}"
+        )
+    if known is not None and spans is None and length == 1 and not known.padded:
+        return DecodingPass(session, cache, known, size[0], tokens)
+    stream, before = _look_at_padding(mask, spans, past, size, earlier=known is None)
+    fresh = static.is_fresh(cache)
+    known = CacheState([replace(before, plain=not fresh)] * len(session.layers)) if known is None else known.settled()
+    if spans is None:
+        return FollowingPass(session, cache, known, stream, tokens)
+    reducing = (StaticPass if fresh else ReducingPass)(session, cache, known, stream, tokens)
+    reducing.plan(positions)
+    if fresh and not reducing.acts:
+        return Pass()
+    if fresh:
+        static.shorten(cache)
+    return reducing
+
+
+def _look_at_padding(
+    mask: Tensor | None, spans: Tensor | None, past: int, size: tuple[int, int], *, earlier: bool
+) -> tuple[Stream, Keys]:
+    """Finds the audio spans and the padding: a pass's only wait for the device, and none in a decoding step.
+
+    Args:
+        earlier: whether to look at the padding among earlier tokens, too.
+
+    Returns:
+        The tokens of this call, and the keys of the plain model before it.
+    """
+    batch, length = size
+    valid = None if mask is None or length == 1 else mask[:, past:].bool()
+    lengths, found = (length,) * batch, AudioSpans.none()
+    both = [x for x in (valid, spans) if x is not None]
+    host = torch.stack([x.to(torch.int64) for x in both]).cpu() if both else None
+    if valid is not None and host is not None:
+        lengths = tuple(int(n) for n in host[0].sum(1))
+        if min(lengths) == length:
+            valid = None
+    if spans is not None and host is not None:
+        found = find_spans(host[-1], None if valid is None else host[0].bool(), spans.device)
+    before = mask[:, :past].bool() if mask is not None and past and earlier else None
+    counts = (past,) * batch if before is None else tuple(int(n) for n in before.sum(1).cpu())
+    keys = Keys(past, counts, before if min(counts) != past else None)
+    return Stream(lengths, length, valid, found), keys

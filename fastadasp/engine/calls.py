@@ -1,0 +1,47 @@
+"""What is going on in one thread, from a call of the model to the last layer of its decoder."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fastadasp.engine.outputs import Asked
+from fastadasp.engine.passes import Pass
+
+
+@dataclass
+class Arrival:
+    """What the model was called with, until its decoder has run.
+
+    Attributes:
+        spans: int [B, T], which clip each position belongs to; None where it is not known.
+        ids: the prompt's tokens [B, T].
+        mask: the attention mask as the caller gave it.
+        asked: outputs that the caller wants and that speak of prompt positions.
+        decoded: whether the decoder has run.
+    """
+
+    spans: Tensor | None
+    ids: Tensor | None
+    mask: Any
+    asked: Asked
+    decoded: bool = False
+
+
+class Calls(threading.local):
+    """What is going on in one thread: no two threads share any of it.
+
+    Attributes:
+        arrival: the call of the model that has begun last.
+        entered: whether the model has been called and its layers have not.
+        running: the pass through the decoder; None outside of it.
+        uncached: the tokens of the last prompt that ran without a cache.
+    """
+
+    arrival: Arrival | None = None
+    entered: bool = False
+    running: Pass | None = None
+    uncached: Tensor | None = None

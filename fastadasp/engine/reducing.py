@@ -1,0 +1,336 @@
+"""A prompt with audio on its way through the decoder: what each layer removes, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import add
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastadasp.counts.schedule import evictions
+from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
+from fastadasp.engine import static
+from fastadasp.engine.cache import CacheState
+from fastadasp.engine.heads import by_head, evict
+from fastadasp.engine.passes import FollowingPass, Left, Pass
+from fastadasp.engine.planning import plan_of
+from fastadasp.engine.spans import send
+from fastadasp.engine.stream import Reduction, Stream, apply_plan
+from fastadasp.engine.survivors import Survivors
+from fastadasp.engine.trace import LayerTrace, follow
+from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.errors import ModelError, StrategyError
+
+if TYPE_CHECKING:
+    from fastadasp.engine.session import Session
+    from fastadasp.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Queries and keys of the attention that was computed last; `valid` is False for padding keys."""
+
+    query: Tensor
+    key: Tensor
+    scale: float
+    valid: Tensor | None
+
+
+@dataclass
+class LayerWork:
+    """What one layer did in a pass, which is all that is needed to do it again.
+
+    Attributes:
+        entered: the tokens that its attention saw.
+        entry: the reduction of its input, at site ``input``.
+        inside: the reduction between attention and MLP, at site ``block``.
+        changed: keyword arguments that it was called with instead of the decoder's.
+    """
+
+    entered: Stream
+    entry: Reduction | None = None
+    inside: Reduction | None = None
+    changed: dict[str, Any] | None = None
+
+
+class ReducingPass(FollowingPass):
+    """A prompt whose audio tokens are reduced, or whose keys and values are evicted."""
+
+    def __init__(self, session: Session, cache: Any, known: CacheState, stream: Stream, seen: int) -> None:
+        super().__init__(session, cache, known, stream, seen)
+        self.removals: list[tuple[int, ...]] = []
+        """By layer, how many tokens it is to take from each clip."""
+        self.evictions: list[tuple[int, ...]] = []
+        """By layer, how many audio tokens of each clip its cache is to lose."""
+        self.acts = False
+        """Whether any layer is to do anything."""
+        self.work: list[LayerWork] = []
+        self.survivors: Survivors | None = None
+        self._remove = self._evict = self._clip_keys = torch.zeros(0, dtype=torch.int64)
+        self._seen: Seen | None = None
+        self._kept: dict[str, tuple[int, Tensor]] = {}
+        self._done: set[tuple[int, str]] = set()
+        self._traced: list[LayerTrace] = []
+        self._assignments: dict[int, Tensor] = {}
+
+    def plan(self, positions: Tensor | None) -> None:
+        """Settles how much each layer takes from each clip. `positions` are the decoder's own position ids."""
+        session, spans = self.session, self.stream.spans
+        if "text" in session.strategy.needs() and 0 in spans.text:
+            raise StrategyError(
+                f"strategy {session.strategy.name!r} compares audio with text, but sample "
+                f"{spans.samples[spans.text.index(0)]} has no text tokens beside its audio"
+            )
+        lengths = BatchLengths(spans.tokens, spans.samples, self.stream.lengths)
+        self._set(batch_removals(session.strategy, len(session.layers), session.shape, lengths))
+        if self.acts:
+            if positions is None:
+                device = self.stream.spans.start.device
+                positions = torch.arange(self.seen - self.stream.width, self.seen, device=device).unsqueeze(0)
+            self.survivors = Survivors(
+                self.stream, positions, session.rotary(), even=session.strategy.positions == "even"
+            )
+
+    def _set(self, plans: list[tuple[int, ...]]) -> None:
+        """What each layer takes from each clip, and what each cache layer then evicts."""
+        session, clips = self.session, self.plain_stream.spans
+        self.removals, self.evictions = plans, []
+        if session.evicting is not None:
+            if session.strategy.site == "cache":
+                self.removals = [(0,) * len(clips.tokens)] * len(plans)
+                self.evictions = list(accumulate(plans, lambda gone, more: tuple(map(add, gone, more))))
+            else:
+                self.evictions = evictions(session.evicting, clips.tokens, plans, site=session.strategy.site)
+        self.acts = any(any(counts) for counts in (*self.removals, *self.evictions))
+        if self.acts:
+            device = clips.start.device
+            self._remove, self._evict = send(self.removals, device), send(self.evictions, device)
+
+    def _replan(self, layer: int, removed: tuple[int, ...]) -> None:
+        """After a merger that took other counts from the clips at `layer` than it was asked to."""
+        session, stream = self.session, self.plain_stream
+        lengths = BatchLengths(stream.spans.tokens, stream.spans.samples, stream.lengths)
+        taken = [*self.removals[:layer], removed]
+        rest = batch_removals_after(session.strategy, len(session.layers), session.shape, lengths, taken)
+        self._set([*taken, *rest])
+
+    def _reduces(self, layer: int, site: str) -> bool:
+        """Whether hidden states are reduced in this layer, at this site."""
+        return self.session.strategy.site == site and layer < len(self.removals) and any(self.removals[layer])
+
+    def _evicts(self, layer: int) -> bool:
+        """Whether keys and values of this layer are evicted."""
+        return bool(self.evictions) and any(self.evictions[layer])
+
+    def enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        states = args[0] if args else kwargs["hidden_states"]
+        if index == 0 and self.acts:
+            with torch.no_grad():
+                self._clip_keys = fingerprint_clips(states, self.stream.spans)
+        entry = None
+        if self._reduces(index, "input"):
+            with torch.no_grad():
+                entry = self._reduce(index, states, self._take_seen())
+            self._follow(index, "input", entry)
+            states = entry.reduce(states)
+            args, kwargs = _with_states(args, kwargs, states)
+        work = LayerWork(self.stream, entry)
+        self.work.append(work)
+        if self.survivors is not None:
+            with torch.no_grad():
+                work.changed = self.survivors.arguments(kwargs, states, index)
+            kwargs = kwargs | work.changed
+        masked = super().enter(index, args, kwargs)
+        if masked is not None:
+            args, kwargs = masked
+            work.changed = (work.changed or {}) | {"attention_mask": kwargs["attention_mask"]}
+        return args, kwargs
+
+    def see(self, index: int, query: Tensor, key: Tensor, scale: float) -> None:
+        if self._reduces(index, "block") or self._evicts(index) or self._reduces(index + 1, "input"):
+            self._seen = Seen(query, key, scale, self.keys[-1].valid)
+
+    def before_norm(self, index: int, states: Tensor) -> Tensor | None:
+        """Evicts keys and values (site ``cache``), reduces the MLP's input (site ``block``)."""
+        reduces, evicts = self._reduces(index, "block"), self._evicts(index)
+        if not (reduces or evicts):
+            return None
+        seen = self._take_seen()
+        if seen is None:
+            raise ModelError(
+                f"layer {index} computed attention without transformers' attention interface, "
+                "so its queries and keys cannot be seen; this model cannot be reduced"
+            )
+        if evicts:
+            with torch.no_grad():
+                self._evict_keys(index, states, seen)
+        if not reduces:
+            return None
+        with torch.no_grad():
+            self.work[index].inside = self._reduce(index, states, seen)
+        return self.shorten(index, states)
+
+    def shorten(self, index: int, states: Tensor) -> Tensor | None:
+        inside = self.work[index].inside
+        return None if inside is None else inside.reduce(states)
+
+    def expand(self, index: int, states: Tensor) -> Tensor:
+        inside = self.work[index].inside
+        return states if inside is None else inside.expand(states)
+
+    def leave(self, index: int, states: Tensor) -> Tensor:
+        """The reduced sum goes on, with positions of its own."""
+        work = self.work[index]
+        if work.inside is not None:
+            states = work.inside.reduce(states)
+            self._follow(index, "block", work.inside)
+        left = self.stream
+        audio = left.spans.per_sample(len(left.lengths))
+        self._traced.append(LayerTrace(index, audio, work.entered.lengths, left.lengths, self.keys[-1].lengths))
+        return super().leave(index, states)
+
+    def finish(self) -> None:
+        self.check_complete()
+        self.session.trace.publish(self._traced, self._assignments)
+        super().finish()
+
+    def missing(self) -> list[tuple[int, str]]:
+        """Layers and sites that were to act and did not."""
+        layers = range(len(self.removals))
+        due = {(i, site) for i in layers for site in ("input", "block") if self._reduces(i, site)}
+        due |= {(i, "cache") for i in layers if self._evicts(i)}
+        return sorted(due - self._done)
+
+    def check_complete(self) -> None:
+        """Raises ModelError if a reduction that was planned has not happened."""
+        missing = self.missing()
+        if missing:
+            layers = ", ".join(str(i) for i in sorted({i for i, _ in missing}))
+            raise ModelError(
+                f"strategy {self.session.strategy.name!r} was to remove audio tokens in layer(s) {layers} of "
+                f"{type(self.session.decoder).__name__}, but they were not removed there: the model did not call "
+                "these layers, or not with the parts that its family names"
+            )
+
+    def left(self) -> Left | None:
+        columns = None if self.survivors is None else self.survivors.columns
+        return None if columns is None else Left(columns, self.stream.valid, self.plain_stream.width)
+
+    def _take_seen(self) -> Seen | None:
+        """The attention seen last; it is let go here."""
+        seen, self._seen = self._seen, None
+        return seen
+
+    def _follow(self, index: int, site: str, reduction: Reduction) -> None:
+        """A reduction was made."""
+        self._done.add((index, site))
+        if self.survivors is not None:
+            self.survivors.follow(reduction, self.stream)
+
+    def _view(
+        self, index: int, states: Tensor, seen: Seen | None, remove: Tensor, removals: list[tuple[int, ...]]
+    ) -> LayerView:
+        device = states.device  # of a model on several, this layer's
+        self.stream = self.stream.to(device)
+        return LayerView(
+            layer_index=index,
+            num_layers=len(self.session.layers),
+            seed=self.session.strategy.seed,
+            spans=self.stream.spans,
+            query=None if seen is None else seen.query.to(device),
+            key=None if seen is None else seen.key.to(device),
+            states=states,
+            scale=1.0 if seen is None else seen.scale,
+            key_valid=None if seen is None or seen.valid is None else seen.valid.to(device),
+            clip_keys=self._clip_keys.to(device),
+            token_valid=self.stream.valid,
+            remove=remove[index].to(device),
+            removals=removals[index],
+            kept=self._kept,
+        )
+
+    def _reduce(self, index: int, states: Tensor, seen: Seen | None) -> Reduction:
+        """Makes a layer's reduction; from here on the stream is the shorter one."""
+        strategy, stream = self.session.strategy, self.stream
+        layer = self._view(index, states, seen, self._remove, self.removals)
+        stream, plan = self.stream, plan_of(strategy, layer)
+        if strategy.merger.is_exact():
+            removed = self.removals[index]
+            survivors = tuple(n - k for n, k in zip(stream.spans.tokens, removed, strict=True))
+        else:  # only the device knows how many went
+            clusters = plan.cluster.masked_fill(~layer.valid, -1).amax(1) + 1
+            survivors = tuple(int(n) for n in clusters.cpu())
+            removed = tuple(n - left for n, left in zip(stream.spans.tokens, survivors, strict=True))
+            self._replan(index, removed)
+        reduction, left = apply_plan(stream, plan, survivors)
+        for name, (at, scores) in self._kept.items():
+            self._kept[name] = at, reduction.add_up(scores, stream.spans, left.spans)
+        if self.session.trace.keep_assignment:
+            follow(self._assignments, index, reduction.target, reduction.width)
+        self.stream = left
+        return reduction
+
+    def _evict_keys(self, index: int, states: Tensor, seen: Seen) -> None:
+        """Each key/value head keeps its own choice of audio keys in the cache."""
+        strategy: Strategy = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
+        if not self.holds_keys(index):
+            raise StrategyError(
+                f"strategy {self.session.strategy.name!r} is to evict keys and values in layer {index}, but the model "
+                "runs without a key/value cache (use_cache=False, or gradient checkpointing): run it with "
+                "use_cache=True, or take a strategy that shortens the sequence"
+            )
+        layer = by_head(self._view(index, states, seen, self._evict, self.evictions))
+        kept = plan_of(strategy, layer).cluster >= 0
+        cached, removed = self.cache.layers[index], self.evictions[index]
+        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed)
+        self._done.add((index, "cache"))
+
+
+class StaticPass(ReducingPass):
+    """The same over a new static cache, whose layers get room for their own keys alone once the prompt is through."""
+
+    def holds_keys(self, layer: int = 0) -> bool:
+        return True
+
+    def finish(self) -> None:
+        self.check_complete()
+        self.session.trace.publish(self._traced, self._assignments)
+        static.settle(self.cache, self.keys, self.seen, self.session.allotted)
+
+
+class ReplayedPass(Pass):
+    """One layer of an earlier pass once more, as gradient checkpointing does in the backward pass.
+
+    It decides nothing: the reductions are those that the layer made in the forward pass.
+    """
+
+    def __init__(self, work: LayerWork) -> None:
+        self._work = work
+
+    def enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._work.entry is not None:
+            states = args[0] if args else kwargs["hidden_states"]
+            args, kwargs = _with_states(args, kwargs, self._work.entry.reduce(states))
+        return args, kwargs | (self._work.changed or {})
+
+    def before_norm(self, index: int, states: Tensor) -> Tensor | None:
+        return self.shorten(index, states)
+
+    def shorten(self, index: int, states: Tensor) -> Tensor | None:
+        return None if self._work.inside is None else self._work.inside.reduce(states)
+
+    def expand(self, index: int, states: Tensor) -> Tensor:
+        return states if self._work.inside is None else self._work.inside.expand(states)
+
+    def leave(self, index: int, states: Tensor) -> Tensor:
+        return states if self._work.inside is None else self._work.inside.reduce(states)
+
+
+def _with_states(
+    args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A layer's arguments with other hidden states."""
+    return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
