@@ -57,7 +57,7 @@ def test_words_over_empty_references_count_everywhere() -> None:
     score = task.score(answers, truths)
     assert score["wer"] == 50
     assert score["clamped_wer"] == 20
-    low, high = interval(draw(task, answers, truths))
+    low, high = interval(draw(task, answers, truths), 100) or (0, 0)
     assert low <= score["wer"] <= high
     assert high > 0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.cli.terminal import Bar, console, say, split
+from fastadasp.cli.terminal import WIDE, Bar, interruptible, print_table, say, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def ablate(
     address: Annotated[
         str | None, typer.Option(help="with --executor ray: a running cluster, host:port; default: one started here")
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help=WIDE)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print as JSON and nothing else")] = False,
 ) -> None:
     """Run every combination of parts of recipes, keep each result, and say which differences are real."""
@@ -109,9 +110,9 @@ def ablate(
     if dry_run:
         _print_dry_run(found.dry_run(), options.workers if executor == "ray" else 1, as_json)
         return
-    with Bar() as bar:
+    with Bar() as bar, interruptible() as signals:
         report = found.run(bar.update)
-    _print_report(report, folder, as_json)
+    _print_report(report, folder, as_json, wide, signals.code)
 
 
 def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Sequence[str]) -> None:
@@ -196,11 +197,11 @@ def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
         print(f"about {in_words(found.estimate.seconds / workers)}{by} ({found.estimate.about})")
 
 
-def _print_report(report: Report, folder: Path, as_json: bool) -> None:
+def _print_report(report: Report, folder: Path, as_json: bool, wide: bool, cancelled: int) -> None:
     from fastadasp.study.study import error_of
-    from fastadasp.study.table import rich_table
+    from fastadasp.study.table import LESS, rich_table
 
-    outcome, shown = report.outcome, console()
+    outcome = report.outcome
     if as_json:
         print(
             json.dumps(
@@ -211,9 +212,7 @@ def _print_report(report: Report, folder: Path, as_json: bool) -> None:
         )
     else:
         for heading, lines in report.tables:
-            table = rich_table(heading, lines)
-            shown.width = max(shown.width, table.__rich_measure__(shown, shown.options.update(width=10_000)).maximum)
-            shown.print(table)
+            print_table(rich_table(heading, lines), LESS, wide)
         print(f"results: {folder}")
     points = outcome.plan.points
     if outcome.plan.refused:
@@ -223,6 +222,6 @@ def _print_report(report: Report, folder: Path, as_json: bool) -> None:
             say(f"failed: {point}: {error}")
     if outcome.status == "cancelled":
         say(f"cancelled; {len(outcome.results)} of {len(points)} cells are done; the same command goes on from here")
-        raise typer.Exit(130)
+        raise typer.Exit(cancelled)
     if outcome.status == "failed":
         raise typer.Exit(1)

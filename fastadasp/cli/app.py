@@ -22,7 +22,16 @@ from fastadasp.cli import (
     select_layer,
     transcribe,
 )
-from fastadasp.cli.terminal import Bar, print_listing, print_problems, say, tolerate_encoding
+from fastadasp.cli.terminal import (
+    WIDE,
+    Bar,
+    interruptible,
+    print_listing,
+    print_problems,
+    print_table,
+    say,
+    tolerate_encoding,
+)
 from fastadasp.cli.terminal import console as _console
 from fastadasp.cli.terminal import split as _split
 from fastadasp.errors import FastAdaSPError, UnknownNameError
@@ -143,6 +152,7 @@ def compare(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay")
     ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help=WIDE)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON and nothing else")] = False,
 ) -> None:
     """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
@@ -188,36 +198,35 @@ def compare(
     }
     appendix = "" if preset is None else presets.paper_markdown(preset)
     settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix, say)
-    with Bar() as bar:
+    with Bar() as bar, interruptible() as signals:
         result = run(grid, settings, bar.update)
     if insert is not None and result.status != "cancelled":
         pages.insert(insert, result.results(grid))
     if as_json:
         print(json.dumps([cell.model_dump(mode="json") for cell in result.cells], indent=2, ensure_ascii=False))
     else:
-        _print_tables(grid, result)
+        _print_tables(grid, result, wide)
         for table in presets.paper_tables(preset) if preset else ():
             _console().print(table)
         print(f"results: {folder}")
+    if result.stopped:
+        say(f"failed: stopped after {len(result.cells)} of {grid.cells} cells, for all fail alike: {result.stopped}")
+        raise typer.Exit(1)
     for cell in result.cells:
         if cell.error:
             print(f"failed: {cell.strategy} {cell.budget} on {cell.task}: {cell.error}", file=sys.stderr)
     if result.status == "cancelled":
         print(f"cancelled; {len(result.cells)} of {grid.cells} cells are in {folder}", file=sys.stderr)
-        raise typer.Exit(130)
+        raise typer.Exit(signals.code)
     if result.status == "failed":
         raise typer.Exit(1)
 
 
-def _print_tables(grid: Grid, result: Comparison) -> None:
-    from fastadasp.compare.table import rich_table
+def _print_tables(grid: Grid, result: Comparison, wide: bool) -> None:
+    from fastadasp.compare.table import LESS, rich_table
 
-    console = _console()
     for task, lines in result.results(grid):
-        table = rich_table(task, lines)
-        needed = table.__rich_measure__(console, console.options.update(width=10_000)).maximum
-        console.width = max(console.width, needed)  # a narrow terminal breaks lines, but no figure is cut off
-        console.print(table)
+        print_table(rich_table(task, lines), LESS, wide)
 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="print as JSON")]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 WIDTH = 120
 """Columns that a table needs; used where the output is not a terminal."""
+
+
+WIDE = "print every column, even if the terminal is too narrow for them"
 
 
 def tolerate_encoding() -> None:
@@ -35,6 +43,65 @@ def console(*, stderr: bool = False) -> Console:
 def say(message: str) -> None:
     """A sentence on stderr."""
     print(message, file=sys.stderr)
+
+
+def print_table(table: Table, less: Sequence[str], wide: bool = False) -> None:
+    """Prints a table of results in the terminal's columns; in full where nobody's terminal is in the way.
+
+    Args:
+        less: columns that a narrow terminal does without, the first to go first; a line below says which went.
+        wide: print every column, however narrow the terminal is.
+    """
+    shown = console()
+    every = shown.options.update(width=10_000)
+
+    def needed() -> int:
+        return int(table.__rich_measure__(shown, every).maximum)
+
+    if wide or not shown.is_terminal:
+        shown.width = max(shown.width, needed())
+        shown.print(table)
+        return
+    left_out = []
+    for name in less:
+        if needed() <= shown.width:
+            break
+        if any(column.header == name for column in table.columns):
+            table.columns = [column for column in table.columns if column.header != name]
+            left_out.append(name)
+    for place, column in enumerate(table.columns):
+        column._index = place
+        column.no_wrap = needed() <= shown.width  # what is still too wide is folded, never cut off
+        column.overflow = "fold"
+    shown.print(table)
+    if left_out:
+        print(f"left out to fit {shown.width} columns: {', '.join(left_out)}; --wide shows them")
+
+
+class Signals:
+    """How a command was told to end; `code` is the exit code that says so."""
+
+    code = 128 + signal.SIGINT
+
+
+@contextmanager
+def interruptible() -> Iterator[Signals]:
+    """Lets SIGTERM and SIGHUP, which job schedulers send, end a run as Ctrl-C does: what is done stays."""
+    told, before = Signals(), {}
+
+    def stop(number: int, _frame: object) -> None:
+        told.code = 128 + number
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            number = getattr(signal, name)
+            before[number] = signal.signal(number, stop)
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]]) -> None:

@@ -70,7 +70,7 @@ def run_row(
     except Exception as error:  # a stranger's component may raise anything; the other cells must go on
         cell.error = f"{type(error).__name__}: {error}"
         return Scored(cell)
-    cell.metrics, cell.interval, cell.efficiency = metrics, interval(draws), outcome.efficiency
+    cell.metrics, cell.interval, cell.efficiency = metrics, interval(draws, len(clips)), outcome.efficiency
     return Scored(cell, outcome.predictions, draws)
 
 

@@ -43,6 +43,8 @@ class Comparison:
 
     cells: list[Cell]
     status: str
+    stopped: str = ""
+    """Why it ended before its last cell, where every cell so far failed for one reason."""
     draws: list[Draws | None] = field(default_factory=list)
     """Of each cell: its headline metric on bootstrap samples of the clips; None if it failed."""
 
@@ -155,6 +157,19 @@ def _run_cells(
             result.cells.append(scored.cell)
             result.draws.append(scored.draws)
             done += len(examples)
+            result.stopped = _one_reason(result.cells, len(grid.strategies))
+            if result.stopped:
+                return
+
+
+def _one_reason(cells: list[Cell], strategies: int) -> str:
+    """The reason why every cell of a strategy failed, if it is the same for all, and nothing tells that others work."""
+    tried = [cell for cell in cells if cell.strategy != FULL]
+    reasons = {cell.error for cell in tried}
+    names = {cell.strategy for cell in tried}
+    if None in reasons or len(reasons) != 1 or len(names) < min(strategies, 2) or len(tried) < 3:
+        return ""
+    return str(reasons.pop())
 
 
 def _check_fit(grid: Grid, loaded: Any, more: Iterable[Example]) -> None:

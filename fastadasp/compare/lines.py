@@ -15,6 +15,9 @@ from fastadasp.tasks.task import Task
 ROUNDS = 1000
 """Bootstrap samples of an interval."""
 
+FEWEST = 20
+"""Clips that an interval needs."""
+
 Draws = NDArray[np.float64]
 """The headline metric of a cell on each bootstrap sample of the clips, [ROUNDS]."""
 
@@ -59,8 +62,13 @@ def draw(task: Task, predictions: Sequence[str], references: Sequence[str]) -> D
     return np.array(scores)
 
 
-def interval(draws: Draws) -> tuple[float, float]:
-    """The middle 95 %."""
+def interval(draws: Draws, clips: int) -> tuple[float, float] | None:
+    """The middle 95 %; None for fewer than `FEWEST` clips, or where every sample scores the same.
+
+    A bootstrap over a handful of clips is far too narrow, and one that cannot vary says nothing at all.
+    """
+    if clips < FEWEST or float(np.ptp(draws)) == 0:
+        return None
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
@@ -75,6 +83,7 @@ def lines(task: Task, cells: Sequence[Cell], draws: Sequence[Draws | None]) -> l
         scored = [cells[i].metrics[task.metric] for i in places if cells[i].error is None]
         drawn = [draws[i] for i in places if cells[i].error is None]
         known = [d for d in drawn if d is not None]
-        span = interval(np.mean(known, axis=0)) if known and len(known) == len(scored) else None
+        whole = known and len(known) == len(scored)
+        span = interval(np.mean(known, axis=0), cells[places[0]].clips) if whole else None
         out.append(Line(tuple(cells[i] for i in places), fmean(scored) if scored else None, span))
     return out

@@ -58,7 +58,7 @@ class Cell(Record):
     interval: tuple[float, float] | None = Field(
         default=None,
         description="95 % bootstrap interval of the task's headline metric over the clips (1000 samples); null if the "
-        "cell failed",
+        "cell failed, has fewer than 20 clips, or scores the same on every sample",
     )
     efficiency: Efficiency | None = Field(description="costs; null if the cell failed")
     error: str | None = Field(default=None, description="why the cell failed; null if it did not")

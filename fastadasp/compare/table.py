@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.compare.grid import FULL
-from fastadasp.compare.lines import Line
+from fastadasp.compare.lines import FEWEST, Line
 from fastadasp.compare.records import Efficiency
 from fastadasp.tasks.task import Task
 
@@ -26,6 +26,9 @@ COLUMNS = (
     "decode",
 )
 
+LESS = ("decode", "prefill", "KV bytes", "change", "audio left", "95 %")
+"""Columns that a narrow terminal does without, the first to go first."""
+
 NOTE = "FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too"
 """Stands below a table."""
 
@@ -41,7 +44,9 @@ def note(lines: Sequence[Line]) -> str:
     """What stands below it."""
     seeds = max(len(line.cells) for line in lines)
     mean = f"; random strategies: mean of {seeds} seeds" if seeds > 1 else ""
-    return f"{NOTE}; 95 %: bootstrap interval over the clips{mean}"
+    clips = lines[0].cells[0].clips
+    few = f" (too few clips for one: {clips}, it needs {FEWEST})" if clips < FEWEST else ""
+    return f"{NOTE}; 95 %: bootstrap interval over the clips{few}{mean}"
 
 
 def rows(lines: Sequence[Line]) -> list[tuple[str, ...]]:

@@ -147,7 +147,7 @@ def _compare(
         if not ids or not clips or any(one != clips for one in ids):
             continue
         samples[place] = _sample(task, given)
-        line.interval = interval(samples[place].spread())
+        line.interval = interval(samples[place].spread(), len(clips))
         progress()
     base = next((place for place, line in enumerate(lines) if line.strategy == FULL and place in samples), None)
     told = [place for place in samples if base is not None and place != base]

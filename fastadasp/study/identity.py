@@ -34,9 +34,9 @@ CODE = (
     "compare/grid.py",
     "compare/lines.py",
     "compare/records.py",
-    "compare/runner.py",
     "compare/starts.py",
-    *(f"{room}/**/*.py" for room in ("engine", "estimators", "kernels", "models", "selection", "tasks")),
+    *(f"{room}/**/*.py" for room in ("contracts", "counts", "engine", "estimators", "inference", "kernels", "models")),
+    *(f"{room}/**/*.py" for room in ("recipes", "registry", "selection", "tasks", "upstream")),
     "study/worker.py",
 )
 """Sources of fastadasp that a cell runs through; a checkout changes without a new version."""

@@ -80,7 +80,10 @@ class Standing(Record):
     seeds: list[int] = Field(description="seeds of the cells that finished")
     metric: str = Field(description="the task's headline metric")
     value: float = Field(description="the metric, mean over seeds")
-    interval: tuple[float, float] = Field(description="95 % bootstrap interval of it over clips and seeds")
+    interval: tuple[float, float] | None = Field(
+        description="95 % bootstrap interval of it over clips and seeds; null for fewer than 20 clips, or where "
+        "nothing varies"
+    )
     audio_tokens_removed: float = Field(description="as in results-format.md, mean over seeds")
     flops_removed: float = Field(description="as in results-format.md, mean over seeds")
     baseline: str | None = Field(description="what the difference is taken against; null if this is the baseline")

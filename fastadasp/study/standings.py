@@ -115,7 +115,7 @@ def _standing(
         seeds=[point.row.seed for point in line.points],
         metric=task.metric,
         value=line.sample.value,
-        interval=interval(line.sample.spread()),
+        interval=interval(line.sample.spread(), line.sample.clips.shape[1]),
         audio_tokens_removed=fmean(cost.audio_tokens_removed for cost in costs),
         flops_removed=fmean(cost.flops_removed for cost in costs),
         baseline=against,

@@ -14,6 +14,10 @@ from fastadasp.tasks.task import Task
 FIGURES = ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", "rank")
 
 
+LESS = ("tokens removed", "95 % of it", "win/tie/loss", "95 %", "rank", "FLOPs removed")
+"""Columns that a narrow terminal does without, the first to go first."""
+
+
 @dataclass(frozen=True)
 class Heading:
     """What a table of a study is about.
@@ -127,4 +131,4 @@ def _verdicts(lines: Sequence[Standing], names: Sequence[str]) -> list[str]:
 
 
 def _span(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.1f} to {interval[1]:.1f}"
+    return "" if interval is None or interval[0] == interval[1] else f"{interval[0]:.1f} to {interval[1]:.1f}"
