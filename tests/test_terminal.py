@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from fastadasp.cli.terminal import split
+
 COMPARE = [sys.executable, "-m", "fastadasp", "compare", "--tasks", "er", "--limit", "4", "--budgets", "0.5"]
 
 
@@ -66,6 +68,25 @@ def test_a_scheduler_ends_a_run_and_what_is_done_stays(name: str, tmp_path: Path
     assert "full" in printed
     assert json.loads((folder / "run.json").read_text())["status"] == "cancelled"
     assert (folder / "table.md").is_file()
+
+
+def test_commas_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    (tmp_path / "a,b" / "c,d.csv").touch()
+    assert split("asr,transcription=a,b/c,d.csv,er") == ["asr", "transcription=a,b/c,d.csv", "er"]
+    assert split("weighted, prune,,") == ["weighted", "prune"]
+    assert split("x" * 100_000) == ["x" * 100_000]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-u", "-m", "fastadasp", "tasks", "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: No space left on device"
 
 
 BROKEN = """

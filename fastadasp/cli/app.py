@@ -64,8 +64,14 @@ def main() -> None:
     try:
         app(_program_first(sys.argv[1:]))
     except FastAdaSPError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(2)
+    except BrokenPipeError:
+        raise  # whoever read our output has seen enough; Python ends quietly
+    except OSError as error:  # a full disk, or output that cannot be written
+        where = "" if error.filename is None else f"{error.filename}: "
+        say(f"error: {where}{error.strerror or error}")
+        sys.exit(1)
 
 
 def _program_first(arguments: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Columns that a table needs; used where the output is not a terminal."""
 
+
+COMMAS = 20
+"""Most parts that are tried as one path."""
 
 WIDE = "print every column, even if the terminal is too narrow for them"
 
@@ -28,8 +32,25 @@ def tolerate_encoding() -> None:
 
 
 def split(text: str) -> list[str]:
-    """The parts of a comma-separated option."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """The parts of a comma-separated option. A comma in the path of something that is there divides nothing."""
+    pieces, parts = text.split(","), []
+    while pieces:
+        length = next((n for n in range(min(len(pieces), COMMAS), 1, -1) if _is_there(",".join(pieces[:n]))), 1)
+        parts.append(",".join(pieces[:length]).strip())
+        del pieces[:length]
+    return [part for part in parts if part]
+
+
+def _is_there(text: str) -> bool:
+    """Whether a part names a path, alone or as ``name=path``."""
+    name, _, behind = text.partition("=")
+    for path in (text, "" if "," in name else behind):
+        try:
+            if path and Path(path.strip()).exists():
+                return True
+        except (OSError, ValueError):  # too long for a name, or with a zero byte
+            continue
+    return False
 
 
 def console(*, stderr: bool = False) -> Console:
