@@ -101,15 +101,15 @@ def _from_file(file: Any, rate: int | None) -> Samples:
 def _rate(rate: Any) -> int:
     if isinstance(rate, bool) or not isinstance(rate, _NUMBER) or not float(rate).is_integer() or rate < 1:
         raise RunError(f"sampling rate {rate!r}: at least 1 Hz, in whole numbers")
-    return int(rate)
+    return int(float(rate))
 
 
 def _agreed(said: Any, rate: int | None) -> int:
     """The rate that a recording says, unless somebody said another. Raises RunError."""
-    said = _rate(said)
-    if rate is not None and rate != said:
-        raise RunError(f"sampling rate {rate}: the recording itself says {said} Hz")
-    return said
+    own = _rate(said)
+    if rate is not None and rate != own:
+        raise RunError(f"sampling rate {rate}: the recording itself says {own} Hz")
+    return own
 
 
 def _mono(given: Any) -> NDArray[np.float32]:

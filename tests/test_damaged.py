@@ -185,3 +185,29 @@ def test_an_interrupt_is_no_problem_of_a_plugin() -> None:
             get_registry().register(plugin)
     finally:
         get_registry().unregister("interrupted_plugin")
+
+
+def test_markup_and_colours_in_what_a_plugin_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastadasp.cli import plugins
+    from fastadasp.registry.plugin import PluginRecord
+    from fastadasp.registry.registry import Registry
+
+    record = PluginRecord("[/red]", "x[/b]", "[bold]1", "m", (), (), "broken", "\x1b[31m[/red] fault")
+    monkeypatch.setattr(Registry, "plugins", lambda self: [record])
+    plugins.plugins()
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    for text in ("[/red]", "x[/b]", "[bold]1"):
+        assert text in out
+
+
+def test_a_file_that_is_no_zip_is_no_checkpoint(tmp_path: Path) -> None:
+    from fastadasp.convert.source import load_pickled
+
+    path = tmp_path / "final.pt"
+    path.write_bytes(b"hello" * 100)
+    with pytest.raises(ModelError, match="cannot be read as a checkpoint") as fault:
+        load_pickled(path)
+    assert "torch.load" not in str(fault.value)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastadasp.cli.plugins import plain
 from fastadasp.cli.terminal import print_listing, print_problems
 
 if TYPE_CHECKING:
@@ -41,5 +42,6 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")
         return
     states = {e.name: state(e.value) for e in entries}
     lines = [[row["name"], row["summary"], states[row["name"]], row["origin"]] for row in listed]
-    print_listing("models", ("family", "models", "works", "origin"), lines)
+    shown = [[plain(cell) for cell in line] for line in lines]
+    print_listing("models", ("family", "models", "works", "origin"), shown)
     print_problems()

@@ -38,7 +38,15 @@ def plugins(as_json: Annotated[bool, typer.Option("--json", help="print as JSON"
         ]
         for r in records
     ]
-    print_listing("plugins", ("name", "distribution", "hooks", "brings", "state"), lines)
+    shown = [[plain(cell) for cell in line] for line in lines]
+    print_listing("plugins", ("name", "distribution", "hooks", "brings", "state"), shown)
+
+
+def plain(text: str) -> str:
+    """Text from elsewhere for a table: brackets are no markup, and control characters do not reach a terminal."""
+    from rich.markup import escape
+
+    return escape("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text))
 
 
 def _state(record: PluginRecord) -> str:

@@ -114,7 +114,7 @@ def load_pickled(path: Path) -> dict[str, Any]:
             name = f" ({found[1]})" if found else ""
             first = f"it holds objects other than tensors and plain values{name}, which are not unpickled"
         elif "mmap can only be used" in str(error):
-            first = "it is in the format of torch before 1.6; load it with torch.load and save it again"
+            first = "it is no checkpoint as torch.save writes them since torch 1.6 (a zip file)"
         raise ModelError(f"{path} cannot be read as a checkpoint: {first}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}; expected tensors by name")

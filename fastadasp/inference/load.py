@@ -138,7 +138,7 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
             raise ModelError(f"{path} cannot be loaded: its config.json names no architecture")
         if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
             raise ModelError(f"{path}: transformers {transformers.__version__} has no architecture {name!r}")
-        model = cls.from_pretrained(
+        model: Any = cls.from_pretrained(
             path, dtype=dtype, local_files_only=local, use_safetensors=True, trust_remote_code=False
         )
         processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local, trust_remote_code=False)

@@ -150,7 +150,8 @@ class Plugin:
         return cls(f"{name}:{point.name}", origin, point=point)
 
     def fault(self, text: str, hook: str | None = None, kind: Kind | None = None, name: str | None = None) -> None:
-        """Notes a fault."""
+        """Notes a fault; control characters in what a plugin says (colours, say) do not reach a terminal."""
+        text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
         origin = self.origin
         self.problems.append(Problem(origin.entry_point, origin.distribution, origin.version, hook, text, kind, name))
 

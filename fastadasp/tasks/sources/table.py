@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Literal
 
 from fastadasp.errors import DataError
 from fastadasp.tasks.sources.manifest import read_text
@@ -19,7 +20,7 @@ def rows(path: Path) -> Iterator[Row | DataError]:
     """The rows of a table; recordings are relative to it. Raises DataError."""
     text = read_text(path)
     divider = _divider(text, SUFFIXES[path.suffix.lower()])
-    quoting = csv.QUOTE_NONE if divider == "\t" and not _is_quoted(text) else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if divider == "\t" and not _is_quoted(text) else csv.QUOTE_MINIMAL
     reader = csv.reader(StringIO(text, newline=""), delimiter=divider, quoting=quoting, strict=True)
     advice = (
         "quote fields with a comma" if quoting == csv.QUOTE_MINIMAL else "a tab divides columns, whatever is quoted"

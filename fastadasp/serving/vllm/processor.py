@@ -1,0 +1,128 @@
+"""A family's processor with shorter placeholders: it cuts what the family's own returns, and so knows no family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from fastadasp.errors import StrategyError
+from fastadasp.serving.options import Serving
+from fastadasp.serving.vllm.config import serving_of
+from fastadasp.serving.vllm.counts import record
+from fastadasp.serving.vllm.private import (
+    MultiModalFieldConfig,
+    MultiModalKwargsItems,
+    PromptReplacement,
+    PromptUpdateDetails,
+)
+
+BUDGET = "fastadasp_budget"
+"""The budget of one request, among its ``mm_processor_kwargs``."""
+TOKENS, KEPT = "fastadasp_tokens", "fastadasp_kept"
+"""Fields of a clip: its audio tokens before, and after."""
+
+
+def others(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not ours among a request's options."""
+    return {key: value for key, value in kwargs.items() if key != BUDGET}
+
+
+def _resolved(replacement: Any, item: int) -> tuple[list[int], Any, list[int]]:
+    """A replacement's tokens, its own rule for which are audio, and the columns of these."""
+    found = replacement(item) if callable(replacement) else replacement
+    rule = found.is_embed if isinstance(found, PromptUpdateDetails) else None
+    ids = list(found.full if isinstance(found, PromptUpdateDetails) else found)
+    columns = list(range(len(ids))) if rule is None else torch.as_tensor(rule(ids)).nonzero().flatten().tolist()
+    return ids, rule, columns
+
+
+def shortened(replacement: Any, kept: Callable[[int], int]) -> Callable[[int], Any]:
+    """The family's own replacement with the first `kept(item)` of its audio tokens."""
+
+    def short(item: int) -> Any:
+        ids, rule, columns = _resolved(replacement, item)
+        gone = set(columns[kept(item) :])
+        ids = [token for column, token in enumerate(ids) if column not in gone]
+        return ids if rule is None else PromptUpdateDetails(ids, rule)
+
+    return short
+
+
+class ReducedInfo:
+    """Mixin of a family's processing info."""
+
+    def get_hf_processor(self, **kwargs: Any) -> Any:
+        """The family's processor, which does not know our option."""
+        return super().get_hf_processor(**others(kwargs))  # type: ignore[misc]
+
+
+class ReducedProcessor:
+    """Mixin of a family's multimodal processor."""
+
+    info: Any
+
+    @property
+    def serving(self) -> Serving:
+        """The strategy of this server."""
+        made = self.__dict__.get("_serving")
+        if made is None:
+            made = self.__dict__["_serving"] = serving_of(self.info.ctx.model_config)
+        return made  # type: ignore[no-any-return]
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        found = mm_items.get_all_counts()
+        if strangers := [kind for kind, count in found.items() if kind != "audio" and count]:
+            raise StrategyError(f"a server with a strategy takes audio alone, not {', '.join(strangers)}")
+        plain = others(hf_kwargs)
+        data = super()._apply_hf_processor_main(mm_items, plain)  # type: ignore[misc]
+        clips = found.get("audio", 0)
+        if clips:
+            fields = super()._get_mm_fields_config(data, plain)  # type: ignore[misc]
+            items = MultiModalKwargsItems.from_hf_inputs(data, fields)
+            updates = super()._get_prompt_updates(mm_items, plain, items)  # type: ignore[misc]
+            audio = next(update for update in updates if update.modality == "audio")
+            tokens = [len(_resolved(audio.replacement, i)[2]) for i in range(clips)]
+            data[TOKENS] = torch.tensor(tokens)
+            data[KEPT] = torch.tensor([self.serving.left(n, hf_kwargs.get(BUDGET)) for n in tokens])
+        return data
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        fields = dict(super()._get_mm_fields_config(hf_inputs, others(hf_processor_mm_kwargs)))  # type: ignore[misc]
+        if TOKENS in hf_inputs:
+            fields |= {name: MultiModalFieldConfig.batched("audio", keep_on_cpu=True) for name in (TOKENS, KEPT)}
+        return fields
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any) -> Any:
+        updates = super()._get_prompt_updates(  # type: ignore[misc]
+            mm_items, others(hf_processor_mm_kwargs), out_mm_kwargs
+        )
+        kept = out_mm_kwargs.get_data().get(KEPT)
+        if kept is None:
+            return updates
+        return [
+            PromptReplacement(
+                modality="audio", target=u.target, replacement=shortened(u.replacement, lambda i: int(kept[i]))
+            )
+            if u.modality == "audio"
+            else u
+            for u in updates
+        ]
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """The processed request; its counts go to the log and the metrics, whether or not a cache knew its clips."""
+        out = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        known: dict[str, int] = self.__dict__.setdefault("_full", {})
+        hashes = out["mm_hashes"].get("audio", ())
+        for name, item in zip(hashes, out["mm_kwargs"].get("audio", ()), strict=True):
+            if item is not None and TOKENS in item:
+                known[name] = int(item[TOKENS].data)
+        if hashes and all(name in known for name in hashes):
+            record(sum(known[name] for name in hashes), sum(_audio(at) for at in out["mm_placeholders"]["audio"]))
+        return out
+
+
+def _audio(at: Any) -> int:
+    """Audio tokens in a placeholder's range."""
+    return int(at.length if at.is_embed is None else at.is_embed.sum())

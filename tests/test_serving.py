@@ -1,0 +1,70 @@
+"""What serving reads and computes without an engine: options, refusals, positions, places that travel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastadasp import StrategyError
+from fastadasp.serving.options import overrides, serving
+from fastadasp.serving.vllm.positions import Clip, pack, places_of, rows
+
+
+def test_a_strategy_moves_before_the_first_layer() -> None:
+    made = serving({"strategy": "uniform", "budget": 0.25, "positions": "even"}, 4)
+    assert (made.strategy.site, made.strategy.positions) == ("input", "even")
+    assert (made.left(40), made.left(40, 0.5), made.left(40, "ratio=0.1")) == (30, 20, 36)
+
+
+FAULTS = {
+    "an unknown option": ({"strategy": "uniform", "budgets": 0.5}, "Did you mean 'budget'?"),
+    "no strategy": ({"budget": 0.5}, "name no strategy"),
+    "attention": ({"strategy": "fastadasp-dense"}, "cannot be served: recipe 'fastadasp-dense' needs queries and keys"),
+    "a budget of the prompt": ({"strategy": "uniform", "budget": "flops=0.5"}, "depends on the whole prompt"),
+    "unknown positions": ({"strategy": "uniform", "positions": "evenly"}, "positions"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_cannot_be_served_is_said(case: str) -> None:
+    options, words = FAULTS[case]
+    with pytest.raises(StrategyError) as caught:
+        serving(options, 4)
+    assert words in str(caught.value)
+
+
+def test_families_are_chosen_by_architectures_of_our_own() -> None:
+    options = {"strategy": "uniform"}
+    made = overrides(options, "Qwen2AudioForConditionalGeneration")
+    assert made == {"architectures": ["FastAdaSPQwen2AudioForConditionalGeneration"], "fastadasp": options}
+    with pytest.raises(StrategyError, match="cannot be served with a strategy"):
+        overrides(options, "LlamaForCausalLM")
+
+
+def test_positions_of_short_clips() -> None:
+    clips = [Clip(range(2, 5), 6), Clip(range(6, 7), 4)]
+    made, ahead = rows(9, clips)
+    assert made.tolist() == [[0, 1, 2, 4, 6, 8, 9, 13, 14]] * 3
+    assert ahead == 15 - 9
+    waiting, same = rows(9, clips, wait=True)
+    assert waiting[1].tolist() == [0, 1, 2, 2, 2, 8, 9, 13, 14]
+    assert same == ahead
+    compact, none = rows(5, [Clip(range(1, 4), 3)])
+    assert (compact[0].tolist(), none) == (list(range(5)), 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_places_travel_in_any_float_type(dtype: torch.dtype) -> None:
+    places = torch.tensor([0, 1, 255, 256, 257, 1499, 40_000])
+    packed = pack(torch.randn(7, 3).to(dtype), places)
+    assert packed.shape == (7, 5)
+    assert torch.equal(places_of([packed[:4], packed[4:]]), places)
+
+
+def test_importing_fastadasp_imports_no_engine() -> None:
+    code = "import sys, fastadasp, fastadasp.serving.options, fastadasp.serving.vllm; print('vllm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
