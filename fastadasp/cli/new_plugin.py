@@ -18,8 +18,8 @@ def new_plugin(
     """Write a plugin package from a template, with tests that pass."""
     from fastadasp.registry.scaffold import write_plugin
 
-    if (name is None) == (single is None):
-        raise RunError("say either the name of a package or --single FILE")
+    if name is not None and single is not None:
+        raise RunError("say either the name of a package or --single FILE, not both")
     if single is not None:
         from fastadasp.registry.scaffold.single import write_single
 
@@ -27,7 +27,8 @@ def new_plugin(
         print(single)
         print(f"\nnext: fastadasp --plugin {single} compare --strategies {single.stem.replace('_', '-')}")
         return
-    assert name is not None
+    if name is None:
+        raise typer.BadParameter("Missing argument 'NAME', or --single FILE")
     folder, files = write_plugin(name, path)
     for file in files:
         print(file)
