@@ -36,6 +36,7 @@ from fastadasp.cli.terminal import console as _console
 from fastadasp.cli.terminal import split as _split
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.registry.enabled import leaving_out
+from fastadasp.registry.plugin_files import adding_files
 from fastadasp.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ app = typer.Typer(
 
 STRATEGIES, TASKS, BUDGETS = "weighted,prune,random", "asr,er", "0.3,0.5,0.7"
 """What `compare` takes where neither an option nor a preset says otherwise."""
+
+ROOT = ("--plugin", "--no-plugin")
+"""Options with a value that may stand after any command."""
 
 SEEDS = 3
 """How many seeds a random strategy gets."""
@@ -75,11 +79,11 @@ def main() -> None:
 
 
 def _program_first(arguments: list[str]) -> list[str]:
-    """The arguments with every ``--no-plugin X`` in front: it concerns all commands, so it may stand after any."""
+    """The arguments with every ``--plugin X`` and ``--no-plugin X`` in front: they concern all commands."""
     front: list[str] = []
     rest = list(arguments)
-    while (place := next((i for i, a in enumerate(rest) if a.partition("=")[0] == "--no-plugin"), None)) is not None:
-        if rest[place:] == ["--no-plugin"]:
+    while (place := next((i for i, a in enumerate(rest) if a.partition("=")[0] in ROOT), None)) is not None:
+        if len(rest) == place + 1 and rest[place] in ROOT:
             return rest[place:]  # without a name: let typer say so
         width = 1 if "=" in rest[place] else 2
         front += rest[place : place + width]
@@ -105,9 +109,16 @@ def _root(
         list[str] | None,
         typer.Option(help="a plugin that is not to load: the name of its distribution or entry point; may be repeated"),
     ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="a Python file with components or recipes of your own; may be repeated"),
+    ] = None,
 ) -> None:
     if no_plugin:
         context.with_resource(leaving_out(no_plugin))
+    if plugin:
+        context.with_resource(adding_files(plugin))
+    if no_plugin or plugin:
         context.with_resource(Registry().in_use())
 
 

@@ -134,6 +134,8 @@ class Plugin:
     disabled: str = ""
     api: object = None
     seconds: float = 0.0
+    source: Callable[[], object] | None = None
+    """Imports it, where it has no entry point."""
 
     @classmethod
     def of_entry_point(cls, point: importlib.metadata.EntryPoint) -> Plugin:
@@ -157,7 +159,7 @@ class Plugin:
         """Imports what the entry point names, and finds out which version of the interface it was made for."""
         begin = time.perf_counter()
         try:
-            self.target = self.point.load() if self.point else None
+            self.target = self.point.load() if self.point else self.source() if self.source else None
             stated = getattr(self.target, API_ATTRIBUTE, None)
             self.api = getattr(sys.modules.get(self.origin.module), API_ATTRIBUTE, None) if stated is None else stated
         except KeyboardInterrupt:

@@ -21,6 +21,7 @@ from fastadasp.errors import FastAdaSPError, PluginError, UnknownNameError
 from fastadasp.registry.checks import KINDS, Kind, api_fault, component_fault, describe
 from fastadasp.registry.enabled import Enabled
 from fastadasp.registry.plugin import HOOKS, SLOW, Entry, Origin, Plugin, PluginManager, PluginRecord, Problem, explain
+from fastadasp.registry.plugin_files import files_from_environment
 
 if TYPE_CHECKING:
     from fastadasp.contracts.components import LayerSelector, Merger, Schedule, Scorer
@@ -152,24 +153,30 @@ class Registry:
         found.sort(key=lambda p: (p.origin.distribution != PROJECT, p.key))
         enabled = Enabled.from_environment()
         enabled.check(plugin.origin for plugin in found)
+        files = files_from_environment()  # named by hand: no choice between plugins concerns them
         self._loading = True
         try:
             with self.in_use(), redirect_stdout(sys.stderr):  # what a plugin prints is not the command's output
-                for plugin in found:
+                for plugin in [*found, *files]:
                     while plugin.key in self._plugins:  # one distribution may list a name twice
                         plugin.key += "'"
                     self._plugins[plugin.key] = plugin
-                    plugin.disabled = enabled.reason_against(plugin.origin)
+                    plugin.disabled = "" if plugin in files else enabled.reason_against(plugin.origin)
                     if not plugin.disabled:
                         self._load(plugin)
                 self._loading = False
-                self._read(found)
+                self._read([*found, *files])
         finally:
             self._loading = False
 
+        if faults := [str(problem) for plugin in files for problem in plugin.problems]:
+            raise PluginError("\n".join(faults))
+
     def _load(self, plugin: Plugin) -> None:
         plugin.load()
-        if plugin.seconds > SLOW and plugin.origin.distribution != PROJECT:  # without the built-ins nothing is left
+        if (
+            plugin.seconds > SLOW and plugin.point and plugin.origin.distribution != PROJECT
+        ):  # without the built-ins nothing is left
             _log.warning(
                 "plugin %s took %.1f s to import, and every command waits for it; --no-plugin %s leaves it out",
                 plugin.origin, plugin.seconds, plugin.origin.distribution,

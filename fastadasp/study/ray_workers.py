@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from fastadasp.errors import FastAdaSPError, RunError
+from fastadasp.registry.plugin_files import VARIABLE
 from fastadasp.strategy import Strategy
 from fastadasp.study.identity import cell_identity
 from fastadasp.study.records import Result
@@ -92,7 +93,7 @@ class RayExecutor:
     def _connect(self, workers: int, address: str | None) -> None:
         if address is not None:
             _check_reach(address)
-        kernels = {name: value for name, value in os.environ.items() if name == "FASTADASP_KERNELS"}
+        kernels = {name: value for name, value in os.environ.items() if name in ("FASTADASP_KERNELS", VARIABLE)}
         here: dict[str, Any] = {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
         options = here if address is None else {"address": address, "runtime_env": {"env_vars": kernels}}
         try:
