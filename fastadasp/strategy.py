@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import tomli_w
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -35,12 +35,20 @@ from fastadasp.contracts.components import (
     Site,
 )
 from fastadasp.counts.budget import Budget
-from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
+from fastadasp.errors import FastAdaSPError, StrategyError
 from fastadasp.features import OnFeatures
 from fastadasp.recipes import reading
-from fastadasp.recipes.reading import Faults, build_component, explain, override, parse_overrides, read_toml, show
+from fastadasp.recipes.reading import (
+    Faults,
+    build_component,
+    explain,
+    override,
+    parse_overrides,
+    read_toml,
+    show,
+    whole,
+)
 from fastadasp.registry.checks import name_fault
-from fastadasp.registry.registry import get_registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,7 +102,7 @@ class Strategy(OnFeatures, BaseModel):
     site: Site = "block"
     then: Strategy | None = None
     budget: Budget = Budget(tokens=0.5)
-    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    seed: Annotated[int, BeforeValidator(whole), Field(ge=0, strict=True)] = 0
 
     if TYPE_CHECKING:
 
@@ -326,20 +334,8 @@ def load_strategy(name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Str
     elif _is_path(name_or_path):
         strategy = Strategy.from_toml(name_or_path)
     else:
-        strategy = _installed(str(name_or_path))
+        strategy = reading.installed(str(name_or_path))
     return strategy.replace(**overrides)
-
-
-def _installed(name: str) -> Strategy:
-    try:
-        return get_registry().get("strategy", name)
-    except UnknownNameError as error:
-        if Path(f"{name}.toml").is_file():
-            raise UnknownNameError(
-                "strategy", name, [e.name for e in get_registry().entries("strategy")],
-                f"For the file in this folder write {name + '.toml'!r}.",
-            ) from error  # fmt: skip
-        raise
 
 
 def _is_path(value: str | os.PathLike[str]) -> bool:

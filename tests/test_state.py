@@ -95,7 +95,7 @@ def test_an_interrupt_leaves_nothing_behind(leaving):
         point += 1
         context, count, stopped = chosen.apply(model), 0, False
 
-        def trace(frame, event, arg):
+        def trace(frame, event, arg, point=point):
             nonlocal count
             if "fastadasp/engine" not in frame.f_code.co_filename:
                 return trace

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from fastadasp.contracts.components import Component, Scorer
 from fastadasp.counts.budget import KINDS
-from fastadasp.errors import FastAdaSPError, StrategyError
+from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.files import parse_toml, read_text
 from fastadasp.registry.checks import BASES, Kind, did_you_mean, name_fault
 from fastadasp.registry.registry import get_registry
@@ -228,3 +230,26 @@ def scorers(score: str) -> str:
     """Names of the scorers that give a score."""
     names = [entry.name for entry in get_registry().entries("scorer") if score in entry.value.gives]
     return ", ".join(names) or "none installed"
+
+
+def whole(value: Any) -> Any:
+    """A whole number of any library (numpy's, torch's) as Python's; anything else as it is."""
+    if isinstance(value, bool | float | str):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
+
+
+def installed(name: str) -> Any:
+    """The installed strategy of this name. Raises UnknownNameError, with a hint where a file has the name."""
+    try:
+        return get_registry().get("strategy", name)
+    except UnknownNameError as error:
+        if Path(f"{name}.toml").is_file():
+            raise UnknownNameError(
+                "strategy", name, [e.name for e in get_registry().entries("strategy")],
+                f"For the file in this folder write {name + '.toml'!r}.",
+            ) from error  # fmt: skip
+        raise
