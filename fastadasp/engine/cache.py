@@ -91,8 +91,12 @@ _states: weakref.WeakKeyDictionary[Any, CacheState] = weakref.WeakKeyDictionary(
 
 
 def state_of(cache: Any) -> CacheState | None:
-    """What is known of `cache`; None for one that no strategy has seen."""
-    return None if cache is None else _states.get(cache)
+    """What is known of `cache`; None for one that no strategy has seen, or that was emptied since."""
+    known = None if cache is None else _states.get(cache)
+    if known is not None and all(layer.keys is None or layer.keys.shape[-2] == 0 for layer in cache.layers):
+        del _states[cache]
+        return None
+    return known
 
 
 def remember(cache: Any, state: CacheState) -> None:
