@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastadasp.compare.grid import find_task
 from fastadasp.errors import DataError, FastAdaSPError
 from fastadasp.recipes.reading import read_toml
 from fastadasp.tasks.definition import read_task
@@ -140,3 +141,16 @@ def test_a_pipe_is_no_table(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match="pipe"):
         list(read_rows(tmp_path / name))
+
+
+def test_a_limit_of_a_sorted_list_is_spread_over_the_labels(tmp_path: Path) -> None:
+    labels = [label for label in ("angry", "happy", "sad") for _ in range(20)]
+    rows = "".join(f"clip{i}.wav,{label}\n" for i, label in enumerate(labels))
+    (tmp_path / "list.csv").write_text(f"audio,label\n{rows}")
+    task = find_task(f"classification={tmp_path / 'list.csv'}")
+    found = task.read(9)
+    assert sorted(example.reference for example in found.examples) == ["angry"] * 3 + ["happy"] * 3 + ["sad"] * 3
+    assert found.note == "task 'classification': 9 of 60 clips, drawn with a fixed seed; 3 references"
+    assert found.examples == task.read(9).examples
+    assert len(task.read(60).examples) == 60
+    assert task.read(60).note == ""

@@ -125,6 +125,8 @@ def read_tasks(
     for name, task in chosen.items():
         found = task.read(limit)
         faults = list(found.faults)
+        if found.note:
+            notice(found.note)
         examples[name] = []
         for example in found.examples:
             if example.audio not in heard:

@@ -62,7 +62,7 @@ def draw(task: Task, predictions: Sequence[str], references: Sequence[str]) -> D
     return np.array(scores)
 
 
-def interval(draws: Draws, clips: int) -> tuple[float, float] | None:
+def interval(draws: Draws, clips: int = FEWEST) -> tuple[float, float] | None:
     """The middle 95 %; None for fewer than `FEWEST` clips, or where every sample scores the same.
 
     A bootstrap over a handful of clips is far too narrow, and one that cannot vary says nothing at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,7 @@ class ManifestTask(Task):
             max_new_tokens,
             summary,
         )
+        self.draws = False
         self.normaliser = normaliser or METRICS[metric].normaliser
         self.columns = columns or {}
         self._names: Names = {"reference": REFERENCES[METRICS[metric].reference], **self.columns}
@@ -89,8 +91,11 @@ class ManifestTask(Task):
         self._scoring = {"tokenizer": tokenizer} if METRICS[metric].reference == "translation" else {}
 
     def over(self, manifest: str | Path) -> ManifestTask:
-        """The same question and metric over the clips of another source (all of its rows)."""
-        return ManifestTask(
+        """The same question and metric over the clips of another source (all of its rows).
+
+        Of files and folders a limit draws its clips: people's lists are often sorted by label.
+        """
+        made = ManifestTask(
             self.name,
             manifest,
             kind=self.kind,
@@ -103,6 +108,8 @@ class ManifestTask(Task):
             choices=self.choices,
             tokenizer=self.tokenizer,
         )
+        made.draws = not str(manifest).startswith("hf:")  # whose rows are written to disk as they are read
+        return made
 
     @property
     def settings(self) -> dict[str, str]:
@@ -110,7 +117,11 @@ class ManifestTask(Task):
         return {"normaliser": self.normaliser, "choices": "/".join(self.choices or ()), **named}
 
     def calibration(self, limit: int) -> list[Example]:
-        return self.over(self._calibration).examples(limit) if self._calibration else []
+        if not self._calibration:
+            return []
+        task = self.over(self._calibration)
+        task.draws = False  # a packaged list, in a mixed order of its own
+        return task.examples(limit)
 
     def examples(self, limit: int | None = None) -> list[Example]:
         found = self.read(limit)
@@ -142,11 +153,16 @@ class ManifestTask(Task):
                 continue
             seen[example.id] = row.where
             examples.append(example)
-            if limit is not None and len(examples) == limit:
+            if limit is not None and not self.draws and len(examples) == limit:
                 break
         if not examples and not faults:
             raise DataError(f"task {self.name!r}: {self.manifest} holds no clips for it")
-        return Reading(examples, faults)
+        if limit is None or limit >= len(examples):
+            return Reading(examples, faults)
+        drawn = spread(examples, limit)
+        references = len({example.reference for example in drawn})
+        note = f"task {self.name!r}: {limit} of {len(examples)} clips, drawn with a fixed seed; {references} references"
+        return Reading(drawn, faults, note)
 
     def tally(self, predictions: Sequence[str], references: Sequence[str]) -> Tally | None:
         counts = METRICS[self.metric].tally
@@ -193,6 +209,21 @@ class ManifestTask(Task):
             return str(known[place[1]])
 
         return _FIELD.sub(fill, self.instruction)
+
+
+def spread(examples: Sequence[Example], limit: int) -> list[Example]:
+    """`limit` of the examples, drawn with a fixed seed and spread over their references; in the order given.
+
+    Each reference gives one clip in turn, so that labels are drawn in equal shares as far as there are clips.
+    """
+    order = random.Random(0).sample(range(len(examples)), len(examples))
+    turns: dict[str, int] = {}
+    ranked = []
+    for place, index in enumerate(order):
+        reference = examples[index].reference
+        turns[reference] = turns.get(reference, 0) + 1
+        ranked.append((turns[reference], place, index))
+    return [examples[index] for index in sorted(index for _, _, index in sorted(ranked)[:limit])]
 
 
 def listing(name: str, faults: Sequence[str]) -> str:

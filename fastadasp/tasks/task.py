@@ -38,6 +38,8 @@ class Reading:
 
     examples: list[Example]
     faults: list[str] = field(default_factory=list)
+    note: str = ""
+    """What a person should know of the choice of clips."""
 
 
 @dataclass(frozen=True)
