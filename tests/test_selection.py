@@ -32,7 +32,7 @@ from fastadasp.compare.grid import make_grid
 from fastadasp.compare.sweep import rank_correlation, sweep
 from fastadasp.counts.budget import Budget
 from fastadasp.demo import model_path
-from fastadasp.engine.trace import Trace
+from fastadasp.engine.trace import Trace, follow
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.selection.cache import cache_folder
 from fastadasp.selection.calibration import Calibration
@@ -165,12 +165,13 @@ def test_dropped_tokens_take_the_nearest_survivors_feature(loaded: LoadedModel, 
 
 
 def test_assignments_compose_over_layers() -> None:
-    trace = Trace(keep_assignment=True)
-    trace.follow(0, torch.tensor([[0, 1, 1, 2, 9]]), 3)
-    trace.follow(2, torch.tensor([[0, 2, 1]]), 2)
+    trace, assignments = Trace(keep_assignment=True), dict[int, torch.Tensor]()
+    follow(assignments, 0, torch.tensor([[0, 1, 1, 2, 9]]), 3)
+    follow(assignments, 2, torch.tensor([[0, 2, 1]]), 2)
+    trace.publish([], assignments)
     assert trace.assignment is not None
     assert trace.assignment.tolist() == [[0, -1, -1, 1, -1]]
-    trace.begin()
+    trace.publish([], {})
     assert trace.assignment is None
 
 

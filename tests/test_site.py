@@ -83,7 +83,7 @@ def test_the_reference_names_all_that_is_public() -> None:
     named = set(re.findall(r"^::: fastadasp\.(\w+)$", REFERENCE, re.MULTILINE))
     assert {"ops", "testing", "estimators"} <= named
     assert set(fastadasp.__all__) - {"__version__"} <= named
-    hooks = set(re.findall(r"^::: fastadasp\.hookspecs\.(fastadasp_\w+)$", REFERENCE, re.MULTILINE))
+    hooks = set(re.findall(r"^::: fastadasp\.contracts\.hookspecs\.(fastadasp_\w+)$", REFERENCE, re.MULTILINE))
     assert hooks == set(HOOKS)
 
 
