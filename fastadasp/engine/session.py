@@ -292,6 +292,11 @@ class Session:
         count = len(self.layers)
         plain = [unreduced(cache, i, past) for i in range(count)]
         expected = plain if known is None else known.lengths()
+        if known is not None and past == 0 and any(expected):
+            raise ModelError(
+                "the cache was reset, but this transformers keeps its columns and only writes zeros into them; make a "
+                "new cache for the next prompt"
+            )
         if [stored(cache, i) for i in range(len(self.layers))] != expected:
             raise ModelError(
                 "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
