@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastadasp.inference.load import LoadedModel, load_model
     from fastadasp.models.adapter import ModelAdapter
     from fastadasp.registry.registry import get_registry
+    from fastadasp.runs import LoadedRun, compare, load_run
     from fastadasp.selection.calibration import Calibration, Features
     from fastadasp.selection.choice import LayerChoice, Selection
     from fastadasp.selection.select import select_layer
@@ -58,6 +59,7 @@ __all__ = [
     "LayerSelector",
     "LayerView",
     "LoadedModel",
+    "LoadedRun",
     "ManifestTask",
     "Merger",
     "ModelAdapter",
@@ -75,9 +77,11 @@ __all__ = [
     "Transcript",
     "UnknownNameError",
     "__version__",
+    "compare",
     "get_registry",
     "hookimpl",
     "load_model",
+    "load_run",
     "load_speech_model",
     "load_strategy",
     "ops",
@@ -104,6 +108,7 @@ _HOMES = {
     "inference.load": ("LoadedModel", "load_model"),
     "counts.shape": ("DecoderShape",),
     "registry": ("get_registry",),
+    "runs": ("LoadedRun", "compare", "load_run"),
     "selection.calibration": ("Calibration", "Features"),
     "selection.choice": ("LayerChoice", "Selection"),
     "selection.select": ("select_layer",),

@@ -89,53 +89,53 @@ def test_the_core_imports_no_method() -> None:
 
 
 def test_contracts_know_nothing_of_the_engine() -> None:
-    assert offenders(*CONTRACTS, banned=("engine", "compare", "demo", "cli")) == []
+    assert offenders(*CONTRACTS, banned=("engine", "experiments", "demo", "cli")) == []
 
 
 def test_a_strategy_loads_the_engine_only_when_applied() -> None:
-    assert offenders("strategy", banned=("engine", "compare", "tasks", "demo", "cli"), lazy=False) == []
+    assert offenders("strategy", banned=("engine", "experiments", "tasks", "demo", "cli"), lazy=False) == []
 
 
 def test_the_engine_serves_and_does_not_ask() -> None:
-    assert offenders("engine", banned=("compare", "tasks", "demo", "cli")) == []
+    assert offenders("engine", banned=("experiments", "tasks", "demo", "cli")) == []
 
 
 def test_kernels_serve_the_engine_alone() -> None:
-    assert offenders("kernels", banned=("engine", "compare", "models", "tasks", "strategy", "demo", "cli")) == []
+    assert offenders("kernels", banned=("engine", "experiments", "models", "tasks", "strategy", "demo", "cli")) == []
     # compiled only where they are chosen: no import of the kernels at the top of any file
     assert [i for i in IMPORTS if i.target.startswith("triton") and not under(i.where, "kernels.triton_kernels")] == []
 
 
 def test_models_and_tasks_stand_below_the_comparison() -> None:
-    assert offenders("models", "tasks", "audio", banned=("compare", "demo", "cli")) == []
+    assert offenders("models", "tasks", "audio", banned=("experiments", "demo", "cli")) == []
     assert offenders("tasks", banned=("engine", "models", "strategy")) == []
 
 
 def test_layer_selection_stands_between_the_comparison_and_the_engine() -> None:
-    assert offenders("selection", banned=("compare", "demo", "cli")) == []
+    assert offenders("selection", banned=("experiments", "demo", "cli")) == []
     assert offenders("models", "tasks", "engine", banned=("selection",)) == []
     assert offenders(*CONTRACTS, "strategy", banned=("selection",), lazy=False) == []
 
 
 def test_conversion_stands_apart() -> None:
-    assert offenders("convert", banned=("engine", "compare", "tasks", "strategy", "selection", "demo", "cli")) == []
-    assert offenders("models", "engine", "compare", "tasks", banned=("convert",)) == []
+    assert offenders("convert", banned=("engine", "experiments", "tasks", "strategy", "selection", "demo", "cli")) == []
+    assert offenders("models", "engine", "experiments", "tasks", banned=("convert",)) == []
 
 
 def test_studies_stand_above_the_comparison() -> None:
     assert offenders("study", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
-    assert offenders("compare", "selection", "models", "tasks", "engine", banned=("study",)) == []
+    assert offenders("experiments", "selection", "models", "tasks", "engine", banned=("study",)) == []
     assert offenders("report", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
     assert offenders("study", banned=("report",)) == []
 
 
 def test_the_demo_is_a_guest_like_any_other() -> None:
-    assert offenders("demo", banned=("engine", "compare", "cli")) == []
-    assert offenders("compare", banned=("demo",)) == []
+    assert offenders("demo", banned=("engine", "experiments", "cli")) == []
+    assert offenders("experiments", banned=("demo",)) == []
 
 
 def test_conformance_checks_look_on_from_outside() -> None:
-    assert offenders("testing", banned=("compare", "demo", "cli")) == []
+    assert offenders("testing", banned=("experiments", "demo", "cli")) == []
     assert [i for i in IMPORTS if under(i.target, "testing") and not under(i.where, "testing")] == []
 
 
@@ -156,7 +156,7 @@ def test_methods_use_the_public_api_alone(package: str) -> None:
             assert i.target in allowed, f"{i.where} imports {i.target}"
 
 
-NAMELESS = ("strategy", "engine", "models", "tasks", "compare", "selection", "testing", "study", "report")
+NAMELESS = ("strategy", "engine", "models", "tasks", "experiments", "selection", "testing", "study", "report")
 
 
 def test_the_engine_and_contracts_name_no_method() -> None:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastadasp import RunError, Task
-from fastadasp.compare.grid import make_grid
-from fastadasp.compare.lines import draw, interval, lines
-from fastadasp.compare.records import Cell, Efficiency
-from fastadasp.compare.report import check_page, insert, overviews
-from fastadasp.compare.table import rows
+from fastadasp.experiments.grid import make_grid
+from fastadasp.experiments.lines import draw, interval, lines
+from fastadasp.experiments.records import Cell, Efficiency
+from fastadasp.experiments.report import check_page, insert, overviews
+from fastadasp.experiments.table import rows
 from fastadasp.registry.registry import get_registry
 from fastadasp.tasks.manifest import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS

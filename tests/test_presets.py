@@ -10,8 +10,8 @@ import pytest
 
 import fastadasp
 from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
-from fastadasp.compare import presets
-from fastadasp.compare.grid import make_grid
+from fastadasp.experiments import presets
+from fastadasp.experiments.grid import make_grid
 from fastadasp.registry.registry import Registry
 
 PAPER = Path(__file__).parents[1] / "fastadasp" / "compare" / "paper.toml"
@@ -137,4 +137,4 @@ def test_the_papers_figures_are_marked_as_the_papers(name: str) -> None:
 def test_the_data_name_their_source_and_travel_with_the_package() -> None:
     assert json.dumps(presets.read_paper().model_dump())  # plain values
     assert "EMNLP 2024" in PAPER.read_text(encoding="utf-8")
-    assert '"fastadasp.compare" = ["*.toml"]' in (PAPER.parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"fastadasp.experiments" = ["*.toml"]' in (PAPER.parents[2] / "pyproject.toml").read_text(encoding="utf-8")

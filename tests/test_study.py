@@ -157,7 +157,7 @@ def test_a_cells_hash_knows_the_plugins_source(monkeypatch: pytest.MonkeyPatch) 
 def test_every_source_that_a_cell_runs_through_is_hashed() -> None:
     """Whatever of fastadasp is loaded once a worker and a runner are, counts; the command line does not."""
     code = (
-        "import sys, fastadasp.study.worker, fastadasp.compare.cell, fastadasp.compare.starts;"
+        "import sys, fastadasp.study.worker, fastadasp.experiments.cell, fastadasp.experiments.starts;"
         "import fastadasp.inference.clips; from fastadasp.registry.registry import get_registry; get_registry();"
         "print(*sorted(m.__file__ for n, m in sys.modules.items() if n.startswith('fastadasp.') and m.__file__))"
     )

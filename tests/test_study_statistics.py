@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastadasp.compare.lines import ROUNDS
+from fastadasp.experiments.lines import ROUNDS
 from fastadasp.study.statistics import Sample, difference, holm, rank
 
 

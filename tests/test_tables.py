@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastadasp.compare.grid import find_task
 from fastadasp.errors import DataError, FastAdaSPError
+from fastadasp.experiments.grid import find_task
 from fastadasp.recipes.reading import read_toml
 from fastadasp.tasks.definition import read_task
 from fastadasp.tasks.sources import Row, read_rows

@@ -40,8 +40,8 @@ from fastadasp.registry.plugin_files import adding_files
 from fastadasp.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from fastadasp.compare.comparison import Comparison
-    from fastadasp.compare.grid import Grid
+    from fastadasp.experiments.comparison import Comparison
+    from fastadasp.experiments.grid import Grid
 
 app = typer.Typer(
     name="fastadasp",
@@ -173,13 +173,13 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON and nothing else")] = False,
 ) -> None:
     """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
-    from fastadasp.compare import presets
-    from fastadasp.compare import report as pages
-    from fastadasp.compare.comparison import Settings
-    from fastadasp.compare.comparison import compare as run
-    from fastadasp.compare.grid import make_grid
     from fastadasp.counts.budget import Budget
     from fastadasp.demo import model_path
+    from fastadasp.experiments import presets
+    from fastadasp.experiments import report as pages
+    from fastadasp.experiments.comparison import Settings
+    from fastadasp.experiments.comparison import compare as run
+    from fastadasp.experiments.grid import make_grid
     from fastadasp.strategy import parse_overrides
 
     usual = presets.Plan(_split(STRATEGIES), _split(TASKS), _split(BUDGETS))
@@ -240,7 +240,7 @@ def compare(
 
 
 def _print_tables(grid: Grid, result: Comparison, wide: bool) -> None:
-    from fastadasp.compare.table import LESS, rich_table
+    from fastadasp.experiments.table import LESS, rich_table
 
     for task, lines in result.results(grid):
         print_table(rich_table(task, lines), LESS, wide)
@@ -309,7 +309,7 @@ def tasks(as_json: JsonFlag = False) -> None:
 @app.command("presets")
 def list_presets(as_json: JsonFlag = False) -> None:
     """List the presets of compare: the paper's tables, and which of their methods are installed."""
-    from fastadasp.compare.presets import read_paper
+    from fastadasp.experiments.presets import read_paper
 
     listed: list[dict[str, Any]] = []
     for name, preset in read_paper().presets.items():

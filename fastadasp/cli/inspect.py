@@ -35,8 +35,8 @@ def inspect(
 ) -> None:
     """Draw which audio tokens of a recording each layer puts together, and print the answers."""
     from fastadasp.audio import check_length
-    from fastadasp.compare.folder import told, write_whole
     from fastadasp.demo import model_path
+    from fastadasp.experiments.folder import told, write_whole
     from fastadasp.inference.load import check_folder, load_model
     from fastadasp.strategy import load_strategy, parse_overrides
 

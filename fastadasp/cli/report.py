@@ -32,8 +32,8 @@ def report(
     ] = None,
 ) -> None:
     """Put runs of compare and ablate together on one page: tables, plots, clips, and what happened to the tokens."""
-    from fastadasp.compare.folder import told, write_whole
     from fastadasp.demo import model_path
+    from fastadasp.experiments.folder import told, write_whole
     from fastadasp.report.export import FORMATS
     from fastadasp.report.page import html
     from fastadasp.report.plots import draw

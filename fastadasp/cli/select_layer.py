@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from fastadasp.compare.sweep import Sweep
+    from fastadasp.experiments.sweep import Sweep
     from fastadasp.selection.choice import Selection
     from fastadasp.selection.curve import Panel
     from fastadasp.strategy import Strategy
@@ -101,7 +101,7 @@ def select_layer(
 
 def run(request: Request, out: Console) -> None:
     """Chooses layers, prints and draws the curves. Raises FastAdaSPError before anything heavy where it can."""
-    from fastadasp.compare.grid import find_task
+    from fastadasp.experiments.grid import find_task
     from fastadasp.inference.load import check_folder, load_model
     from fastadasp.selection.curve import check_picture, draw
     from fastadasp.selection.select import calibration_examples
@@ -123,7 +123,7 @@ def run(request: Request, out: Console) -> None:
     check_folder(request.model)
     loaded = load_model(request.model, request.device, request.dtype)
 
-    from fastadasp.compare import curves
+    from fastadasp.experiments import curves
 
     records: list[Any] = []
     panels: list[Panel] = []
@@ -242,7 +242,7 @@ def _sweeps(
     calibration: tuple[list[Example], str],
 ) -> Iterator[Sweep]:
     """Every recipe's choice on one task, and what the task loses at every layer."""
-    from fastadasp.compare.sweep import sweep
+    from fastadasp.experiments.sweep import sweep
     from fastadasp.inference.clips import prepare
 
     examples = task.examples(request.limit)

@@ -60,6 +60,27 @@ class Trace:
         """`assignments` of the last layer that removed tokens; None if there is none."""
         return next(reversed(self.assignments.values()), None)
 
+    def summary(self) -> str:
+        """What happened in the last prompt, a line for each layer that changed something.
+
+        Example::
+
+            with strategy.apply(model) as trace:
+                model(**inputs)
+            print(trace.summary())
+        """
+        if not self.layers:
+            return "no prompt with audio has passed through the decoder yet"
+        first = self.layers[0]
+        out = [f"{max(first.tokens_in_per_sample)} tokens enter the decoder"]
+        tokens, keys = max(first.tokens_in_per_sample), max(first.tokens_in_per_sample)
+        for layer in self.layers:
+            left = max(layer.tokens_out_per_sample)
+            if left != tokens or layer.kv_length != keys:
+                out.append(f"layer {layer.layer}: {layer.audio_tokens} audio tokens left, {layer.kv_length} keys")
+            tokens, keys = left, layer.kv_length
+        return "\n".join(out)
+
     def publish(self, layers: list[LayerTrace], assignments: dict[int, Tensor]) -> None:
         """What happened in a prompt, once it has passed through the decoder."""
         self.layers[:] = layers

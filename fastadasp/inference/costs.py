@@ -11,7 +11,7 @@ from fastadasp.engine.trace import LayerTrace
 
 @dataclass(frozen=True)
 class SampleCost:
-    """One sample's prompt: see the fields of `fastadasp.compare.records.Efficiency`."""
+    """One sample's prompt: see the fields of `fastadasp.experiments.records.Efficiency`."""
 
     audio_tokens: int
     audio_tokens_left: int

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from fastadasp.compare.records import Efficiency
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.counts.solve import reach
 from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import ModelError, StrategyError
+from fastadasp.experiments.records import Efficiency
 from fastadasp.inference.clips import Batch, ReadyClip, batches
 from fastadasp.inference.costs import SampleCost, sample_costs
 from fastadasp.inference.load import LoadedModel

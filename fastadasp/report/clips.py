@@ -13,9 +13,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from fastadasp.audio import read_audio, resample
-from fastadasp.compare.grid import FULL
-from fastadasp.compare.records import Prediction
 from fastadasp.errors import DataError, FastAdaSPError
+from fastadasp.experiments.grid import FULL
+from fastadasp.experiments.records import Prediction
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.source import Source, key
 from fastadasp.tasks.normalisers import basic

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fastadasp.compare.grid import FULL, find_task
-from fastadasp.compare.lines import draw, interval
-from fastadasp.compare.records import Cell, Prediction
 from fastadasp.errors import FastAdaSPError
+from fastadasp.experiments.grid import FULL, find_task
+from fastadasp.experiments.lines import draw, interval
+from fastadasp.experiments.records import Cell, Prediction
 from fastadasp.report.source import Source, key
 from fastadasp.study.records import StudyCell
 from fastadasp.study.standings import by_clip
@@ -141,12 +141,11 @@ def _compare(
     samples: dict[int, Sample] = {}
     clips: list[str] | None = None
     for place, line in enumerate(lines):
-        given = [answers.get(key(cell), []) for cell in line.cells if cell.error is None]
-        ids = [[answer.id for answer in one] for one in given]
-        clips = clips or (ids[0] if ids else None)
-        if not ids or not clips or any(one != clips for one in ids):
+        found = sample_of(task, line, answers)
+        clips = clips or (found[0] if found else None)
+        if found is None or clips is None or found[0] != clips:
             continue
-        samples[place] = _sample(task, given)
+        samples[place] = found[1]
         line.interval = interval(samples[place].spread(), len(clips))
         progress()
     base = next((place for place, line in enumerate(lines) if line.strategy == FULL and place in samples), None)
@@ -168,11 +167,19 @@ def _compare(
             lines[place].rank = one
 
 
-def _sample(task: Task, given: Sequence[Sequence[Prediction]]) -> Sample:
-    """The scores of a line's seeds from its answers."""
+def sample_of(task: Task, line: Line, answers: dict[Any, list[Prediction]]) -> tuple[list[str], Sample] | None:
+    """The clips of a line and the scores of its seeds on them; None if its seeds did not answer the same clips.
+
+    Args:
+        answers: of the line's run, by the cell's key.
+    """
+    given = [answers.get(key(cell), []) for cell in line.cells if cell.error is None]
+    ids = [[answer.id for answer in one] for one in given]
+    if not ids or not ids[0] or any(one != ids[0] for one in ids):
+        return None
     references = [answer.reference for answer in given[0]]
     texts = [[answer.prediction for answer in one] for one in given]
-    return Sample(
+    return ids[0], Sample(
         np.array([task.score(one, references)[task.metric] for one in texts]),
         np.array([draw(task, one, references) for one in texts]),
         np.array([by_clip(task, one, references) for one in texts]),

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastadasp.compare.grid import FULL
-from fastadasp.compare.records import Run
 from fastadasp.errors import FastAdaSPError
+from fastadasp.experiments.grid import FULL
+from fastadasp.experiments.records import Run
 from fastadasp.report.clips import Clip, clips_of
 from fastadasp.report.lines import Line, lines_of
 from fastadasp.report.source import Source, read_source

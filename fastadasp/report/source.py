@@ -12,9 +12,9 @@ from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ValidationError
 
 import fastadasp
-from fastadasp.compare.folder import PREDICTIONS, RESULTS, RUN
-from fastadasp.compare.records import Cell, Prediction, Run
 from fastadasp.errors import RunError
+from fastadasp.experiments.folder import PREDICTIONS, RESULTS, RUN
+from fastadasp.experiments.records import Cell, Prediction, Run
 from fastadasp.study.export import CLOCK, STATISTICS, STUDY
 from fastadasp.study.records import Standing, StudyCell, StudyPrediction, StudyRun, Times
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fastadasp.compare.cell import budget_value, predictions
-from fastadasp.compare.folder import RUN, check_free, told, write_whole
-from fastadasp.compare.records import Record
 from fastadasp.errors import RunError
+from fastadasp.experiments.cell import budget_value, predictions
+from fastadasp.experiments.folder import RUN, check_free, told, write_whole
+from fastadasp.experiments.records import Record
 from fastadasp.study.drive import Outcome
 from fastadasp.study.plan import Point
 from fastadasp.study.records import TIMES, Result, Standing, StudyCell, StudyPrediction, StudyRun, Times

@@ -29,12 +29,12 @@ PACKAGES = ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu")
 
 CODE = (
     "*.py",
-    "compare/about.py",
-    "compare/cell.py",
-    "compare/grid.py",
-    "compare/lines.py",
-    "compare/records.py",
-    "compare/starts.py",
+    "experiments/about.py",
+    "experiments/cell.py",
+    "experiments/grid.py",
+    "experiments/lines.py",
+    "experiments/records.py",
+    "experiments/starts.py",
     *(f"{room}/**/*.py" for room in ("contracts", "counts", "engine", "estimators", "inference", "kernels", "models")),
     *(f"{room}/**/*.py" for room in ("recipes", "registry", "selection", "tasks", "upstream")),
     "study/worker.py",
@@ -69,7 +69,7 @@ def cell_identity(strategy: Strategy | None, task: str, facts: Mapping[str, Any]
 
 def common_facts(loaded: LoadedModel, batch_size: int) -> Values:
     """What all cells of a study share, and the model's ``layers``, which decide nothing by themselves."""
-    from fastadasp.compare.cell import num_layers
+    from fastadasp.experiments.cell import num_layers
 
     config: Any = loaded.model.config
     return {

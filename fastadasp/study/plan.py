@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastadasp.compare.grid import FULL, Row, reachable_kind
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
+from fastadasp.experiments.grid import FULL, Row, reachable_kind
 from fastadasp.recipes.reading import SECTIONS
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.study.identity import cell_hash, cell_identity

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from fastadasp.compare.records import Efficiency, Prediction, Record
+from fastadasp.experiments.records import Efficiency, Prediction, Record
 
 FORMAT = 1
 """Version of the store's files."""

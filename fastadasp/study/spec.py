@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fastadasp.compare.grid import ALL, FULL, expand
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
+from fastadasp.experiments.grid import ALL, FULL, expand
 from fastadasp.recipes.reading import SECTIONS, explain, show
 from fastadasp.registry.checks import did_you_mean
 from fastadasp.registry.registry import get_registry

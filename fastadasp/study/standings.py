@@ -8,8 +8,8 @@ from statistics import fmean
 
 import numpy as np
 
-from fastadasp.compare.cell import budget_value
-from fastadasp.compare.lines import draw, interval
+from fastadasp.experiments.cell import budget_value
+from fastadasp.experiments.lines import draw, interval
 from fastadasp.study.drive import Outcome
 from fastadasp.study.plan import Point, describe
 from fastadasp.study.records import Result, Standing

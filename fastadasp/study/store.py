@@ -13,8 +13,8 @@ import time
 import uuid
 from pathlib import Path
 
-from fastadasp.compare.folder import told, write_whole
 from fastadasp.errors import RunError
+from fastadasp.experiments.folder import told, write_whole
 from fastadasp.selection.cache import Notice
 from fastadasp.study.records import FORMAT, Result
 

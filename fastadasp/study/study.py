@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fastadasp.compare.about import git_commit, now, versions
 from fastadasp.errors import RunError
+from fastadasp.experiments.about import git_commit, now, versions
 from fastadasp.files import cache_folder
 from fastadasp.selection.cache import Notice
 from fastadasp.study import export

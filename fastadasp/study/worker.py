@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.compare.grid import Grid, Row, read_tasks
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
+from fastadasp.experiments.grid import Grid, Row, read_tasks
 from fastadasp.selection.cache import Notice
 from fastadasp.strategy import Strategy
 from fastadasp.study.identity import cell_hash, cell_identity, common_facts, task_facts
 from fastadasp.study.records import Result
 
 if TYPE_CHECKING:
-    from fastadasp.compare.cell import Scored
-    from fastadasp.compare.starts import Starts
+    from fastadasp.experiments.cell import Scored
+    from fastadasp.experiments.starts import Starts
     from fastadasp.inference.clips import ReadyClip
     from fastadasp.inference.load import LoadedModel
     from fastadasp.tasks.task import Example, Task
@@ -104,7 +104,7 @@ class Worker:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What decides the results of all cells, in plain values. Raises FastAdaSPError for what cannot be used."""
-        from fastadasp.compare.comparison import check_lengths
+        from fastadasp.experiments.comparison import check_lengths
 
         tasks, examples = self.read
         seen = {name: found for name, (found, _) in self.calibration.items()} if self.settings.calibrates else {}
@@ -118,7 +118,7 @@ class Worker:
         Raises:
             RunError: this worker's model, data or versions are not those that the cell was ordered with.
         """
-        from fastadasp.compare.about import device_name
+        from fastadasp.experiments.about import device_name
 
         strategy = None if job.recipe is None else Strategy.from_dict(job.recipe)
         identity = cell_identity(strategy, job.task, self.facts)
@@ -154,7 +154,7 @@ class Worker:
 
     def attempt(self, row: Row, task: str) -> Scored:
         """Runs a row on a task; most faults stand in its cell."""
-        from fastadasp.compare.cell import run_row
+        from fastadasp.experiments.cell import run_row
 
         ready = self.prepare(task)
         return run_row(
@@ -172,7 +172,7 @@ class Worker:
     def prepare(self, name: str) -> Ready:
         """A task's clips, encoded by themselves, so that no cell depends on what else a study holds."""
         if name not in self._ready:
-            from fastadasp.compare.starts import Starts
+            from fastadasp.experiments.starts import Starts
             from fastadasp.inference.clips import encoder_flops, prepare
             from fastadasp.inference.runner import warm_up
             from fastadasp.selection.cache import warn

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastadasp.compare.about import device_name, git_commit, now, versions
-from fastadasp.compare.folder import RunFolder, check_free
-from fastadasp.compare.grid import FULL, Grid
-from fastadasp.compare.lines import Draws, Line, lines
-from fastadasp.compare.records import Cell, Run
-from fastadasp.compare.report import tables
 from fastadasp.errors import RunError
+from fastadasp.experiments.about import device_name, git_commit, now, versions
+from fastadasp.experiments.folder import RunFolder, check_free
+from fastadasp.experiments.grid import FULL, Grid
+from fastadasp.experiments.lines import Draws, Line, lines
+from fastadasp.experiments.records import Cell, Run
+from fastadasp.experiments.report import tables
 from fastadasp.recipes.reading import SECTIONS
 from fastadasp.registry.registry import get_registry
 from fastadasp.selection.cache import Notice, warn
@@ -71,7 +71,7 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
     Raises:
         FastAdaSPError: something is wrong before the first cell; nothing has been written then.
     """
-    from fastadasp.compare.starts import needed_examples
+    from fastadasp.experiments.starts import needed_examples
     from fastadasp.inference.load import check_folder, choose_device, choose_dtype, load_model
 
     if settings.batch_size < 1:
@@ -113,8 +113,8 @@ def _run_cells(
     run: Run,
     progress: Progress,
 ) -> None:
-    from fastadasp.compare.cell import budget_value, predictions, run_row
-    from fastadasp.compare.starts import Starts
+    from fastadasp.experiments.cell import budget_value, predictions, run_row
+    from fastadasp.experiments.starts import Starts
     from fastadasp.inference.clips import encoder_flops, prepare
     from fastadasp.inference.runner import warm_up
 
@@ -174,8 +174,8 @@ def _one_reason(cells: list[Cell], strategies: int) -> str:
 
 def _check_fit(grid: Grid, loaded: Any, more: Iterable[Example]) -> None:
     """Refuses a recipe or a recording that does not fit the model before any cell runs."""
-    from fastadasp.compare.cell import num_layers
     from fastadasp.counts.schedule import check_fit
+    from fastadasp.experiments.cell import num_layers
 
     layers = num_layers(loaded)
     for row in grid.rows:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fastadasp.compare.grid import Grid, Row
-from fastadasp.compare.records import StartLayer
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import StrategyError
+from fastadasp.experiments.grid import Grid, Row
+from fastadasp.experiments.records import StartLayer
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import check_reach

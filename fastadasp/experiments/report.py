@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from fastadasp.compare.grid import FULL
-from fastadasp.compare.lines import Line
-from fastadasp.compare.table import markdown, task_title
 from fastadasp.errors import RunError
+from fastadasp.experiments.grid import FULL
+from fastadasp.experiments.lines import Line
+from fastadasp.experiments.table import markdown, task_title
 from fastadasp.tasks.task import Task
 
 BEGIN = {"table": "<!-- compare-table -->", "overview": "<!-- compare-overview -->"}

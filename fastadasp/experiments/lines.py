@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadasp.compare.records import Cell, Efficiency
+from fastadasp.experiments.records import Cell, Efficiency
 from fastadasp.tasks.task import Task
 
 ROUNDS = 1000

@@ -8,9 +8,9 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from fastadasp.compare.grid import FULL
-from fastadasp.compare.lines import FEWEST, Line
-from fastadasp.compare.records import Efficiency
+from fastadasp.experiments.grid import FULL
+from fastadasp.experiments.lines import FEWEST, Line
+from fastadasp.experiments.records import Efficiency
 from fastadasp.tasks.task import Task
 
 COLUMNS = (

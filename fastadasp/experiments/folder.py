@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from fastadasp.compare.records import Cell, Prediction, Record, Run
 from fastadasp.errors import RunError
+from fastadasp.experiments.records import Cell, Prediction, Record, Run
 
 RESULTS, PREDICTIONS, RUN = "results.jsonl", "predictions.jsonl", "run.json"
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from fastadasp.compare.sweep import Estimate, Sweep
+from fastadasp.experiments.sweep import Estimate, Sweep
 from fastadasp.selection.choice import Selection
 from fastadasp.selection.curve import Panel
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from fastadasp.compare.records import Record
+from fastadasp.experiments.records import Record
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import run_cell

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from fastadasp.compare.grid import Row
-from fastadasp.compare.lines import Draws, draw, interval
-from fastadasp.compare.records import Cell, Prediction
-from fastadasp.compare.starts import Starts
+from fastadasp.experiments.grid import Row
+from fastadasp.experiments.lines import Draws, draw, interval
+from fastadasp.experiments.records import Cell, Prediction
+from fastadasp.experiments.starts import Starts
 from fastadasp.inference import runner
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel

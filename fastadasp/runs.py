@@ -1,0 +1,233 @@
+"""Runs in Python: made by `compare`, or read back with `load_run`; as rows, as a data frame, against another run."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastadasp.counts.budget import Budget
+from fastadasp.errors import RunError
+from fastadasp.report.lines import Line, known_tasks, lines_of, sample_of
+from fastadasp.report.source import Source, read_source
+from fastadasp.study.statistics import difference, holm
+
+if TYPE_CHECKING:
+    import pandas
+
+COSTS = ("audio_tokens_removed", "flops_removed", "flops_removed_with_encoder", "kv_removed")
+"""Costs of a row, as fractions of the full model's."""
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished or interrupted run of ``compare`` or ``ablate``.
+
+    Attributes:
+        source: its files, read and checked.
+    """
+
+    source: Source
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.source.folder
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``failed`` (some cells failed), ``cancelled`` or ``running``."""
+        return self.source.about.status
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """A line for each strategy, budget and task, with the statistics of the report."""
+        return lines_of(self.source, 0)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dictionary for each line, with the same keys in each.
+
+        ``budget_kind`` is ``tokens``, ``flops``, ``kv`` or ``ratio`` and ``budget`` the fraction removed, both None for
+        the full model. ``value`` and the intervals are in the metric's own units; removed shares are fractions.
+        """
+        return [_row(line) for line in self.lines]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """`rows` as a pandas data frame. Raises RunError if pandas is not installed."""
+        return _frame(self.rows())
+
+    def against(self, other: LoadedRun) -> list[dict[str, Any]]:
+        """Paired differences of the lines that both runs have, this run less the other.
+
+        Each has ``task``, ``strategy``, ``budget``, ``metric``, ``value``, ``other``, ``difference``, its 95 % interval
+        (``low``, ``high``; None where none can be given), ``p`` and ``p_holm`` (corrected for all of these lines), and
+        ``wins``, ``ties`` and ``losses`` by clip.
+
+        Raises:
+            RunError: the runs share no line over the same clips.
+        """
+        tasks, theirs = known_tasks(self.source), {_name(line): line for line in other.lines}
+        out: list[dict[str, Any]] = []
+        for line in self.lines:
+            match, task = theirs.get(_name(line)), tasks.get(line.task)
+            if match is None or task is None:
+                continue
+            mine, its = sample_of(task, line, self.source.predictions), sample_of(task, match, other.source.predictions)
+            if mine is None or its is None or mine[0] != its[0]:
+                continue
+            gap = difference(mine[1], its[1], higher_is_better=task.higher_is_better)
+            low, high = gap.interval or (None, None)
+            row: dict[str, Any] = {
+                "task": line.task,
+                "strategy": line.name,
+                "budget": line.budget,
+                "metric": line.metric,
+            }
+            row |= {"value": line.value, "other": match.value, "difference": gap.value, "low": low, "high": high}
+            out.append(row | {"p": gap.p, "wins": gap.wins, "ties": gap.ties, "losses": gap.losses})
+        if not out:
+            raise RunError(f"{self.folder} and {other.folder} share no strategy, budget and task over the same clips")
+        for row, corrected in zip(out, holm([row["p"] for row in out]), strict=True):
+            row["p_holm"] = corrected
+        return out
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table of the run."""
+        head = ("task", "strategy", "budget", "metric", "value", "interval", "difference", "FLOPs removed")
+        cells = [[html.escape(text) for text in _texts(line)] for line in self.lines]
+        rows = "".join(f"<tr>{''.join(f'<td>{text}</td>' for text in one)}</tr>" for one in cells)
+        title = html.escape(f"{self.folder} ({self.status})")
+        return f"<table><caption>{title}</caption><tr>{''.join(f'<th>{x}</th>' for x in head)}</tr>{rows}</table>"
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """A run's folder, read back; folders of earlier versions, too.
+
+    Args:
+        folder: what ``--output`` of ``fastadasp compare`` or ``fastadasp ablate`` named, e.g. ``runs/first``.
+
+    Raises:
+        RunError: there is no run, no cell of it is finished, or a file is damaged (says which line).
+
+    Example::
+
+        run = fastadasp.load_run("runs/first")
+        run.to_dataframe().sort_values("value")
+        run.against(fastadasp.load_run("runs/second"))
+    """
+    return LoadedRun(read_source(Path(folder)))
+
+
+def compare(
+    strategies: Sequence[str | Path],
+    *,
+    output: str | Path,
+    tasks: Sequence[str] = ("asr", "er"),
+    budgets: Sequence[str | float] = (0.3, 0.5, 0.7),
+    model: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    limit: int | None = None,
+    seed: int = 0,
+    seeds: int = 3,
+    batch_size: int = 12,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Any = None,
+) -> LoadedRun:
+    """Compares strategies with the full model, as ``fastadasp compare`` does, and gives the run back.
+
+    Args:
+        strategies: names or TOML files.
+        output: a new folder for the results.
+        tasks: names, TOML files, or ``name=source`` for clips of one's own.
+        budgets: fractions removed, above 0 and below 1; ``"flops=0.3"`` and the like as on the command line.
+        model: folder or hub id; the embedded model if None.
+        limit: clips of each task; all if None.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        seed: the first seed of random strategies.
+        seeds: how many seeds each of them gets.
+        batch_size: clips at a time.
+        overrides: fields to change in every recipe, e.g. ``{"layers.layer": 2}``.
+        progress: called with (what is being done, clips done, clips in all).
+
+    Raises:
+        FastAdaSPError: something is wrong before the first cell, or no cell finished. Cells that fail later stand in
+            the run with their error, and its ``status`` is ``failed``.
+
+    Example::
+
+        run = fastadasp.compare(["weighted", "uniform"], output="runs/mine", tasks=["er"], limit=24)
+        run.to_dataframe()
+    """
+    from fastadasp.demo import model_path
+    from fastadasp.experiments import comparison
+    from fastadasp.experiments.grid import make_grid
+
+    names, amounts = [str(one) for one in strategies], [str(one) for one in budgets]
+    grid = make_grid(names, amounts, tasks, overrides=dict(overrides or {}), seed=seed, limit=limit, seeds=seeds)
+    arguments: dict[str, Any] = {"strategies": names, "tasks": list(tasks), "limit": limit, "seeds": seeds}
+    arguments |= {"budgets": [str(one) for one in Budget.several(amounts)], "batch_size": batch_size}
+    where = str(model) if model is not None else str(model_path())
+    settings = comparison.Settings(where, Path(output), device, dtype, batch_size, seed, arguments)
+    result = comparison.compare(grid, settings, progress or (lambda *_: None))
+    if result.stopped:
+        raise RunError(f"every cell failed for one reason, so the comparison stopped: {result.stopped}")
+    return load_run(output)
+
+
+def _name(line: Line) -> tuple[str, str, str]:
+    return line.task, line.name, line.budget
+
+
+def _row(line: Line) -> dict[str, Any]:
+    kind, amount = _budget(line.budget)
+    low, high = line.interval or (None, None)
+    gap = line.difference_interval or (None, None)
+    return {
+        "task": line.task,
+        "strategy": line.strategy,
+        **line.axes,
+        "budget_kind": kind,
+        "budget": amount,
+        "seeds": len(line.cells),
+        "metric": line.metric,
+        "value": line.value,
+        "low": low,
+        "high": high,
+        "difference": line.difference,
+        "difference_low": gap[0],
+        "difference_high": gap[1],
+        "p_holm": line.p_holm,
+        **{name: line.cost(name) for name in COSTS},
+        "error": "; ".join(line.errors) or None,
+    }
+
+
+def _budget(text: str) -> tuple[str | None, float | None]:
+    if text == "-":
+        return None, None
+    kind, _, amount = text.rpartition("=")
+    return kind or "tokens", float(amount)
+
+
+def _texts(line: Line) -> list[str]:
+    span = "" if line.interval is None else f"{line.interval[0]:.1f} to {line.interval[1]:.1f}"
+    value = "failed" if line.value is None else f"{line.value:.1f}"
+    gap, flops = line.difference, line.cost("flops_removed")
+    tail = ["" if gap is None else f"{gap:+.1f}", "" if flops is None else f"{flops:.1%}"]
+    return [line.task, line.name, line.budget, line.metric, value, span, *tail]
+
+
+def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    try:
+        import pandas
+    except ImportError:
+        raise RunError("a data frame needs pandas: pip install pandas; or use rows(), a list of dictionaries") from None
+    return pandas.DataFrame(rows)
+
+
+__all__ = ["LoadedRun", "compare", "load_run"]
