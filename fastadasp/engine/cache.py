@@ -93,10 +93,16 @@ _states: weakref.WeakKeyDictionary[Any, CacheState] = weakref.WeakKeyDictionary(
 def state_of(cache: Any) -> CacheState | None:
     """What is known of `cache`; None for one that no strategy has seen, or that was emptied since."""
     known = None if cache is None else _states.get(cache)
-    if known is not None and all(layer.keys is None or layer.keys.shape[-2] == 0 for layer in cache.layers):
+    if known is not None and all(map(_emptied, cache.layers)):
         del _states[cache]
         return None
     return known
+
+
+def _emptied(layer: Any) -> bool:
+    """Whether a layer that keeps its keys as they are (a quantised one keeps some of them elsewhere) holds none."""
+    plain = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, FirstLayer)
+    return plain and (layer.keys is None or layer.keys.numel() == 0)
 
 
 def remember(cache: Any, state: CacheState) -> None:
