@@ -199,3 +199,13 @@ def test_listing_needs_no_torch() -> None:
 @pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: value if isinstance(value, str) else "")
 def test_files_stay_short(name: str, path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_the_inside_of_transformers_is_taken_in_one_room() -> None:
+    """Beyond transformers' top level, names of its modules and of arguments that it has renamed stand in `upstream`."""
+    inside = [i for i in IMPORTS if i.target.startswith("transformers.") and not under(i.where, "upstream")]
+    assert inside == []
+    renamed = ("past_key_values", "past_key_value", "cache_params")
+    for name, path in modules():
+        if not under(name, "upstream"):
+            assert not [word for word in renamed if word in path.read_text(encoding="utf-8")], name

@@ -145,10 +145,16 @@ def test_a_context_is_entered_once():
 # ---- training ----
 
 
+def checkpoint(model, options=None):
+    """Switches gradient checkpointing on, by the name that this transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(options)
+
+
 def gradients(name, reentrant, *, outside=False):
     model = fresh().train()
     if reentrant is not None:
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        checkpoint(model, {"use_reentrant": reentrant})
     own = hooks_of(model)  # transformers lets embeddings ask for gradients
     with strategy(name).apply(model):
         losses = [
@@ -174,7 +180,7 @@ def test_gradients_with_checkpointing(name, reentrant, outside):
 
 def test_eviction_and_checkpointing_is_refused():
     model = fresh().train()
-    model.gradient_checkpointing_enable()
+    checkpoint(model)
     with strategy("cache").apply(model), pytest.raises(StrategyError, match="without a key/value cache"):
         model(**batch(ONE))
 

@@ -114,7 +114,8 @@ def make_tokenizer(path: Path) -> Any:
     """A fast tokenizer that splits as tiktoken does with the vocabulary at `path`; pads on the left."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    from fastadasp.upstream.texts import bytes_to_unicode
 
     ranks = read_ranks(path)
     letters = bytes_to_unicode()

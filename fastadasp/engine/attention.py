@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fastadasp.engine.masks import takes_padding
 from fastadasp.errors import ModelError
+from fastadasp.upstream.inside import ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS
 
 _PREFIX = "fastadasp_"
 Watcher = Callable[[nn.Module, Tensor, Tensor, float], None]

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from fastadasp.engine.stream import Stream
 from fastadasp.errors import ModelError
+from fastadasp.upstream.inside import DynamicLayer, DynamicSlidingWindowLayer
 
 
 @dataclass(frozen=True)

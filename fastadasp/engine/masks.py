@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function, flash_attention_mask
+
+from fastadasp.upstream.inside import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function, flash_attention_mask
 
 
 def takes_padding(implementation: str) -> bool:

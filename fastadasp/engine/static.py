@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import StaticLayer
 
 from fastadasp.engine.cache import Keys
 from fastadasp.errors import ModelError
+from fastadasp.upstream.inside import StaticLayer
 
 _ROOM = 64
 """Columns are allotted in steps, so that prompts of like length share what was compiled."""

@@ -73,7 +73,7 @@ def _numbered(columns: list[int]) -> list[int]:
 
 def spectrogram(wave: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """Log-mel spectrogram of a recording [samples] at `rate` Hz: [BANDS, columns], 1 its loudest, 0 at -80 dB."""
-    from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+    from fastadasp.upstream.sounds import mel_filter_bank, spectrogram, window_function
 
     hop = max(round(_STEP * rate), -(-len(wave) // _COLUMNS))
     size = 2 ** int(np.ceil(np.log2(max(2.5 * _STEP * rate, 2))))

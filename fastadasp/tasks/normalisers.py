@@ -56,7 +56,7 @@ def whisper_english(text: str) -> str:
 
 @cache
 def _whisper() -> Any:
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+    from fastadasp.upstream.texts import EnglishTextNormalizer
 
     return EnglishTextNormalizer({})
 

@@ -10,13 +10,18 @@ from typing import Any
 
 import transformers
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaModel
 
 from fastadasp.errors import ModelError
+from fastadasp.upstream.inside import (
+    ALL_ATTENTION_FUNCTIONS,
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    GradientCheckpointingLayer,
+    LlamaDecoderLayer,
+    LlamaModel,
+    StaticLayer,
+)
 from fastadasp.upstream.names import CACHE, CACHE_NAMES
 
 OLDEST, NEWEST = (5, 17), (5, 24)

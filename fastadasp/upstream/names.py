@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from fastadasp.upstream.inside import BaseModelOutputWithPast
 
 CACHE_NAMES = ("cache", "past_key_values")  # since 5.24; before it
 _OUTPUT_FIELDS = {field.name for field in fields(BaseModelOutputWithPast)}

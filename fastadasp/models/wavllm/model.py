@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrize import remove_parametrizations
 from transformers import AutoConfig, AutoProcessor, GenerationMixin, LlamaModel, PreTrainedModel, WavLMModel
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from fastadasp.errors import ModelError
 from fastadasp.models.wavllm.configuration import WavLLMConfig
@@ -20,6 +17,7 @@ from fastadasp.models.wavllm.encoders import AudioAdapter, wavlm_states, whisper
 from fastadasp.models.wavllm.lora import PromptLoRALinear, PromptScale, ScaleInForce
 from fastadasp.models.wavllm.processor import WavLLMProcessor
 from fastadasp.upstream import names
+from fastadasp.upstream.inside import CausalLMOutputWithPast, WhisperEncoder, create_causal_mask
 
 SOUND = ("input_features", "feature_attention_mask", "speech_values", "speech_attention_mask")
 """Inputs that only the prompt has."""
