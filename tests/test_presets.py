@@ -14,7 +14,7 @@ from fastadasp.experiments import presets
 from fastadasp.experiments.grid import make_grid
 from fastadasp.registry.registry import Registry
 
-PAPER = Path(__file__).parents[1] / "fastadasp" / "compare" / "paper.toml"
+PAPER = Path(__file__).parents[1] / "fastadasp" / "experiments" / "paper.toml"
 DENSE = ("H2O", "random merge", "random evict", "A-ToMe", "FastV", "FastAdaSP decay", "FastAdaSP constant")
 SPARSE = (*DENSE[:5], "FastAdaSP sparse")
 
