@@ -268,3 +268,19 @@ def test_a_cache_that_was_reset_is_a_new_one(name):
 def test_seeds_of_numpy():
     numpy = pytest.importorskip("numpy")
     assert [fastadasp.load_strategy("random", seed=seed).seed for seed in numpy.arange(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("wrapper", ["peft", "DataParallel"])
+def test_models_inside_wrappers(wrapper):
+    model, inputs, chosen = fresh(), batch(*MANY), strategy("weighted")
+    with torch.no_grad(), chosen.apply(model) as trace:
+        expected, layers = model(**inputs).logits, list(trace.layers)
+    if wrapper == "peft":
+        peft = pytest.importorskip("peft")
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).eval()  # adds zero at first
+    else:
+        wrapped = torch.nn.DataParallel(model)
+    with torch.no_grad(), chosen.apply(wrapped) as trace:
+        found = wrapped(**inputs).logits
+    assert trace.layers == layers
+    assert error(found, expected) <= 1e-5
