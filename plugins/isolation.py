@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class Isolation(Scorer):
@@ -20,18 +20,13 @@ class Isolation(Scorer):
     square of the clip's length, memory does not. A token alone in its clip gets 2.
     """
 
-    name: ClassVar[str] = "isolation"
-    summary: ClassVar[str] = "cosine distance to the most alike other token"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    name = "isolation"
+    summary = "cosine distance to the most alike other token"
+    formula = "u_j = 1 - max over i ≠ j of cosine(h_i, h_j)"
+    source = "first pick of DivPrune (Alvar et al., CVPR 2025)"
+    cost = "N² D for all cosines, in blocks that are not kept"
+    gives = ("importance",)
 
     def importance(self, layer: LayerView) -> Tensor:
         """Distances in [0, 2], float32 [clips, N]."""
-        from fastadasp.ops import nearest
-
         return 1 - nearest(layer.hidden, layer.valid)[1].clamp_min(-1)
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [Isolation]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import evenly_spaced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class Stride(Scorer):
@@ -22,16 +22,16 @@ class Stride(Scorer):
     entries are spread evenly for every count, exactly so for one half, one quarter, one eighth.
     """
 
-    name: ClassVar[str] = "stride"
-    summary: ClassVar[str] = "tokens at even distances"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    name = "stride"
+    summary = "tokens at even distances"
+    formula = "s_j = 1 for j in {⌊t n / m⌋ : t = 0…m-1}, else 0; m = n - k"
+    source = "baseline"
+    gives = ("importance",)
+    needs = frozenset({"order"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Scores in [0, 1], float32 [clips, N]."""
         import torch
-
-        from fastadasp.ops import evenly_spaced
 
         steps = torch.arange(layer.valid.shape[1], device=layer.valid.device).expand_as(layer.valid)
         if layer.remove is not None:
@@ -41,8 +41,3 @@ class Stride(Scorer):
         for bit in range(layer.valid.shape[1].bit_length()):
             score = score - ((steps >> bit) & 1) / 2 ** (bit + 1)
         return score
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [Stride]
