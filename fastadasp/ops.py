@@ -34,7 +34,7 @@ def unit_vectors(x: Tensor) -> Tensor:
     return unit
 
 
-def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, among: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
     """The token among some that is most like each token by cosine, itself left out.
 
     Streamed over blocks of `among`: time grows with N squared, memory does not.
@@ -42,6 +42,7 @@ def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         x: [clips, N, ...]; trailing dimensions are concatenated.
         among: bool [clips, N], which tokens may be answered.
+        window: if given, the clip is cut into windows of so many tokens, and only those of a token's own are answered.
 
     Returns:
         Its place, int64 [clips, N] (of equals the first), and the cosine, float32 [clips, N]; 0 and -inf where there
@@ -57,10 +58,32 @@ def nearest(x: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
         block = slice(begin, begin + _BLOCK)
         cosine = torch.matmul(unit, unit[:, block].transpose(1, 2))
         hidden = ~among[:, None, block] | (places.unsqueeze(1) == places[block])
+        if window is not None:
+            hidden = hidden | (places.unsqueeze(1) // window != places[block] // window)
         value, index = cosine.masked_fill(hidden, float("-inf")).max(-1)
         better = value > best
         best, place = value.where(better, best), (index + begin).where(better, place)
     return place, best
+
+
+def group_means(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
+    """Weighted means of groups of tokens, plain ones where all weights of a group are 0.
+
+    Args:
+        x: [clips, N, D].
+        weight: [clips, N], at least 0.
+        group: int64 [clips, N], the group of each token, in 0...N; padding may have the last.
+
+    Returns:
+        [clips, N + 1, D]; zeros where a group has no token.
+    """
+    shape = (len(group), group.shape[1] + 1)
+    total = weight.new_zeros(shape).scatter_add(1, group, weight)
+    weight = weight.masked_fill(total.gather(1, group) == 0, 1.0)
+    total = weight.new_zeros(shape).scatter_add(1, group, weight)
+    index = group.unsqueeze(-1).expand_as(x)
+    sums = x.new_zeros(*shape, x.shape[-1]).scatter_add(1, index, x * weight.unsqueeze(-1))
+    return sums / total.clamp_min(1e-30).unsqueeze(-1)
 
 
 def rank_descending(scores: Tensor, *ties: Tensor) -> Tensor:

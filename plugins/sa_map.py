@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fastadasp import Merger, TokenPlan
-from fastadasp.ops import clusters_from_joins, rank_descending, unit_vectors
+from fastadasp.ops import clusters_from_joins, group_means, rank_descending, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,8 @@ class SaMap(Merger):
     reads = "importance"
     needs = frozenset({"order"})
 
-    threshold: float = Field(default=0.85, ge=-1, le=1, description="rises where joining alone would take more than k")
-    longest: int = Field(default=32, ge=1, le=256, description="most tokens of a group")
+    threshold: float = Field(default=0.85, ge=-1, le=1)
+    longest: int = Field(default=32, ge=1, le=256)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, hidden = layer.valid, layer.hidden
@@ -63,8 +63,8 @@ class SaMap(Merger):
         group = clusters_from_joins(joined & strongest, valid)
 
         slot = group.where(valid, valid.shape[1])  # padding has a group of its own, the last
-        mean = _means(hidden.float(), valid.float() if weight is None else weight.float(), slot)
-        relevance = _means(select.masked_fill(~valid, 0.0).float().unsqueeze(-1), valid.float(), slot)
+        mean = group_means(hidden.float(), valid.float() if weight is None else weight.float(), slot)
+        relevance = group_means(select.masked_fill(~valid, 0.0).float().unsqueeze(-1), valid.float(), slot)
         features = unit_vectors(mean) * (relevance / relevance.amax(1, keepdim=True).clamp_min(1e-30))
         exists = valid.new_zeros(len(slot), slot.shape[1] + 1).scatter_(1, slot, valid)
         kept = valid.sum(1) - remove
@@ -103,17 +103,6 @@ class SaMap(Merger):
         place = begin * rounds + (steps - begin - 1).clamp(0, rounds - 1)
         strength = torch.stack(columns, -1).flatten(1).gather(1, place)
         return (~begins & valid)[:, 1:], strength[:, 1:]
-
-
-def _means(x: Tensor, weight: Tensor, slot: Tensor) -> Tensor:
-    """Weighted means of the groups, plain ones where all weights are 0: [clips, N, D] -> [clips, N + 1, D]."""
-    shape = (len(slot), slot.shape[1] + 1)
-    total = weight.new_zeros(shape).scatter_add(1, slot, weight)
-    weight = weight.masked_fill(total.gather(1, slot) == 0, 1.0)
-    total = weight.new_zeros(shape).scatter_add(1, slot, weight)
-    index = slot.unsqueeze(-1).expand_as(x)
-    sums = x.new_zeros(*shape, x.shape[-1]).scatter_add(1, index, x * weight.unsqueeze(-1))
-    return sums / total.clamp_min(1e-30).unsqueeze(-1)
 
 
 def _greedy_map(features: Tensor, exists: Tensor, count: Tensor, rounds: int) -> Tensor:

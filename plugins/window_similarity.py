@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 class WindowSimilarity(Scorer):
     """s_i = mean over v = 0...window - 1 of cosine(x_{i+1}, x_{i-v}); x are hidden states, or keys. At a clip's
-    beginning the mean is over the tokens there are.
+    beginning the mean is over the tokens there are. After the decoder's first layer `deep_window` is taken, if given.
 
     Source: Xiang et al., "Do We Need Distinct Representations for Every Speech Token?" (Affinity Pooling), Findings of
     ACL 2026: window 1 at the input and 3 at a deep layer (29 of Qwen2-Audio's 32). What differs: the paper joins a
@@ -36,6 +36,9 @@ class WindowSimilarity(Scorer):
     needs = frozenset({"order"})
 
     window: int = Field(default=1, ge=1, le=64, description="tokens that a token is compared with")
+    deep_window: int | None = Field(
+        default=None, ge=1, le=64, description="the same after the first layer"
+    )
     of: Literal["hidden", "keys"] = Field(default="hidden", description='hidden states, or "keys"')
 
     def needed(self) -> frozenset[Need]:
@@ -47,8 +50,9 @@ class WindowSimilarity(Scorer):
 
         unit = unit_vectors(layer.hidden if self.of == "hidden" else layer.keys)
         pairs = max(unit.shape[1] - 1, 0)
+        window = self.window if self.deep_window is None or layer.layer_index == 0 else self.deep_window
         total = unit.new_zeros(len(unit), pairs)
-        for back in range(1, min(self.window, pairs) + 1):
+        for back in range(1, min(window, pairs) + 1):
             cosine = (unit[:, back:] * unit[:, :-back]).sum(-1)
             total = total + torch.nn.functional.pad(cosine, (back - 1, 0))
-        return total / torch.arange(1, pairs + 1, device=unit.device).clamp_max(self.window)
+        return total / torch.arange(1, pairs + 1, device=unit.device).clamp_max(window)
