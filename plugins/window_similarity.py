@@ -36,9 +36,7 @@ class WindowSimilarity(Scorer):
     needs = frozenset({"order"})
 
     window: int = Field(default=1, ge=1, le=64, description="tokens that a token is compared with")
-    deep_window: int | None = Field(
-        default=None, ge=1, le=64, description="the same after the first layer"
-    )
+    deep_window: int | None = Field(default=None, ge=1, le=64, description="the same after the first layer")
     of: Literal["hidden", "keys"] = Field(default="hidden", description='hidden states, or "keys"')
 
     def needed(self) -> frozenset[Need]:
