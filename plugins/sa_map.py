@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_joins, group_means, rank_descending, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 _RIDGE = 1e-6
 """Added to a group's gain, times its squared relevance: orders what the features no longer tell apart."""
@@ -42,30 +42,29 @@ class SaMap(Merger):
     definition: as many rounds as the longest clip keeps tokens, N x D memory, never N x N.
     """
 
-    name: ClassVar[str] = "sa-map"
-    summary: ClassVar[str] = "merges alike neighbours, then keeps a diverse and important choice"
-    reads: ClassVar[ScoreKind] = "importance"
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+    name = "sa-map"
+    summary = "merges alike neighbours, then keeps a diverse and important choice"
+    formula = (
+        "groups: a neighbour joins while its mean cosine to the group ≥ threshold; kept: greedy MAP of det L, "
+        "L_gh = r_g r_h cosine(g, h)"
+    )
+    source = "SA-MAP (2026, preprints 202606.0741)"
+    cost = "`longest` rounds for the groups, then m rounds that follow one another, (longest + m) N D"
+    reads = "importance"
+    needs = frozenset({"order"})
 
     threshold: float = Field(default=0.85, ge=-1, le=1)
     longest: int = Field(default=32, ge=1, le=256)
 
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
-
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_joins, rank_descending, unit_vectors
-
         valid, hidden = layer.valid, layer.hidden
         joined, strength = self._grow(unit_vectors(hidden), valid)
         strongest = rank_descending(strength.masked_fill(~joined, float("-inf"))) < remove.unsqueeze(1)
         group = clusters_from_joins(joined & strongest, valid)
 
         slot = group.where(valid, valid.shape[1])  # padding has a group of its own, the last
-        mean = _means(hidden.float(), valid.float() if weight is None else weight.float(), slot)
-        relevance = _means(select.masked_fill(~valid, 0.0).float().unsqueeze(-1), valid.float(), slot)
+        mean = group_means(hidden.float(), valid.float() if weight is None else weight.float(), slot)
+        relevance = group_means(select.masked_fill(~valid, 0.0).float().unsqueeze(-1), valid.float(), slot)
         features = unit_vectors(mean) * (relevance / relevance.amax(1, keepdim=True).clamp_min(1e-30))
         exists = valid.new_zeros(len(slot), slot.shape[1] + 1).scatter_(1, slot, valid)
         kept = valid.sum(1) - remove
@@ -106,17 +105,6 @@ class SaMap(Merger):
         return (~begins & valid)[:, 1:], strength[:, 1:]
 
 
-def _means(x: Tensor, weight: Tensor, slot: Tensor) -> Tensor:
-    """Weighted means of the groups, plain ones where all weights are 0: [clips, N, D] -> [clips, N + 1, D]."""
-    shape = (len(slot), slot.shape[1] + 1)
-    total = weight.new_zeros(shape).scatter_add(1, slot, weight)
-    weight = weight.masked_fill(total.gather(1, slot) == 0, 1.0)
-    total = weight.new_zeros(shape).scatter_add(1, slot, weight)
-    index = slot.unsqueeze(-1).expand_as(x)
-    sums = x.new_zeros(*shape, x.shape[-1]).scatter_add(1, index, x * weight.unsqueeze(-1))
-    return sums / total.clamp_min(1e-30).unsqueeze(-1)
-
-
 def _greedy_map(features: Tensor, exists: Tensor, count: Tensor, rounds: int) -> Tensor:
     """The `count[c]` groups of clip c that greedy MAP takes for the kernel of inner products: bool [clips, G]."""
     import torch
@@ -131,8 +119,3 @@ def _greedy_map(features: Tensor, exists: Tensor, count: Tensor, rounds: int) ->
         along = torch.matmul(features, newest.transpose(1, 2)) / gain.gather(1, pick).clamp_min(1e-30).unsqueeze(-1)
         features = features - along * newest
     return chosen
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [SaMap]

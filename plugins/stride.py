@@ -1,16 +1,16 @@
-"""Stride: tokens at even distances matter, whatever they hold."""
+"""Stride: tokens at even distances matter, whatever they hold; with their neighbours up to the next they are pools."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import evenly_spaced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class Stride(Scorer):
@@ -20,18 +20,22 @@ class Stride(Scorer):
     two thirds, and gaps of two neighbouring lengths in between. The baseline nobody may leave out. Where it is not
     known how many go (`LayerView.remove` is None), 1 minus the binary radical inverse of the token's place: its largest
     entries are spread evenly for every count, exactly so for one half, one quarter, one eighth.
+
+    As an affinity, pair (i, i + 1) has 1 minus the score of i + 1: with the merger ``runs`` the clip falls into m runs
+    of nearly equal length, so their means are average pooling (every two tokens at one half, every three at two
+    thirds).
     """
 
-    name: ClassVar[str] = "stride"
-    summary: ClassVar[str] = "tokens at even distances"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    name = "stride"
+    summary = "tokens at even distances, or pools of equal length"
+    formula = "s_j = 1 for j in {⌊t n / m⌋ : t = 0…m-1}, else 0; m = n - k"
+    source = "baseline"
+    gives = ("importance", "affinity")
+    needs = frozenset({"order"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Scores in [0, 1], float32 [clips, N]."""
         import torch
-
-        from fastadasp.ops import evenly_spaced
 
         steps = torch.arange(layer.valid.shape[1], device=layer.valid.device).expand_as(layer.valid)
         if layer.remove is not None:
@@ -42,7 +46,6 @@ class Stride(Scorer):
             score = score - ((steps >> bit) & 1) / 2 ** (bit + 1)
         return score
 
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [Stride]
+    def affinity(self, layer: LayerView) -> Tensor:
+        """0 where a pool ends, 1 inside (numbers between where the count is not known), float32 [clips, N - 1]."""
+        return 1 - self.importance(layer)[:, 1:]

@@ -259,6 +259,7 @@ class Join(Merger):
 
     name = "joining"
     reads = "affinity"
+    needs = frozenset({"order"})
 
     def capacity(self, tokens: int) -> int:
         return max(tokens - 1, 0)
@@ -384,6 +385,78 @@ def test_mergers_whose_class_is_wrong() -> None:
             return TokenPlan(plan.cluster.masked_fill((remove > 0).unsqueeze(1), -1), weight)
 
     refuses(testing.check_merger, Emptying, "no token left", "at least one token left of every clip")
+
+
+# ---- order ----
+
+
+class Change(Norm):
+    """How much a token differs from the one before: compares neighbours."""
+
+    def importance(self, layer: Any) -> Any:
+        return torch.nn.functional.pad((layer.hidden[:, 1:] - layer.hidden[:, :-1]).float().norm(dim=-1), (1, 0))
+
+
+class Windowed(Norm):
+    """A norm relative to a stretch of 50 tokens: counts places, and shows nothing in short clips."""
+
+    def importance(self, layer: Any) -> Any:
+        norm = super().importance(layer) * layer.valid
+        wide = torch.nn.functional.pad(norm, (0, -norm.shape[1] % 50)).unflatten(1, (-1, 50))
+        return (wide / wide.amax(2, keepdim=True).clamp_min(1e-6)).flatten(1)[:, : norm.shape[1]]
+
+
+class Repeats(Norm):
+    """Marks a token that is nearly the one before: random content has none."""
+
+    def importance(self, layer: Any) -> Any:
+        unit = torch.nn.functional.normalize(layer.hidden.float(), dim=-1)
+        return torch.nn.functional.pad(((unit[:, 1:] * unit[:, :-1]).sum(-1) < 0.9).float(), (1, 0), value=1.0)
+
+
+class Neighbours(Scorer):
+    """A score of pairs that looks at its two tokens."""
+
+    name = "neighbours"
+    gives = ("affinity",)
+
+    def affinity(self, layer: Any) -> Any:
+        return -(layer.hidden[:, 1:] - layer.hidden[:, :-1]).float().norm(dim=-1)
+
+
+class Spread(Drop):
+    """Takes every other token first."""
+
+    def kept(self, layer: Any, select: Any, remove: Any) -> Any:
+        odd = torch.arange(select.shape[1], device=select.device) % 2
+        return layer.valid & ~smallest((select + odd).where(layer.valid, float("inf")), remove)
+
+
+ORDERED: dict[str, tuple[Any, Any]] = {
+    "a change": (testing.check_scorer, Change),
+    "a window": (testing.check_scorer, Windowed),
+    "a repetition": (testing.check_scorer, Repeats),
+    "a pair": (testing.check_scorer, Neighbours),
+    "every other token": (testing.check_merger, Spread),
+    "neighbours join": (testing.check_merger, type("Join", (Join,), {"needs": frozenset()})),
+}
+
+
+@pytest.mark.parametrize("case", ORDERED)
+def test_who_depends_on_the_order_of_the_tokens_has_to_say_so(case: str) -> None:
+    check, component = ORDERED[case]
+    refuses(check, component, "the tokens of each clip in another order", "'order' among its needs")
+    check(type("Declared", (component,), {"needs": frozenset({"order"})}))
+
+
+def test_what_attention_says_of_a_token_goes_with_it() -> None:
+    class Attended(Norm):
+        needs = frozenset({"attention"})
+
+        def importance(self, layer: Any) -> Any:
+            return layer.received_attention() + layer.last_query_attention()
+
+    testing.check_scorer(Attended)
 
 
 # ---- schedules ----

@@ -37,6 +37,7 @@ def compare(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     limit: options.Limit = None,
+    prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
     seeds: Annotated[int, typer.Option(help="how many seeds, from --seed on, each random strategy gets")] = usual.SEEDS,
@@ -71,6 +72,8 @@ def compare(
         budgets_of=plan.budgets_of,
         skip_bad=skip_bad,
         notice=say,
+        model=model,
+        prompt=prompt,
     )
     if plan.left_out:
         print(f"preset {preset}: not installed and left out: {', '.join(plan.left_out)}", file=sys.stderr)
@@ -85,6 +88,7 @@ def compare(
         "budgets_of": plan.budgets_of,
         "set": set_ or [],
         "limit": limit,
+        "prompt": prompt,
         "seeds": seeds,
         "batch_size": batch_size,
     }

@@ -26,6 +26,13 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay; may repeat")
 ]
 Limit = Annotated[int | None, typer.Option(help="clips of each task; default: all")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="what every clip is asked, in the place of the tasks' instructions; {question} and other columns are "
+        "filled in"
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="leave out rows that cannot be used, and say which; default: refuse them")
 ]

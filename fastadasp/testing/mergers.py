@@ -16,6 +16,7 @@ from fastadasp.engine.view import LayerView
 from fastadasp.testing.component import component
 from fastadasp.testing.device import check_device_use
 from fastadasp.testing.failure import Subject, describe
+from fastadasp.testing.order import check_merger_order
 from fastadasp.testing.purity import called_twice
 from fastadasp.testing.views import LONG, PROMPTS, SIDES, SINGLE, WITHOUT_TEXT, Prompt, devices, rows_of, view_of, words
 
@@ -62,7 +63,7 @@ def check_merger(merger: Merger | type[Merger] | str) -> None:
     tokens as asked for (none, one, half, all that it can), whatever the scores, equal ones included; if `merges` is
     False no cluster has two members. The same comes out again, alone and in a padded batch; nothing that is shown is
     changed; it does not wait for the device and makes no tensor of N x N; it can act at its `sites` and needs what it
-    says in `needs`.
+    says in `needs`, the tokens' order included.
 
     Args:
         merger: an object, a class (made with its defaults) or an installed name.
@@ -101,6 +102,7 @@ def check_merger(merger: Merger | type[Merger] | str) -> None:
             long = LONG[0].clips[0]
             few = view_of(LONG, remove=[min(made.capacity(long), long - 8)])
             check_device_use(subject.when(_doing(usual)), plan, view_of(PROMPTS, remove=asked["half"]), long=few)
+            check_merger_order(subject, made)
 
 
 def _capacity(subject: Subject, merger: Merger, tokens: int) -> int:

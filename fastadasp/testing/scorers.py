@@ -14,6 +14,7 @@ from fastadasp.engine.view import LayerView
 from fastadasp.testing.component import component
 from fastadasp.testing.device import check_device_use
 from fastadasp.testing.failure import Subject, describe, difference
+from fastadasp.testing.order import check_scorer_order
 from fastadasp.testing.purity import called_twice
 from fastadasp.testing.views import PROMPTS, SIDES, SINGLE, WITHOUT_TEXT, devices, rows_of, view_of, words
 
@@ -28,8 +29,8 @@ def check_scorer(scorer: Scorer | type[Scorer] | str) -> None:
 
     What it gives has the right shape, dtype and device, in batches padded on either side and for clips of one token; no
     padding and no other clip has an influence; the same comes out again, whatever the state of torch's generators; it
-    follows the strategy's seed if and only if it says `seeded`; it needs what it says in `needs`; it changes nothing
-    that it is shown, does not wait for the device and makes no tensor of N x N.
+    follows the strategy's seed if and only if it says `seeded`; it needs what it says in `needs`, the tokens' order
+    included; it changes nothing that it is shown, does not wait for the device and makes no tensor of N x N.
 
     Args:
         scorer: an object, a class (made with its defaults) or an installed name.
@@ -47,6 +48,7 @@ def check_scorer(scorer: Scorer | type[Scorer] | str) -> None:
                 _check_seed(subject, kind, made)
                 _check_needs(subject, kind, made)
                 check_device_use(subject.when(f"{kind}(layer)"), score, view_of(PROMPTS))
+                check_scorer_order(subject, kind, made)
     if "importance" in made.gives:
         heads = by_head(view_of(PROMPTS))
         subject = subject.when(f"importance(layer) of each key/value head, one a row (site cache); {words(heads)}")
