@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from fastadasp import Scorer, hookimpl
+from pydantic import Field
+
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class KeyNorm(Scorer):
@@ -21,19 +22,19 @@ class KeyNorm(Scorer):
     rotary embedding leaves the L2 norm alone; the L1 norm depends on where in the prompt the clip stands.
     """
 
-    name: ClassVar[str] = "key-norm"
-    summary: ClassVar[str] = "norm of the key, heads concatenated"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+    name = "key-norm"
+    summary = "norm of the key, heads concatenated"
+    formula = "p_j = ‖K_j‖"
+    source = "DART (Wen et al., EMNLP 2025), which takes the L1 norm"
+    cost = "N d_K"
+    gives = ("importance",)
+    needs = frozenset({"attention"})
 
-    order: Literal[1, 2] = 2
+    order: Literal[1, 2] = Field(
+        default=2, description="1 for the L1 norm, which rotary embedding makes depend on the position"
+    )
 
     def importance(self, layer: LayerView) -> Tensor:
         """Norms, at least 0, float32 [clips, N]."""
         norm: Tensor = layer.keys.flatten(2).float().norm(p=self.order, dim=-1)
         return norm
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [KeyNorm]

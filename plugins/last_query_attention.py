@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class LastQueryAttention(Scorer):
@@ -21,16 +20,14 @@ class LastQueryAttention(Scorer):
     (``received-attention``).
     """
 
-    name: ClassVar[str] = "last-query-attention"
-    summary: ClassVar[str] = "attention of the prompt's last token, mean over heads"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+    name = "last-query-attention"
+    summary = "attention of the prompt's last token, mean over heads"
+    formula = "a_j = mean over heads of A[head, last query, j]"
+    source = "FastV (Chen et al., ECCV 2024), as in its authors' code"
+    cost = "H T d for one row of attention"
+    gives = ("importance",)
+    needs = frozenset({"attention"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean attention weights in [0, 1], float32 [clips, N]."""
         return layer.last_query_attention()
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [LastQueryAttention]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class ReceivedAttention(Scorer):
@@ -28,14 +27,17 @@ class ReceivedAttention(Scorer):
     token then has the sum of its members' scores.
     """
 
-    name: ClassVar[str] = "received-attention"
-    summary: ClassVar[str] = "attention received, summed over heads and all queries"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+    name = "received-attention"
+    summary = "attention received, summed over heads and all queries"
+    formula = "w_j = Σ_heads Σ_queries A[head, query, j]"
+    source = "released code"
+    cost = "H T² d for queries times keys once more, in blocks of queries (`queries` asks fewer)"
+    gives = ("importance",)
+    needs = frozenset({"attention"})
 
-    queries: float = Field(default=1.0, gt=0, le=1)
-    which: Literal["strided", "last"] = "strided"
-    layers: int = Field(default=1, ge=1)
+    queries: float = Field(default=1.0, gt=0, le=1, description="the share of the queries that is asked")
+    which: Literal["strided", "last"] = Field(default="strided", description='every n-th query, or the "last" ones')
+    layers: int = Field(default=1, ge=1, description="layers that use the scores of one layer")
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""
@@ -44,8 +46,3 @@ class ReceivedAttention(Scorer):
             found = layer.received_attention(self.queries, self.which)
             layer.keep(str(self), found)
         return found
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [ReceivedAttention]
