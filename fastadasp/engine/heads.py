@@ -39,6 +39,11 @@ class HeadView(LayerView):
         states, valid = self._of_whole().text(asker)
         return states.repeat_interleave(self.heads, dim=0), valid.repeat_interleave(self.heads, dim=0)
 
+    def text_columns(self, asker: str) -> tuple[Tensor, Tensor]:
+        """Those of the whole layer, repeated for each head."""
+        columns, valid = self._of_whole().text_columns(asker)
+        return columns.repeat_interleave(self.heads, dim=0), valid.repeat_interleave(self.heads, dim=0)
+
     def _of_whole(self) -> LayerView:
         if self.whole is None:
             raise StrategyError("a view by heads is made by the engine from a view of the layer")

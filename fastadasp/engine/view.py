@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.adjacent import cosine_to_next_key
-from fastadasp.engine.received import Which, received_attention
+from fastadasp.engine.received import Which, attention_of, received_attention
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.errors import StrategyError
 
@@ -160,6 +160,11 @@ class LayerView:
         Raises:
             StrategyError: a clip's sample has no text. That is known on the host.
         """
+        columns, real = self.text_columns(asker)
+        return self.states[self.spans.sample.unsqueeze(1), columns], real
+
+    def text_columns(self, asker: str) -> tuple[Tensor, Tensor]:
+        """Where the text tokens of `text` stand among the hidden states: int64 and bool, both [clips, M]."""
         counts = self.spans.text
         if 0 in counts:
             sample = self.spans.samples[counts.index(0)]
@@ -174,7 +179,22 @@ class LayerView:
         order = (~plain).to(torch.int8).argsort(dim=1, stable=True)[:, : max(counts, default=0)]
         columns = order[self.spans.sample]
         steps = torch.arange(columns.shape[1], device=columns.device)
-        return self.states[self.spans.sample.unsqueeze(1), columns], steps < plain.sum(1)[self.spans.sample, None]
+        return columns, steps < plain.sum(1)[self.spans.sample, None]
+
+    def text_attention(self, weight: Tensor | None = None, asker: str = "the strategy") -> Tensor:
+        """Attention of the text tokens in each clip's sample to its audio tokens, by head: float32 [clips, heads, N].
+
+        The mean over the text tokens, weighted if `weight` [clips, M] is given (entries for padding are not looked at).
+        Text before the clip cannot see it and counts with 0. Streamed over blocks of text tokens.
+
+        Raises:
+            StrategyError: a clip's sample has no text (`text`), or there is no attention before the first layer.
+        """
+        query, key = self._attention()
+        columns, real = self.text_columns(asker)
+        share = real.float() if weight is None else real * weight.float()
+        share = share / share.sum(1, keepdim=True).clamp_min(1e-30)
+        return attention_of(query, key, self.scale, self.key_valid, self.spans, columns, share)
 
     def noise(self, stream: int = 0) -> Tensor:
         """Uniform noise in [0, 1), float32 [clips, N].
