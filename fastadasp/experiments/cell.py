@@ -13,6 +13,7 @@ from fastadasp.inference import runner
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
 from fastadasp.models.adapter import adapter_for
+from fastadasp.tasks.groups import group_scores
 from fastadasp.tasks.task import Example, Task
 
 
@@ -67,6 +68,7 @@ def run_row(
             choices=task.choices,
         )
         metrics, draws = task.score(outcome.predictions, references), draw(task, outcome.predictions, references)
+        metrics = {**metrics, **group_scores(task, examples, outcome.predictions)}
     except Exception as error:  # a stranger's component may raise anything; the other cells must go on
         cell.error = f"{type(error).__name__}: {error}"
         return Scored(cell)

@@ -195,6 +195,7 @@ def check_lengths(examples: Iterable[Example], loaded: Any) -> None:
 def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
     import torch
 
+    from fastadasp.inference.clips import prompt_text
     from fastadasp.inference.load import hash_weights
 
     return Run(
@@ -213,6 +214,7 @@ def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
         strategies={name: strategy.to_dict() for name, strategy in grid.strategies.items()},
         origins=_origins(grid),
         tasks={name: len(examples) for name, examples in grid.examples.items()},
+        prompts={name: prompt_text(loaded, examples[0]) for name, examples in grid.examples.items()},
     )
 
 

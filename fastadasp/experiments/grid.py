@@ -59,6 +59,8 @@ def make_grid(
     budgets_of: Mapping[str, Sequence[str | float]] | None = None,
     skip_bad: bool = False,
     notice: Callable[[str], None] = lambda _: None,
+    model: str | None = None,
+    prompt: str | None = None,
 ) -> Grid:
     """Reads every strategy, budget and task. Raises the error of whichever is wrong.
 
@@ -67,7 +69,7 @@ def make_grid(
         seeds: how many seeds, from `seed` on, each random strategy gets.
         budgets: amounts; the prefix of a text (``flops=0.1``) holds until the next.
         budgets_of: the budgets of those strategies that do not get `budgets`.
-        skip_bad, notice: as for `read_tasks`.
+        skip_bad, notice, model, prompt: as for `read_tasks`.
     """
     if not strategies:
         raise RunError("no strategy given")
@@ -93,7 +95,7 @@ def make_grid(
             placed = strategy.with_budget(amount)
             given = range(strategy.seed, strategy.seed + (seeds if strategy.seeded else 1))
             rows += [Row(strategy.name, placed.replace(seed=drawn), amount, drawn) for drawn in given]
-    chosen, examples = read_tasks(tasks, limit, skip_bad=skip_bad, notice=notice)
+    chosen, examples = read_tasks(tasks, limit, skip_bad=skip_bad, notice=notice, model=model, prompt=prompt)
     return Grid(tuple(rows), chosen, examples)
 
 
@@ -103,7 +105,13 @@ def reachable_kind(strategy: Strategy, amount: Budget) -> Budget:
 
 
 def read_tasks(
-    tasks: Sequence[str], limit: int | None, *, skip_bad: bool = False, notice: Callable[[str], None] = lambda _: None
+    tasks: Sequence[str],
+    limit: int | None,
+    *,
+    skip_bad: bool = False,
+    notice: Callable[[str], None] = lambda _: None,
+    model: str | None = None,
+    prompt: str | None = None,
 ) -> tuple[dict[str, Task], dict[str, list[Example]]]:
     """The tasks by name, and the first `limit` clips of each, whose recordings can be read.
 
@@ -111,12 +119,14 @@ def read_tasks(
 
     Args:
         skip_bad: whether rows that cannot be used are left out, which `notice` is told of; otherwise they are an error.
+        model: the model to be asked, folder or hub id: some tasks ask its family in words of its own.
+        prompt: what every clip is asked, in the place of the tasks' own instructions.
     """
     if limit is not None and limit < 1:
         raise RunError(f"limit is a number of clips, at least 1, not {limit}")
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
-        task = find_task(text)
+        task = asked(find_task(text), model, prompt)
         if task.name in chosen:
             raise RunError(f"task {task.name!r} is given twice; compare one set of clips at a time")
         chosen[task.name] = task
@@ -170,6 +180,23 @@ def find_task(text: str) -> Task:
     if not isinstance(task, ManifestTask):
         raise RunError(f"task {name!r} brings its own clips; it cannot be asked over {source}")
     return task.over(source)
+
+
+def asked(task: Task, model: str | None, prompt: str | None) -> Task:
+    """A task with the instruction that a model gets; `prompt`, if given, takes the place of the task's own.
+
+    Raises:
+        RunError: the task makes its own questions.
+    """
+    if prompt is not None:
+        if not isinstance(task, ManifestTask):
+            raise RunError(f"task {task.name!r} makes its own questions; it cannot be asked another prompt")
+        return task.asking(prompt)
+    if model is None or not isinstance(task, ManifestTask) or not task.prompts:
+        return task
+    from fastadasp.inference.load import model_type
+
+    return task.for_family(model_type(model))
 
 
 def _unheard(example: Example) -> str | None:

@@ -116,6 +116,11 @@ class Run(Record):
     strategies: dict[str, dict[str, Any]] = Field(description="contents of each recipe, by name")
     origins: dict[str, str] = Field(description="distribution, version and module of each recipe's components")
     tasks: dict[str, int] = Field(description="clips of each task")
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="the whole prompt of each task's first clip as the model read it, with its chat template; one sign "
+        "stands for all audio tokens",
+    )
     start_layers: list[StartLayer] = Field(
         default_factory=list,
         description="start layers that were chosen on calibration clips; none for recipes that name one",

@@ -112,6 +112,20 @@ def check_folder(path: str) -> None:
         raise ModelError(f"{path} is a model of type {kind!r}, which has no audio tokens")
 
 
+def model_type(path: str) -> str:
+    """The ``model_type`` of a model folder or hub id: the name of its family. Raises ModelError."""
+    check_folder(path)
+    if (Path(path) / "config.json").is_file():
+        return str(parse_json(read_text(Path(path) / "config.json")).get("model_type"))
+    import transformers
+
+    try:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(path, local_files_only=not _hub_answers(path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    return str(config.get("model_type"))
+
+
 def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """A model from a local folder (offline) or by hub id.
 

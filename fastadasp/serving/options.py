@@ -20,6 +20,7 @@ ARCHITECTURES = (
     "Qwen3ASRForConditionalGeneration",
     "AudioFlamingo3ForConditionalGeneration",
     "GlmAsrForConditionalGeneration",
+    "GraniteSpeechForConditionalGeneration",
 )
 """Families whose audio can be shortened inside vLLM."""
 _FIELDS = ("strategy", "budget", "positions")

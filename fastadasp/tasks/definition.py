@@ -35,12 +35,31 @@ class Definition(BaseModel):
         description="what the model is asked; `{labels}`, `{question}` and other columns in braces are filled in"
     )
     normaliser: str | None = Field(
-        default=None, description="`basic`, `whisper-en` or `none`; the metric's usual one unless given"
+        default=None,
+        description="`basic`, `whisper-en`, `whisper-multilingual`, `cjk` or `none`; the metric's usual one unless "
+        "given",
     )
     max_new_tokens: int = Field(default=64, ge=1, description="most new tokens of an answer")
     where: dict[str, Any] = Field(default_factory=dict, description="a row counts if it has these values")
-    columns: dict[Literal["audio", "second", "reference", "question", "id"], str] = Field(
-        default_factory=dict, description="names of columns that have others than the usual"
+    columns: dict[Literal["audio", "second", "reference", "question", "id"], str | list[str]] = Field(
+        default_factory=dict,
+        description="names of columns that have others than the usual; of several in a list the first that is there",
+    )
+    options: list[str] = Field(
+        default_factory=list,
+        description="columns with the options of each question: one that holds a list, or one for each; `{options}` in "
+        "the instruction stands for them, and answers are parsed",
+    )
+    labels: list[str] = Field(
+        default_factory=list, description="the options of every clip, without letters; answers are parsed"
+    )
+    groups: list[str] = Field(default_factory=list, description="columns whose values are also scored apart")
+    keep: list[str] | None = Field(
+        default=None,
+        description="columns that go into `predictions.jsonl` as tags; all that have no other meaning unless given",
+    )
+    prompts: dict[str, str] = Field(
+        default_factory=dict, description="instructions for certain model families instead, by `model_type`"
     )
     choices: list[str] | None = Field(
         default=None,
@@ -94,7 +113,12 @@ def read_task(path: Path) -> ManifestTask:
         summary=given.summary,
         calibration=place(given.calibration),
         normaliser=given.normaliser,
-        columns={str(meaning): name for meaning, name in given.columns.items()},
+        columns={str(meaning): n if isinstance(n, str) else tuple(n) for meaning, n in given.columns.items()},
+        options=given.options,
+        labels=given.labels,
+        groups=given.groups,
+        keep=given.keep,
+        prompts=given.prompts,
         tokenizer=given.tokenizer,
         choices=None if given.choices is None else (given.choices[0], given.choices[1]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from fastadasp.errors import DataError
 from fastadasp.registry.checks import did_you_mean
 from fastadasp.tasks.metrics import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
+from fastadasp.tasks.options import find, letters, options_of, reference_of, settle
 from fastadasp.tasks.pairs import join
 from fastadasp.tasks.sources import COLUMNS, REFERENCES, Names, Row, read_rows
 from fastadasp.tasks.task import Example, Reading, Tally, Task
@@ -39,6 +41,13 @@ class ManifestTask(Task):
         columns: names of columns by meaning: ``audio``, ``second``, ``reference``, ``question``, ``id``.
         calibration: a source of further clips, to choose parameters on.
         choices: see `Task.choices`; with ``eer``, yes and no unless given.
+        options: columns with the options of each question: one that holds a list, or one for each option. Answers are
+            then parsed (`fastadasp.tasks.options.find`), ``{options}`` in the instruction stands for them, one a line
+            with its letter, and `score` also gives ``no_answer``, the percentage that names none of them.
+        labels: the same options for every clip, without letters, e.g. emotions.
+        groups: see `Task.groups`: columns whose values are also scored apart.
+        keep: the columns that become tags; None for all.
+        prompts: instructions that certain model families get instead, by ``model_type``.
         tokenizer: for ``bleu``, one of `fastadasp.tasks.tokenizers.TOKENIZERS`; None for the one that fits the script
             of the references.
 
@@ -59,9 +68,14 @@ class ManifestTask(Task):
         summary: str = "",
         calibration: str | Path | None = None,
         normaliser: str | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: Names | None = None,
         choices: tuple[str, str] | None = None,
         tokenizer: str | None = None,
+        options: Sequence[str] = (),
+        labels: Sequence[str] = (),
+        groups: Sequence[str] = (),
+        keep: Sequence[str] | None = None,
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
         for what, value, known in (("metric", metric, METRICS), ("normaliser", normaliser, NORMALISERS)):
             if value is not None and value not in known:
@@ -89,31 +103,42 @@ class ManifestTask(Task):
         check_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         self._scoring = {"tokenizer": tokenizer} if METRICS[metric].reference == "translation" else {}
+        self.options, self.labels, self.groups = tuple(options), tuple(labels), tuple(groups)
+        self.keep, self.prompts, self._asked = keep, dict(prompts or {}), False
+        if (options or labels) and METRICS[metric].reference != "label":
+            raise DataError(f"task {name!r}: options and labels belong to the metrics accuracy and f1, not {metric}")
+        if options and labels:
+            raise DataError(f"task {name!r}: it names columns with options and labels; a task has one of the two")
+        if keep is not None and (lost := [group for group in groups if group not in keep]):
+            raise DataError(f"task {name!r}: `keep` leaves out {lost[0]!r}, which its groups are made by")
 
     def over(self, manifest: str | Path) -> ManifestTask:
         """The same question and metric over the clips of another source (all of its rows).
 
         Of files and folders a limit draws its clips: people's lists are often sorted by label.
         """
-        made = ManifestTask(
-            self.name,
-            manifest,
-            kind=self.kind,
-            metric=self.metric,
-            instruction=self.instruction,
-            max_new_tokens=self.max_new_tokens,
-            summary=self.summary,
-            normaliser=self.normaliser,
-            columns=self.columns,
-            choices=self.choices,
-            tokenizer=self.tokenizer,
-        )
+        made = copy(self)
+        made.manifest, made.where, made._calibration = manifest, {}, None
         made.draws = not str(manifest).startswith("hf:")  # whose rows are written to disk as they are read
+        return made
+
+    def asking(self, instruction: str) -> ManifestTask:
+        """The same task with another instruction for all of its clips, whatever their own questions are."""
+        made = copy(self)
+        made.instruction, made.prompts, made._asked = instruction, {}, True
+        return made
+
+    def for_family(self, family: str | None) -> ManifestTask:
+        """The same task with the instruction that a model family gets; `family` is its ``model_type``."""
+        made = copy(self)
+        made.instruction = self.prompts.get(family or "", self.instruction)
         return made
 
     @property
     def settings(self) -> dict[str, str]:
         named = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
+        if self.options or self.labels:
+            named["options"] = ", ".join(self.options or self.labels)
         return {"normaliser": self.normaliser, "choices": "/".join(self.choices or ()), **named}
 
     def calibration(self, limit: int) -> list[Example]:
@@ -166,16 +191,28 @@ class ManifestTask(Task):
 
     def tally(self, predictions: Sequence[str], references: Sequence[str]) -> Tally | None:
         counts = METRICS[self.metric].tally
-        return (
-            None if counts is None else counts(predictions, references, NORMALISERS[self.normaliser], **self._scoring)
-        )
+        if counts is None:
+            return None
+        if self._parses:
+            predictions, references, _ = settle(predictions, references, self.labels)
+        return counts(predictions, references, NORMALISERS[self.normaliser], **self._scoring)
 
     def score(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        score = METRICS[self.metric].score
-        return score(predictions, references, NORMALISERS[self.normaliser], **self._scoring)
+        score, normaliser = METRICS[self.metric].score, NORMALISERS[self.normaliser]
+        if not self._parses:
+            return score(predictions, references, normaliser, **self._scoring)
+        predictions, references, unclear = settle(predictions, references, self.labels)
+        rate = 100 * unclear / max(len(predictions), 1)
+        return {**score(predictions, references, normaliser), "no_answer": rate}
+
+    @property
+    def _parses(self) -> bool:
+        return bool(self.options or self.labels) and self.choices is None
 
     def _labels(self) -> str:
-        """The references that occur, in alphabetical order."""
+        """The task's labels; without, the references that occur, in alphabetical order."""
+        if self.labels:
+            return ", ".join(self.labels)
         rows = (row for row in read_rows(self.manifest or "") if isinstance(row, Row))
         return ", ".join(sorted({text for row in rows if (text := row.find("reference", self._names)) is not None}))
 
@@ -186,21 +223,34 @@ class ManifestTask(Task):
         if self.metric == "eer":
             audio = join(audio, row.folder / row.need("second", self._names))
         reference = row.need("reference", self._names)
+        options: list[str] = []
+        if self.options:
+            options = options_of(row.values, self.options, row.where)
+            reference = reference_of(reference, options, row.where)
+        elif self.labels and find(reference, self.labels, lettered=False) is None:
+            raise DataError(f"{row.where}: the answer {reference!r} is none of {', '.join(self.labels)}")
         meant = {name for meaning in COLUMNS for name in row.names(meaning, self._names)}
+        if self.keep is not None:
+            meant = {name for name in row.values if name not in self.keep}
+        for name in (*self.groups, *(self.keep or ())):
+            if name not in row.values:
+                raise DataError(f"{row.where}: there is no column {name!r}. It has: {row.listing}")
         return Example(
             id=row.find("id", self._names) or f"{self.name}-{row.number}",
             audio=audio,
-            instruction=self._ask(row, labels),
+            instruction=self._ask(row, labels, options),
             reference=reference,
             tags={key: str(value) for key, value in row.values.items() if key not in meant and value is not None},
         )
 
-    def _ask(self, row: Row, labels: str) -> str:
+    def _ask(self, row: Row, labels: str, options: Sequence[str]) -> str:
         """The instruction with its places filled, or the row's own question."""
         question = row.find("question", self._names)
         if not _FIELD.search(self.instruction):
-            return question or self.instruction
+            return self.instruction if self._asked or question is None else question
         known = {**row.values, "labels": labels, **({} if question is None else {"question": question})}
+        if options:
+            known["options"] = letters(options)
 
         def fill(place: re.Match[str]) -> str:
             if place[1] not in known:

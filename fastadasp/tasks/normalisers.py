@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from importlib import resources
 from typing import Any
 
 Normaliser = Callable[[str], str]
@@ -47,9 +50,8 @@ def basic(text: str) -> str:
 def whisper_english(text: str) -> str:
     """Whisper's English normaliser, as transformers ships it: also contractions, titles, numbers as digits, no fillers.
 
-    American and British spellings stay apart: the table that unites them comes with Whisper's checkpoints, not with the
-    package. It joins digits that follow one another ("two one four" is "214", one word). Source: Radford et al., ICML
-    2023, appendix C.
+    British spellings become American ones by the table that Whisper's checkpoints carry. It joins digits that follow
+    one another ("two one four" is "214", one word). Source: Radford et al., ICML 2023, appendix C.
     """
     return str(_whisper()(unicodedata.normalize("NFC", text).translate(APOSTROPHES))).strip()
 
@@ -58,7 +60,38 @@ def whisper_english(text: str) -> str:
 def _whisper() -> Any:
     from fastadasp.upstream.texts import EnglishTextNormalizer
 
-    return EnglishTextNormalizer({})
+    table = resources.files("fastadasp.tasks.data") / "english_spellings.json"
+    return EnglishTextNormalizer(json.loads(table.read_text(encoding="utf-8")))
+
+
+def whisper_multilingual(text: str) -> str:
+    """Whisper's normaliser for all languages, as transformers ships it: no punctuation, nothing between brackets.
+
+    Accents stay. It is what the Open ASR leaderboard takes for languages other than English. Source: Radford et al.,
+    ICML 2023, appendix C.
+    """
+    return str(_multilingual()(text)).strip()
+
+
+@cache
+def _multilingual() -> Any:
+    from fastadasp.upstream.texts import BasicTextNormalizer
+
+    return BasicTextNormalizer()
+
+
+def cjk(text: str) -> str:
+    """`basic` of the text with full-width forms made plain (NFKC), no spaces beside Chinese or Japanese characters.
+
+    These scripts have no spaces between words, so a character error rate must not count those that a model writes.
+    Words in Latin letters keep theirs. Traditional characters stay traditional, and numerals what they are.
+    """
+    return _BESIDE.sub("", basic(unicodedata.normalize("NFKC", text)))
+
+
+_CJK = "\u2e80-\u303f\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_BESIDE = re.compile(rf"(?<=[{_CJK}]) +| +(?=[{_CJK}])")
+"""Spaces beside a Chinese or Japanese character."""
 
 
 def none(text: str) -> str:
@@ -66,5 +99,11 @@ def none(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-NORMALISERS: dict[str, Normaliser] = {"basic": basic, "whisper-en": whisper_english, "none": none}
+NORMALISERS: dict[str, Normaliser] = {
+    "basic": basic,
+    "whisper-en": whisper_english,
+    "whisper-multilingual": whisper_multilingual,
+    "cjk": cjk,
+    "none": none,
+}
 """By name."""

@@ -69,6 +69,8 @@ class Task(ABC):
     choices: tuple[str, str] | None = None
     """Two answers to choose from. A prediction is then no text, but how probable the first is against the second, as
     the model's first new token has it: ``0.8731``."""
+    groups: tuple[str, ...] = ()
+    """Tags whose values are also scored apart (`fastadasp.tasks.groups.group_scores`), e.g. ``domain``."""
 
     @property
     def settings(self) -> dict[str, str]:

@@ -90,7 +90,10 @@ def _check_score(subject: Subject, task: Task, examples: list[Example]) -> None:
             total = at.call("the metric", tally.total, tally.counts.sum(0))
             near = math.isclose(total, totals[what], rel_tol=1e-6, abs_tol=1e-6)
             at.expect(near, f"{task.metric} {total:.6g}", f"{totals[what]:.6g}, as score() has it")
-    best, worse = totals["the references"], totals["wrong answers"]
+    best, wrong = totals["the references"], [totals["wrong answers"], totals["empty answers"]]
+    worse = (
+        min(wrong) if task.higher_is_better else max(wrong)
+    )  # an answer that names an option is right with any words
     at = subject.when("score(predictions, references) with the references and with wrong answers as predictions")
     direction = "higher" if task.higher_is_better else "lower"
     at.expect(

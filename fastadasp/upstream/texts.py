@@ -1,6 +1,6 @@
-"""What is taken from transformers for texts: Whisper's normaliser, and the letters of byte-level tokenizers."""
+"""What is taken from transformers for texts: Whisper's normalisers, and the letters of byte-level tokenizers."""
 
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-__all__ = ["EnglishTextNormalizer", "bytes_to_unicode"]
+__all__ = ["BasicTextNormalizer", "EnglishTextNormalizer", "bytes_to_unicode"]

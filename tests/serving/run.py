@@ -73,6 +73,6 @@ def served(setting: dict | None, count: int, budgets: list[float]) -> dict:
 
 
 if __name__ == "__main__":
-    what, given = sys.argv[1], json.loads(sys.argv[2])
+    what, given = (json.loads(argument) for argument in sys.argv[1:])
     made = reference(**given) if what == "reference" else served(**given)
     print("\nRESULT " + json.dumps(made))

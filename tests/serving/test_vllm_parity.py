@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from inside import MARKS, results, started
 
-from fastadasp.serving.vllm import fault
-
-RUN = Path(__file__).with_name("run.py")
-QUIET = {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 COUNT = 4
 SETTINGS = [
     {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"},
@@ -29,17 +15,11 @@ SETTINGS = [
 ]
 OTHER = {"strategy": "affinity-pooling", "budget": 0.3, "positions": "original"}
 
-pytestmark = [pytest.mark.vllm, pytest.mark.skipif(fault() is not None, reason=str(fault()))]
+pytestmark = MARKS
 
 
 def run(what: str, **asked: Any) -> Any:
-    done = subprocess.run(
-        [sys.executable, str(RUN), what, json.dumps(asked)],
-        env=os.environ | QUIET, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert found, done.stdout[-2000:] + done.stderr[-2000:]
-    return json.loads(found[-1].removeprefix("RESULT "))
+    return results("run.py", what, asked)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +42,6 @@ def test_tokens_are_those_of_transformers(reference, which: int) -> None:
 
 
 def test_what_cannot_be_served_is_refused_at_the_start() -> None:
-    asked = {"setting": {"strategy": "fastadasp-dense"}, "count": 1, "budgets": []}
-    done = subprocess.run(
-        [sys.executable, str(RUN), "served", json.dumps(asked)],
-        env=os.environ | QUIET, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    done = started("run.py", "served", {"setting": {"strategy": "fastadasp-dense"}, "count": 1, "budgets": []})
     assert done.returncode != 0
     assert "cannot be served: recipe 'fastadasp-dense' needs queries and keys" in done.stdout + done.stderr
