@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState, Keys, state_of
-from fastadasp.engine.passes import DecodingPass, FollowingPass, Pass
+from fastadasp.engine.masks import takes_padding
+from fastadasp.engine.passes import HIDES_EARLIER, DecodingPass, FollowingPass, Pass
 from fastadasp.engine.reducing import ReducingPass, StaticPass
 from fastadasp.engine.spans import AudioSpans, find_spans
 from fastadasp.engine.stream import Stream
@@ -18,6 +20,9 @@ from fastadasp.errors import ModelError
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session
+
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx", "block_sequence_ids")
+"""Arguments by which transformers is told where prompts that share a row begin and end."""
 
 
 def begin(
@@ -28,7 +33,8 @@ def begin(
     size: tuple[int, int],
     mask: Any,
     spans: Tensor | None,
-    positions: Tensor | None,
+    given: Mapping[str, Any],
+    cached: bool,
 ) -> Pass:
     """The pass that a call of the decoder is.
 
@@ -38,7 +44,8 @@ def begin(
         size: samples and tokens of this call.
         mask: the padding mask [B, past + T], or None.
         spans: int [B, T], which clip each position belongs to; None for a call without audio.
-        positions: the decoder's own position ids.
+        given: the decoder's keyword arguments.
+        cached: whether keys and values are kept.
 
     Raises:
         ModelError: the call is one that a strategy cannot work with.
@@ -58,12 +65,22 @@ def begin(
             f"but the cache holds {past} and the prompt adds {length}"
         )
     if known is not None and spans is None and length == 1 and not known.padded:
-        return DecodingPass(session, cache, known, size[0], tokens)
-    stream, before = _look_at_padding(mask, spans, past, size, earlier=known is None)
+        return DecodingPass(session, cache, known, size[0], tokens, mask)
+    stream, before = _look_at_padding(mask, spans, past, size, earlier=known is None or length > 1)
     fresh = static.is_fresh(cache)
-    known = CacheState([replace(before, plain=not fresh)] * len(session.layers)) if known is None else known.settled()
+    if known is None:
+        plain = [replace(before, plain=not fresh)] * len(session.layers)
+        known = CacheState(plain, shown=before.lengths)
+    else:
+        known = known.settled()
+        shown = known.shown_to(size[0])
+        if shown and mask is not None and length > 1 and before.lengths != shown:
+            raise ModelError(HIDES_EARLIER)
     if spans is None:
         return FollowingPass(session, cache, known, stream, tokens)
+    positions = given.get("position_ids")
+    if stream.spans.tokens:
+        _check_packing(session, given, positions if mask is None and not past else None, cached)
     reducing = (StaticPass if fresh else ReducingPass)(session, cache, known, stream, tokens)
     reducing.plan(positions)
     if fresh and not reducing.acts:
@@ -71,6 +88,27 @@ def begin(
     if fresh:
         static.shorten(cache)
     return reducing
+
+
+def _check_packing(session: Session, given: Mapping[str, Any], positions: Tensor | None, cached: bool) -> None:
+    """Refuses several prompts in one row.
+
+    A call says so by arguments of its own, or by positions that do not go up by one: without a mask transformers looks
+    at them, if there is no cache, and flash attention does so always.
+    """
+    told = [name for name in PACKED if given.get(name) is not None]
+    if told:
+        raise ModelError(
+            f"{told[0]} tells several prompts in one row apart by their positions, which strategy "
+            f"{session.strategy.name!r} moves; give one prompt a row, with an attention_mask"
+        )
+    looks = not cached or takes_padding(session.implementation)
+    if looks and positions is not None and not bool((positions.diff(dim=-1) == 1).all()):
+        raise ModelError(
+            "position_ids do not go up by one, and without an attention_mask transformers then takes each row for "
+            f"several prompts side by side, which strategy {session.strategy.name!r} cannot tell apart; give one "
+            "prompt a row, and an attention_mask if its positions have gaps"
+        )
 
 
 def _look_at_padding(

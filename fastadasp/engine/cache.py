@@ -61,10 +61,15 @@ class Keys:
 
 @dataclass
 class CacheState:
-    """The keys of every layer of one cache: `layers`, and `steps` more in each, of decoding steps without padding."""
+    """The keys of every layer of one cache: `layers`, and `steps` more in each, of decoding steps without padding.
+
+    `shown` counts, for each sample, the tokens that the caller's masks showed before these steps, on the host, as the
+    plain model has them; empty where that is not known.
+    """
 
     layers: list[Keys] = field(default_factory=list)
     steps: int = 0
+    shown: tuple[int, ...] = ()
 
     @cached_property
     def padded(self) -> bool:
@@ -83,8 +88,14 @@ class CacheState:
             [
                 replace(keys, length=keys.length + self.steps, lengths=tuple(n + self.steps for n in keys.lengths))
                 for keys in self.layers
-            ]
+            ],
+            shown=tuple(n + self.steps for n in self.shown),
         )
+
+    def shown_to(self, rows: int) -> tuple[int, ...]:
+        """`shown` of a batch that may have been expanded row by row (beams) since."""
+        times = rows // len(self.shown) if self.shown else 0
+        return tuple(n for n in self.shown for _ in range(times))
 
 
 _states: weakref.WeakKeyDictionary[Any, CacheState] = weakref.WeakKeyDictionary()

@@ -37,6 +37,11 @@ class Asked:
         labels, keep = given.get("labels"), given.get("logits_to_keep")
         if labels is not None and isinstance(keep, Tensor):
             raise StrategyError(f"strategy {strategy!r}: give labels or logits_to_keep as positions, not both")
+        if labels is not None and given.get("shift_labels") is not None:
+            raise StrategyError(
+                f"strategy {strategy!r}: shift_labels name the tokens of the whole prompt, which the strategy "
+                "shortens; give labels alone"
+            )
         rows = keep.clone() if isinstance(keep, Tensor) else None
         return cls(strategy, labels, given.get("num_items_in_batch"), 0 if keep is None else keep, rows)
 

@@ -9,16 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fastadasp.engine.cache import CacheState, Keys, count_seen, remember, stored
 from fastadasp.engine.masks import causal_mask
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.engine.stream import Stream
+from fastadasp.errors import ModelError
 from fastadasp.upstream.names import cache_in
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session
+
+
+HIDES_EARLIER = (
+    "the attention mask hides tokens that earlier calls with this cache have shown; after a reduction their keys stand "
+    "elsewhere in each layer, so a mask may only grow: run the prompt again with the mask that you want"
+)
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,20 @@ class DecodingPass(Pass):
     one that makes masks.
     """
 
-    def __init__(self, session: Session, cache: Any, known: CacheState, batch: int, seen: int) -> None:
+    def __init__(
+        self, session: Session, cache: Any, known: CacheState, batch: int, seen: int, mask: Tensor | None
+    ) -> None:
         self.session, self.cache, self.known, self.batch, self.seen = session, cache, known, batch, seen
+        self.mask = mask
 
     def enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("attention_mask") is None:
             return None
+        if self.session.implementation != "eager":  # which has a mask always, and looking at it would wait
+            shown, mask = self.known.shown_to(self.batch), self.mask
+            expected = [n + self.known.steps + 1 for n in shown]
+            if shown and mask is not None and bool((mask.sum(1) != torch.tensor(expected, device=mask.device)).any()):
+                raise ModelError(HIDES_EARLIER)
         stream = Stream((1,) * self.batch, 1, None, AudioSpans.none())
         following = FollowingPass(self.session, self.cache, self.known.settled(), stream, self.seen)
         self.session.calls.running = following
@@ -129,7 +145,9 @@ class FollowingPass(Pass):
         """After the last layer: keeps what the cache now holds."""
         if self.holds_keys() and len(self.keys) == len(self.session.layers):
             count_seen(self.cache, self.keys[0], self.seen)
-            remember(self.cache, CacheState(self.keys))
+            before = self.known.settled().shown_to(len(self.plain_stream.lengths))
+            shown = tuple(a + b for a, b in zip(before, self.plain_stream.lengths, strict=False))
+            remember(self.cache, CacheState(self.keys, shown=shown))
 
     def holds_keys(self, layer: int = 0) -> bool:
         """Whether there is a cache that a layer has written to (a layer that is checkpointed writes to none)."""

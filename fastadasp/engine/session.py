@@ -144,7 +144,7 @@ class Session:
         for i, (first, last) in enumerate(self._parts[index]):
             first.register_forward_pre_hook(Hook(owner, shorten if i else before_norm))
             last.register_forward_hook(Hook(owner, expand))
-        layer.register_forward_hook(Hook(owner, leave))
+        layer.register_forward_hook(Hook(owner, leave), prepend=True)  # who records hidden states sees what is left
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
@@ -198,7 +198,7 @@ class Session:
             mask = static.padding_mask(mask, length)
         elif isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
             mask = None if arrival is None else arrival.mask
-        self._check_once(kwargs, cache)
+        cached = self._check_once(kwargs, cache)
         checkpointing.prepare(self)
         spans = self._spans_for(rows, length, past, given.device)
         self.calls.running = begin(
@@ -208,22 +208,24 @@ class Session:
             size=(rows, length),
             mask=mask,
             spans=spans,
-            positions=kwargs.get("position_ids"),
+            given=kwargs,
+            cached=cached,
         )
 
-    def _check_once(self, kwargs: dict[str, Any], cache: Any) -> None:
-        """Refuses to plan a prompt again for each token of its answer, as generation without a cache would."""
+    def _check_once(self, kwargs: dict[str, Any], cache: Any) -> bool:
+        """Refuses to plan a prompt anew for each token of its answer; answers whether keys and values are kept."""
         arrival, before = self.calls.arrival, self.calls.uncached
         use = kwargs.get("use_cache")
-        cached = cache is not None or (getattr(self.config, "use_cache", True) if use is None else use)
+        cached = cache is not None or bool(getattr(self.config, "use_cache", True) if use is None else use)
         self.calls.uncached = ids = None if cached or arrival is None else arrival.ids
         if ids is None or before is None or ids.shape != (before.shape[0], before.shape[1] + 1):
-            return
+            return cached
         if torch.equal(ids[:, :-1], before.to(ids.device)):
             raise StrategyError(
                 f"strategy {self.strategy.name!r} reduces a prompt once, but with use_cache=False the model reads the "
                 "prompt anew for each token of the answer; generate with use_cache=True"
             )
+        return cached
 
     def _continue(self, rows: int, length: int, device: torch.device) -> None:
         """A pass over a static cache that is shortened: its layers know their masks."""

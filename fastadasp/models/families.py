@@ -50,7 +50,8 @@ class RotaryByLayerType(ModelAdapter):
         return getattr(decoder, self.rotary)(states, positions, config.layer_types[layer])
 
     def check_call(self, model: nn.Module, inputs: Mapping[str, Any]) -> None:
-        if _has_images(inputs):
+        kinds = inputs.get("mm_token_type_ids")  # 1 an image, 2 a video, 3 audio; given with prompts alone
+        if _has_images(inputs) or (kinds is not None and bool(((kinds == 1) | (kinds == 2)).any())):
             raise ModelError(
                 f"the image tokens of {type(model).__name__} look at each other in both directions, which a strategy "
                 "does not keep; leave images and videos out of prompts with audio"
