@@ -26,6 +26,9 @@ class ReceivedAttention(Scorer):
     Exact unless asked otherwise. Cheaper, and not in the paper: `queries` asks only a share of the queries (`which`
     ones: every n-th, or the last), and `layers` above 1 uses a layer's scores at the layers that follow, too; a merged
     token then has the sum of its members' scores.
+
+    `per_query` divides each sum by the number of queries that can see the token, which makes early and late tokens
+    comparable; at the site ``cache`` that is the observed attention of NVIDIA's kvpress.
     """
 
     name: ClassVar[str] = "received-attention"
@@ -36,6 +39,7 @@ class ReceivedAttention(Scorer):
     queries: float = Field(default=1.0, gt=0, le=1)
     which: Literal["strided", "last"] = "strided"
     layers: int = Field(default=1, ge=1)
+    per_query: bool = False
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""
@@ -43,7 +47,7 @@ class ReceivedAttention(Scorer):
         if found is None:
             found = layer.received_attention(self.queries, self.which)
             layer.keep(str(self), found)
-        return found
+        return found / layer.tokens_from().clamp_min(1) if self.per_query else found
 
 
 @hookimpl

@@ -23,8 +23,9 @@ class TextRaters(Scorer):
     h_j . h_i, those whose mean of p_ji over the audio tokens j is at least the mean over all text tokens. Text before a
     clip cannot attend to it.
 
-    Source: Zhang et al., SparseVLM, ICML 2025, and the authors' code. What differs: raters are chosen at the acting layer
-    (theirs once, from embeddings before the decoder), and what goes is gone: the authors put a part of it back as means.
+    Source: Zhang et al., SparseVLM, ICML 2025, and the authors' code. What differs: raters are chosen at the acting
+    layer (theirs once, from embeddings before the decoder), and what goes is gone: the authors put a part of it back as
+    means.
     """
 
     name: ClassVar[str] = "text-raters"
