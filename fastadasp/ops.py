@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOCK = 64
 """Tokens that `nearest` compares all others with at once."""
@@ -14,6 +16,8 @@ def cosine_to_next(x: Tensor) -> Tensor:
 
     Trailing dimensions (heads) are concatenated.
     """
+    import torch
+
     flat = x.flatten(2).float()
     norm = flat.norm(dim=-1).clamp_min(1e-12)
     cosine: Tensor = torch.linalg.vecdot(flat[:, :-1], flat[:, 1:]) / (norm[:, :-1] * norm[:, 1:])
@@ -44,6 +48,8 @@ def nearest(x: Tensor, among: Tensor, window: int | None = None) -> tuple[Tensor
         Its place, int64 [clips, N] (of equals the first), and the cosine, float32 [clips, N]; 0 and -inf where there
         is none.
     """
+    import torch
+
     unit = unit_vectors(x)
     places = torch.arange(unit.shape[1], device=unit.device)
     best = torch.full(among.shape, float("-inf"), device=unit.device)
@@ -86,6 +92,8 @@ def rank_descending(scores: Tensor, *ties: Tensor) -> Tensor:
     Of equals the one with the larger entry in `ties` (each [clips, M], the first counts most) ranks higher, then the
     first of the row.
     """
+    import torch
+
     keys = [scores, *ties]
     order = keys[-1].argsort(dim=1, descending=True, stable=True)
     for key in reversed(keys[:-1]):
@@ -96,6 +104,8 @@ def rank_descending(scores: Tensor, *ties: Tensor) -> Tensor:
 
 def largest(scores: Tensor, count: Tensor) -> Tensor:
     """True for the `count[c]` largest entries of row c: [clips, M], int64 [clips] -> bool [clips, M]."""
+    import torch
+
     order = scores.argsort(dim=1, descending=True, stable=True)
     among = torch.arange(scores.shape[1], device=scores.device) < count.unsqueeze(1)
     return torch.empty_like(order, dtype=torch.bool).scatter_(1, order, among)
@@ -111,6 +121,8 @@ def rank_in_groups(scores: Tensor, group: Tensor, groups: int) -> Tensor:
 
     Groups are numbered 0...groups - 1, in any order.
     """
+    import torch
+
     sizes = torch.zeros(len(group), groups, dtype=torch.int64, device=group.device)
     sizes.scatter_add_(1, group, torch.ones_like(group))
     before = sizes.cumsum(1) - sizes
@@ -127,6 +139,8 @@ def evenly_spaced(place: Tensor, total: Tensor, count: Tensor) -> Tensor:
         total: int64 [clips], places in each row.
         count: int64 [clips], count <= total.
     """
+    import torch
+
     total, count = total.unsqueeze(1), count.unsqueeze(1)
     turn = -torch.div(
         -place * count, total.clamp_min(1), rounding_mode="floor"
@@ -143,6 +157,8 @@ def clusters_from_leaders(leader: Tensor, valid: Tensor) -> Tensor:
         leader: the place of each token's leader, in 0...N - 1; below 0 the token is dropped.
         valid: bool [clips, N]; padding gets -1, like dropped tokens.
     """
+    import torch
+
     kept, width = valid & (leader >= 0), leader.shape[1]
     steps = torch.arange(width, device=leader.device).expand_as(leader)
     slot = leader.where(kept, width)
@@ -157,6 +173,8 @@ def clusters_from_joins(joined: Tensor, valid: Tensor) -> Tensor:
 
     `joined[c, i]` puts tokens i and i+1 into one cluster. Padding gets -1.
     """
+    import torch
+
     starts = torch.nn.functional.pad(~joined, (1, 0), value=True) & valid
     return starts.cumsum(1).where(valid, 0) - 1
 
@@ -171,6 +189,24 @@ def alternate_in_runs(marked: Tensor) -> Tensor:
 
     This is what a walk from left to right takes that jumps past the next mark after each one it takes.
     """
+    import torch
+
     steps = torch.arange(marked.shape[1], device=marked.device)
     gap = steps.expand_as(marked).masked_fill(marked, -1).cummax(1).values
     return marked & ((steps - gap) % 2 == 1)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x` [..., head_dim] turned as rotary embedding does, channels i and i + r / 2 together.
+
+    Args:
+        x: queries or keys.
+        cos, sin: of the angles, [..., r] each with r <= head_dim; channels from r on stay as they are.
+    """
+    import torch
+
+    size = cos.shape[-1]
+    turned, rest = x[..., :size], x[..., size:]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat([-second, first], -1) * sin
+    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned

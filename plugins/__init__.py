@@ -1,1 +1,1 @@
-"""The built-in methods, one module a method, each with an entry point of its own, like a stranger's package."""
+"""The built-in methods, one module a method. The package is one plugin: its modules are searched for components."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_leaders, nearest, smallest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind
+    from fastadasp import LayerView
+    from fastadasp.contracts.components import Need
 
 
 class Bipartite(Merger):
@@ -28,12 +29,15 @@ class Bipartite(Merger):
     proportional to a token's size. A mean stands where its first member stood.
     """
 
-    name: ClassVar[str] = "bipartite"
-    summary: ClassVar[str] = "even tokens join the odd ones most like them"
-    reads: ClassVar[ScoreKind] = "importance"
+    name = "bipartite"
+    summary = "even tokens join the odd ones most like them"
+    formula = "the k even j with the smallest score join argmax over odd i of cosine(x_i, x_j)"
+    source = 'ToMe (Bolya et al., ICLR 2023), with `isolation` among "odd"'
+    cost = "cosines of all pairs, N² D, in blocks that are not kept"
+    reads = "importance"
 
-    of: Literal["hidden", "keys"] = "keys"
-    window: int | None = Field(default=None, ge=2)
+    of: Literal["hidden", "keys"] = Field(default="keys", description='or "hidden" states')
+    window: int | None = Field(default=None, ge=2, description="pairs are sought inside windows of so many tokens")
 
     def needed(self) -> frozenset[Need]:
         return frozenset({"order", "attention"}) if self.of == "keys" else frozenset({"order"})
@@ -45,9 +49,6 @@ class Bipartite(Merger):
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch
 
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_leaders, nearest, smallest
-
         valid = layer.valid
         steps = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         odd = (steps % (self.window or valid.shape[1] + 1)) % 2 == 1
@@ -56,8 +57,3 @@ class Bipartite(Merger):
         able = valid & ~odd & (cosine > float("-inf"))
         joins = able & smallest(select.masked_fill(~able, float("inf")), remove)
         return TokenPlan(clusters_from_leaders(partner.where(joins, steps), valid), weight)
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [Bipartite]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_kept, rank_descending, smallest, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 
 class Dart(Merger):
@@ -27,22 +27,19 @@ class Dart(Merger):
     The loop over pivots has a fixed few rounds.
     """
 
-    name: ClassVar[str] = "dart"
-    summary: ClassVar[str] = "keeps pivots and the tokens least like them"
-    reads: ClassVar[ScoreKind] = "importance"
-    uses_weight: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+    name = "dart"
+    summary = "keeps pivots and the tokens least like them"
+    formula = (
+        "pivots P: the largest scores; each pivot p keeps (m - |P|) / |P| tokens with the smallest cosine(h_p, h_j)"
+    )
+    source = "DART (Wen et al., EMNLP 2025)"
+    cost = "one cosine to all N tokens a pivot, |P| N D"
+    reads = "importance"
+    uses_weight = False
 
-    pivots: int = Field(default=4, ge=1, le=64)
-
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
+    pivots: int = Field(default=4, ge=1, le=64, description="how many pivots")
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_kept, rank_descending, smallest, unit_vectors
-
         valid, unit = layer.valid, unit_vectors(layer.hidden)
         kept = valid.sum(1) - remove
         pivots = kept.clamp_max(self.pivots)
@@ -56,8 +53,3 @@ class Dart(Merger):
             takes = (each + (turn < over)).where(turn < pivots, 0)
             chosen = chosen | smallest(cosine, takes)
         return TokenPlan(clusters_from_kept(chosen), merges=False)
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [Dart]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from fastadasp import Schedule, hookimpl
+from fastadasp import Schedule
 
 
 class Decay(Schedule):
@@ -13,14 +11,11 @@ class Decay(Schedule):
     FastAdaSP-Dense, decay. If the start layer is the last, it removes r there.
     """
 
-    name: ClassVar[str] = "decay"
-    summary: ClassVar[str] = "a fraction that falls linearly from the start layer to 0 at the last"
+    name = "decay"
+    summary = "a fraction that falls linearly from the start layer to 0 at the last"
+    formula = "r_i = r (1 - (i - L) / (N_layers - 1 - L)) for i ≥ L"
+    source = "released code (`decay`)"
 
     def ratios(self, ratio: float, start: int, num_layers: int) -> tuple[float, ...]:
         span = max(num_layers - 1 - start, 1)
         return tuple(ratio * (1 - (i - start) / span) if i >= start else 0.0 for i in range(num_layers))
-
-
-@hookimpl
-def fastadasp_schedules() -> list[type[Schedule]]:
-    return [Decay]

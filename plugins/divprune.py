@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_kept, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 
 class DivPrune(Merger):
@@ -25,21 +25,16 @@ class DivPrune(Merger):
     waiting for the device; time grows with tokens x tokens kept.
     """
 
-    name: ClassVar[str] = "divprune"
-    summary: ClassVar[str] = "keeps tokens that are unlike each other (farthest points)"
-    reads: ClassVar[ScoreKind] = "importance"
-    uses_weight: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
-
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
+    name = "divprune"
+    summary = "keeps tokens that are unlike each other (farthest points)"
+    formula = "S ← S and {argmin over j of max over i∈S of cosine(h_i, h_j)}, until |S| = n - k"
+    source = "DivPrune (Alvar et al., CVPR 2025)"
+    cost = "m rounds that follow one another, m N D in all"
+    reads = "importance"
+    uses_weight = False
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch
-
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_kept, unit_vectors
 
         valid, unit = layer.valid, unit_vectors(layer.hidden)
         kept = (valid.sum(1) - remove).unsqueeze(1)
@@ -52,8 +47,3 @@ class DivPrune(Merger):
             cosine = torch.matmul(unit, newest.transpose(1, 2)).squeeze(-1)
             alike = cosine if turn == 0 else alike.maximum(cosine)
         return TokenPlan(clusters_from_kept(chosen & valid), merges=False)
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [DivPrune]

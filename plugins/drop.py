@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_kept, smallest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 
 class Drop(Merger):
@@ -20,23 +20,14 @@ class Drop(Merger):
     A clip always keeps one token.
     """
 
-    name: ClassVar[str] = "drop"
-    summary: ClassVar[str] = "removes the least important tokens"
-    reads: ClassVar[ScoreKind] = "importance"
-    uses_weight: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block", "cache")
-
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
+    name = "drop"
+    summary = "removes the least important tokens"
+    formula = "the k tokens with the smallest score go"
+    source = "released code (`evicit`, which the paper's tables call FastV)"
+    cost = "a sort of N scores and a gather"
+    reads = "importance"
+    uses_weight = False
+    sites = ("input", "block", "cache")
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_kept, smallest
-
         return TokenPlan(clusters_from_kept(layer.valid & ~smallest(select, remove)), merges=False)
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [Drop]

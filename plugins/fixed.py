@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
-from fastadasp import LayerSelector, StrategyError, hookimpl
+from fastadasp import LayerSelector, StrategyError
 
 
 class Fixed(LayerSelector):
     """The schedule starts at ``layer``, counted from 0."""
 
-    name: ClassVar[str] = "fixed"
-    summary: ClassVar[str] = "the layer that the recipe names"
+    name = "fixed"
+    summary = "the layer that the recipe names"
 
-    layer: int = Field(default=2, ge=0)
+    layer: int = Field(default=2, ge=0, description="the layer, counted from 0")
 
     def start_layer(self, num_layers: int) -> int:
         if self.layer >= num_layers:
             raise StrategyError(f"start layer {self.layer} does not exist: the model has layers 0 to {num_layers - 1}")
         return self.layer
-
-
-@hookimpl
-def fastadasp_layer_selectors() -> list[type[LayerSelector]]:
-    return [Fixed]

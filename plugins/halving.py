@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_joins, cosine_to_next, group_means, largest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind
+    from fastadasp import LayerView
 
 
 class Halving(Merger):
@@ -25,19 +25,16 @@ class Halving(Merger):
     here it is the recipe's ``weight``, asked once. Down to one half, this is ``runs``.
     """
 
-    name: ClassVar[str] = "halving"
-    summary: ClassVar[str] = "the most alike neighbours join, halving the length in rounds"
-    reads: ClassVar[ScoreKind] = "affinity"
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
-
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
+    name = "halving"
+    summary = "the most alike neighbours join, halving the length in rounds"
+    formula = "rounds n → max(⌊n / 2⌋, m): the pairs with the largest s_i join; s_i anew: cosine of neighbouring means"
+    source = "FastLongSpeech (Guo et al., NeurIPS 2025)"
+    cost = "log2 (n / m) rounds that follow one another, each N D for means and cosines"
+    reads = "affinity"
+    needs = frozenset({"order"})
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch
-
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_joins, cosine_to_next, group_means, largest
 
         valid, hidden, affinity = layer.valid, layer.hidden.float(), select
         width = valid.shape[1]
@@ -60,8 +57,3 @@ def _rounds(layer: LayerView) -> int:
         return max(layer.tokens, default=0).bit_length()
     shares = [-(-n // (n - k)) for n, k in zip(layer.tokens, layer.removals, strict=True) if n > k > 0]
     return max((share - 1 for share in shares), default=0).bit_length()
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [Halving]

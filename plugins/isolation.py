@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
+    from fastadasp.contracts.components import Need
 
 
 class Isolation(Scorer):
@@ -26,13 +27,16 @@ class Isolation(Scorer):
     does not. A token with nothing to compare with gets 2.
     """
 
-    name: ClassVar[str] = "isolation"
-    summary: ClassVar[str] = "cosine distance to the most alike other token"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
+    name = "isolation"
+    summary = "cosine distance to the most alike other token"
+    formula = "u_j = 1 - max over i ≠ j of cosine(h_i, h_j)"
+    source = 'first pick of DivPrune (Alvar et al., CVPR 2025); with "odd" the order of ToMe\'s edges'
+    cost = "N² D for all cosines, in blocks that are not kept"
+    gives = ("importance",)
 
-    among: Literal["all", "odd"] = "all"
-    of: Literal["hidden", "keys"] = "hidden"
-    window: int | None = Field(default=None, ge=2)
+    among: Literal["all", "odd"] = Field(default="all", description='or "odd": compares with every second token')
+    of: Literal["hidden", "keys"] = Field(default="hidden", description='hidden states, or "keys"')
+    window: int | None = Field(default=None, ge=2, description="compares inside windows of so many tokens")
 
     def needed(self) -> frozenset[Need]:
         places: tuple[Need, ...] = ("order",) if self.among == "odd" or self.window is not None else ()
@@ -42,16 +46,9 @@ class Isolation(Scorer):
         """Distances in [0, 2], float32 [clips, N]."""
         import torch
 
-        from fastadasp.ops import nearest
-
         among = layer.valid
         if self.among == "odd":
             place = torch.arange(among.shape[1], device=among.device)
             among = among & ((place % (self.window or len(place) + 1)) % 2 == 1)
         x = layer.hidden if self.of == "hidden" else layer.keys
         return 1 - nearest(x, among, self.window)[1].clamp_min(-1)
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [Isolation]

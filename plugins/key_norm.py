@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from fastadasp import Scorer, hookimpl
+from pydantic import Field
+
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class KeyNorm(Scorer):
@@ -24,20 +25,20 @@ class KeyNorm(Scorer):
     rotary embedding leaves the L2 norm alone; the L1 norm depends on where in the prompt the clip stands.
     """
 
-    name: ClassVar[str] = "key-norm"
-    summary: ClassVar[str] = "norm of the key, heads concatenated"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+    name = "key-norm"
+    summary = "norm of the key, heads concatenated"
+    formula = "p_j = ‖K_j‖"
+    source = 'DART (Wen et al., EMNLP 2025), which takes the L1 norm; with "short" Knorm (Devoto et al., EMNLP 2024)'
+    cost = "N d_K"
+    gives = ("importance",)
+    needs = frozenset({"attention"})
 
-    order: Literal[1, 2] = 2
-    prefer: Literal["long", "short"] = "long"
+    order: Literal[1, 2] = Field(
+        default=2, description="1 for the L1 norm, which rotary embedding makes depend on the position"
+    )
+    prefer: Literal["long", "short"] = Field(default="long", description='or "short": what counts is -p_j')
 
     def importance(self, layer: LayerView) -> Tensor:
         """Norms, negative ones if short keys are preferred, float32 [clips, N]."""
         norm: Tensor = layer.keys.flatten(2).float().norm(p=self.order, dim=-1)
         return norm if self.prefer == "long" else -norm
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [KeyNorm]

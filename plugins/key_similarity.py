@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class KeySimilarity(Scorer):
@@ -20,16 +19,14 @@ class KeySimilarity(Scorer):
     mean over heads instead, and matches tokens across the whole sequence.
     """
 
-    name: ClassVar[str] = "key-similarity"
-    summary: ClassVar[str] = "cosine of neighbouring keys after rotary embedding, heads concatenated"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("affinity",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "order"})
+    name = "key-similarity"
+    summary = "cosine of neighbouring keys after rotary embedding, heads concatenated"
+    formula = "s_i = cosine(K_i, K_{i+1})"
+    source = "released code"
+    cost = "N d_K for the cosines of neighbouring keys"
+    gives = ("affinity",)
+    needs = frozenset({"attention", "order"})
 
     def affinity(self, layer: LayerView) -> Tensor:
         """Cosines in [-1, 1], float32 [clips, N - 1]."""
         return layer.cosine_to_next_key()
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [KeySimilarity]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from pydantic import Field
+
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
+    from fastadasp.contracts.components import Need
 
 
 class LastQueryAttention(Scorer):
@@ -20,17 +22,23 @@ class LastQueryAttention(Scorer):
     query row, the prompt's last token. FastAdaSP's tables call another rule FastV, the sum over all queries
     (``received-attention``).
 
-    At the site ``cache``, where each key/value head keeps tokens of its own, the mean is over the query heads that share
-    its keys; with `together` it is over all heads, so that they all keep the same tokens, and the last token itself
-    counts most if it is audio. That is TOVA (Oren et al., "Transformers are Multi-State RNNs", EMNLP 2024).
+    At the site ``cache``, where each key/value head keeps tokens of its own, the mean is over the query heads that
+    share its keys; with `together` it is over all heads, so that they all keep the same tokens, and the last token
+    itself counts most if it is audio. That is TOVA (Oren et al., "Transformers are Multi-State RNNs", EMNLP 2024).
     """
 
-    name: ClassVar[str] = "last-query-attention"
-    summary: ClassVar[str] = "attention of the prompt's last token, mean over heads"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+    name = "last-query-attention"
+    summary = "attention of the prompt's last token, mean over heads"
+    formula = "a_j = mean over heads of A[head, last query, j]"
+    source = "FastV (Chen et al., ECCV 2024), as in its authors' code"
+    cost = "H T d for one row of attention"
+    gives = ("importance",)
+    needs = frozenset({"attention"})
 
-    together: bool = False
+    together: bool = Field(default=False, description="one choice for all heads of a cache, as TOVA has it")
+
+    def needed(self) -> frozenset[Need]:
+        return self.needs | {"order"} if self.together else self.needs
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean attention weights in [0, 1], float32 [clips, N]; 2 for the last token itself."""
@@ -39,8 +47,3 @@ class LastQueryAttention(Scorer):
         whole = layer.whole
         scores = whole.last_query_attention().masked_fill(whole.tokens_from() == 1, 2.0)
         return layer.by_row(scores.unsqueeze(1).expand(-1, layer.heads, -1))
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [LastQueryAttention]

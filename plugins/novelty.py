@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import cosine_to_next
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class Novelty(Scorer):
@@ -21,20 +21,16 @@ class Novelty(Scorer):
     so the frame before is the token before.
     """
 
-    name: ClassVar[str] = "novelty"
-    summary: ClassVar[str] = "cosine distance to the token before"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    name = "novelty"
+    summary = "cosine distance to the token before"
+    formula = "e_j = 1 - cosine(h_{j-1}, h_j); e_1 = 3"
+    source = "EVS, as vLLM and SGLang ship it for video"
+    cost = "N D for the cosines"
+    gives = ("importance",)
+    needs = frozenset({"order"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Distances in [0, 2], 3 for the first token, float32 [clips, N]."""
         import torch
 
-        from fastadasp.ops import cosine_to_next
-
         return torch.nn.functional.pad(1 - cosine_to_next(layer.hidden), (1, 0), value=3.0)
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [Novelty]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from fastadasp import Merger, hookimpl
+from pydantic import Field
+
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import alternate_in_runs, clusters_from_joins, rank_descending
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 
 class Pairs(Merger):
@@ -22,13 +24,18 @@ class Pairs(Merger):
     it. At most half of a clip's tokens can go in one layer.
     """
 
-    name: ClassVar[str] = "pairs"
-    summary: ClassVar[str] = "mean of disjoint neighbouring pairs, walking left to right"
-    reads: ClassVar[ScoreKind] = "affinity"
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+    name = "pairs"
+    summary = "mean of disjoint neighbouring pairs, walking left to right"
+    formula = "from left to right, disjoint pairs (i, i+1) among the largest s_i; h' = (h_i + h_{i+1}) / 2"
+    source = 'A-ToMe (Li et al., Interspeech 2023); released code (`atome`) with `overlap = "skip"`'
+    cost = "a sort, log N walks over marked pairs, and one sum over N D"
+    reads = "affinity"
+    needs = frozenset({"order"})
 
-    overlap: Literal["fill", "skip"] = "fill"
+    overlap: Literal["fill", "skip"] = Field(
+        default="fill",
+        description='"fill" takes as many pairs as k needs; "skip" takes of the k most alike those that do not overlap',
+    )
 
     def is_exact(self) -> bool:
         return self.overlap == "fill"
@@ -37,9 +44,6 @@ class Pairs(Merger):
         return tokens // 2 if self.overlap == "fill" else max(tokens - 1, 0)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        from fastadasp import TokenPlan
-        from fastadasp.ops import alternate_in_runs, clusters_from_joins, rank_descending
-
         ranks = rank_descending(select)
         marks = remove if self.overlap == "skip" else self._marks_for(ranks, layer.valid, remove)
         taken = alternate_in_runs((ranks < marks.unsqueeze(1)) & layer.valid[:, 1:])
@@ -51,8 +55,6 @@ class Pairs(Merger):
         One more mark adds one taken pair or none (it joins runs of lengths a and b into one of a + b + 1), so the count
         rises step by step and bisection finds it.
         """
-        from fastadasp.ops import alternate_in_runs
-
         low, high = remove.clone(), valid.sum(1) - 1
         high = high.clamp_min(0).maximum(low)
         for _ in range(max(ranks.shape[1], 1).bit_length()):
@@ -62,8 +64,3 @@ class Pairs(Merger):
             high = middle.where(enough, high)
             low = low.where(enough, middle + 1).minimum(high)
         return high
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [Pairs]

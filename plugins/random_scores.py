@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from pydantic import Field
+
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class RandomScores(Scorer):
@@ -20,13 +21,14 @@ class RandomScores(Scorer):
     treated alike in any batch. ``stream`` gives other draws of the same seed.
     """
 
-    name: ClassVar[str] = "random"
-    summary: ClassVar[str] = "uniform noise from the strategy's seed, the layer and the clip"
-    seeded: ClassVar[bool] = True
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance", "affinity")
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    name = "random"
+    summary = "uniform noise from the strategy's seed, the layer and the clip"
+    formula = "s_j ~ uniform [0, 1), from seed, layer and clip"
+    source = "baseline"
+    seeded = True
+    gives = ("importance", "affinity")
 
-    stream: int = 0
+    stream: int = Field(default=0, description="other draws of the same seed")
 
     def importance(self, layer: LayerView) -> Tensor:
         """Noise in [0, 1), float32 [clips, N]."""
@@ -35,8 +37,3 @@ class RandomScores(Scorer):
     def affinity(self, layer: LayerView) -> Tensor:
         """Noise in [0, 1), float32 [clips, N - 1]."""
         return layer.noise(self.stream)[:, 1:]
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [RandomScores]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
+    from fastadasp.contracts.components import Need
 
 
 class ReceivedAttention(Scorer):
@@ -31,15 +31,21 @@ class ReceivedAttention(Scorer):
     comparable; at the site ``cache`` that is the observed attention of NVIDIA's kvpress.
     """
 
-    name: ClassVar[str] = "received-attention"
-    summary: ClassVar[str] = "attention received, summed over heads and all queries"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+    name = "received-attention"
+    summary = "attention received, summed over heads and all queries"
+    formula = "w_j = Σ_heads Σ_queries A[head, query, j]"
+    source = "released code"
+    cost = "H T² d for queries times keys once more, in blocks of queries (`queries` asks fewer)"
+    gives = ("importance",)
+    needs = frozenset({"attention"})
 
-    queries: float = Field(default=1.0, gt=0, le=1)
-    which: Literal["strided", "last"] = "strided"
-    layers: int = Field(default=1, ge=1)
-    per_query: bool = False
+    queries: float = Field(default=1.0, gt=0, le=1, description="the share of the queries that is asked")
+    which: Literal["strided", "last"] = Field(default="strided", description='every n-th query, or the "last" ones')
+    layers: int = Field(default=1, ge=1, description="layers that use the scores of one layer")
+    per_query: bool = Field(default=False, description="divides by the number of queries that can see the token")
+
+    def needed(self) -> frozenset[Need]:
+        return self.needs | {"order"} if self.per_query else self.needs
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""
@@ -48,8 +54,3 @@ class ReceivedAttention(Scorer):
             found = layer.received_attention(self.queries, self.which)
             layer.keep(str(self), found)
         return found / layer.tokens_from().clamp_min(1) if self.per_query else found
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [ReceivedAttention]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class RoutedHeads(Scorer):
@@ -24,10 +23,16 @@ class RoutedHeads(Scorer):
     sample from a semantic and an acoustic profile. How these profiles become weights is ours.
     """
 
-    name: ClassVar[str] = "routed-heads"
-    summary: ClassVar[str] = "attention of text to audio, heads weighted by clip"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "text"})
+    name = "routed-heads"
+    summary = "attention of text to audio, heads weighted by clip"
+    formula = (
+        "s_j = Σ_g w_g a_gj / m_g; a_gj = mean over text i of A[g, i, j]; m_g = Σ_j a_gj; w_g ∝ m_g (1 - "
+        "entropy(a_g) / log n)"
+    )
+    source = "HeadRouter (arXiv 2604.23717), after its abstract"
+    cost = "H M T d for the rows of attention of M text tokens"
+    gives = ("importance",)
+    needs = frozenset({"attention", "text"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Shares that add up to 1 in each clip, float32 [clips, N]."""
@@ -41,8 +46,3 @@ class RoutedHeads(Scorer):
         weight = mass * (1 - entropy / most).clamp_min(0)
         weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-30)
         return (share * weight.unsqueeze(-1)).sum(1)
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [RoutedHeads]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_joins, largest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 
 class Runs(Merger):
@@ -20,22 +20,13 @@ class Runs(Merger):
     released code (``merge_weighted``; ``merge_ave`` with uniform weights).
     """
 
-    name: ClassVar[str] = "runs"
-    summary: ClassVar[str] = "weighted mean of each maximal run of joined neighbours"
-    reads: ClassVar[ScoreKind] = "affinity"
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
-
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
+    name = "runs"
+    summary = "weighted mean of each maximal run of joined neighbours"
+    formula = "join the k pairs (i, i+1) with the largest s_i; h'_c = Σ_{j∈c} w_j h_j / Σ_{j∈c} w_j"
+    source = "released code (`merge_weighted`; `merge_ave` with `uniform` weights)"
+    cost = "a sort of N scores and one weighted sum over N D"
+    reads = "affinity"
+    needs = frozenset({"order"})
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_joins, largest
-
         return TokenPlan(clusters_from_joins(largest(select, remove), layer.valid), weight)
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [Runs]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_joins, group_means, rank_descending, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 _RIDGE = 1e-6
 """Added to a group's gain, times its squared relevance: orders what the features no longer tell apart."""
@@ -42,22 +42,21 @@ class SaMap(Merger):
     definition: as many rounds as the longest clip keeps tokens, N x D memory, never N x N.
     """
 
-    name: ClassVar[str] = "sa-map"
-    summary: ClassVar[str] = "merges alike neighbours, then keeps a diverse and important choice"
-    reads: ClassVar[ScoreKind] = "importance"
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+    name = "sa-map"
+    summary = "merges alike neighbours, then keeps a diverse and important choice"
+    formula = (
+        "groups: a neighbour joins while its mean cosine to the group ≥ threshold; kept: greedy MAP of det L, "
+        "L_gh = r_g r_h cosine(g, h)"
+    )
+    source = "SA-MAP (2026, preprints 202606.0741)"
+    cost = "`longest` rounds for the groups, then m rounds that follow one another, (longest + m) N D"
+    reads = "importance"
+    needs = frozenset({"order"})
 
     threshold: float = Field(default=0.85, ge=-1, le=1)
     longest: int = Field(default=32, ge=1, le=256)
 
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
-
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_joins, group_means, rank_descending, unit_vectors
-
         valid, hidden = layer.valid, layer.hidden
         joined, strength = self._grow(unit_vectors(hidden), valid)
         strongest = rank_descending(strength.masked_fill(~joined, float("-inf"))) < remove.unsqueeze(1)
@@ -120,8 +119,3 @@ def _greedy_map(features: Tensor, exists: Tensor, count: Tensor, rounds: int) ->
         along = torch.matmul(features, newest.transpose(1, 2)) / gain.gather(1, pick).clamp_min(1e-30).unsqueeze(-1)
         features = features - along * newest
     return chosen
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [SaMap]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_kept, rank_descending, rank_in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 
 class SegmentTopk(Merger):
@@ -30,26 +30,23 @@ class SegmentTopk(Merger):
     papers do not say. Exactly k tokens go. After an earlier reduction segments count the tokens that are left.
     """
 
-    name: ClassVar[str] = "segment-topk"
-    summary: ClassVar[str] = "removes the least important tokens of each segment of time"
-    reads: ClassVar[ScoreKind] = "importance"
-    uses_weight: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block", "cache")
+    name = "segment-topk"
+    summary = "removes the least important tokens of each segment of time"
+    formula = "segment g keeps its share m_g of the m = n - k that stay: the m_g largest scores in it"
+    source = 'Gibier et al., Segmentwise Pruning in Audio-Language Models, 2025; SpeechPrune with "softmax"'
+    cost = "two sorts of N scores and a gather"
+    reads = "importance"
+    uses_weight = False
+    needs = frozenset({"order"})
+    sites = ("input", "block", "cache")
 
-    length: int = Field(default=25, ge=1)
-    segments: int | None = Field(default=None, ge=1)
-    share: Literal["equal", "softmax"] = "equal"
-    temperature: float = Field(default=1.0, gt=0)
-
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
+    length: int = Field(default=25, ge=1, description="tokens of a segment")
+    segments: int | None = Field(default=None, ge=1, description="or how many segments there are")
+    share: Literal["equal", "softmax"] = Field(default="equal", description='or "softmax" of the summed importances')
+    temperature: float = Field(default=1.0, gt=0, description="of the softmax")
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch
-
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_kept, rank_descending, rank_in_groups
 
         valid = layer.valid
         total = valid.sum(1, keepdim=True)
@@ -73,8 +70,3 @@ class SegmentTopk(Merger):
             shares = kept * (sums / self.temperature).softmax(1)
             claim = (shares.gather(1, segment) - rank).masked_fill(~valid, float("-inf"))
         return TokenPlan(clusters_from_kept(valid & (rank_descending(claim, select) < kept)), merges=False)
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [SegmentTopk]

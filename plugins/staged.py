@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
-from fastadasp import Schedule, hookimpl
+from fastadasp import Schedule
 
 
 class Staged(Schedule):
@@ -16,16 +16,15 @@ class Staged(Schedule):
     PyramidDrop, CVPR 2025: one half of the tokens goes at each of the layers 8, 16 and 24 of 32.
     """
 
-    name: ClassVar[str] = "staged"
-    summary: ClassVar[str] = "the same fraction at the start layer and at chosen depths"
+    name = "staged"
+    summary = "the same fraction at the start layer and at chosen depths"
+    formula = "r_i = r for i = L and i = ⌊d N_layers⌋, d in `at`"
+    source = "PyramidDrop (Xing et al., CVPR 2025)"
 
-    at: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.5, 0.75)
+    at: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        default=(0.5, 0.75), description="depths, as fractions of the decoder's layers"
+    )
 
     def ratios(self, ratio: float, start: int, num_layers: int) -> tuple[float, ...]:
         acting = {start, *(layer for depth in self.at if (layer := int(depth * num_layers + 1e-9)) > start)}
         return tuple(ratio if layer in acting else 0.0 for layer in range(num_layers))
-
-
-@hookimpl
-def fastadasp_schedules() -> list[type[Schedule]]:
-    return [Staged]

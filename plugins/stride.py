@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import evenly_spaced
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class Stride(Scorer):
@@ -26,16 +26,16 @@ class Stride(Scorer):
     thirds).
     """
 
-    name: ClassVar[str] = "stride"
-    summary: ClassVar[str] = "tokens at even distances, or pools of equal length"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance", "affinity")
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    name = "stride"
+    summary = "tokens at even distances, or pools of equal length"
+    formula = "s_j = 1 for j in {⌊t n / m⌋ : t = 0…m-1}, else 0; m = n - k"
+    source = "baseline"
+    gives = ("importance", "affinity")
+    needs = frozenset({"order"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Scores in [0, 1], float32 [clips, N]."""
         import torch
-
-        from fastadasp.ops import evenly_spaced
 
         steps = torch.arange(layer.valid.shape[1], device=layer.valid.device).expand_as(layer.valid)
         if layer.remove is not None:
@@ -49,8 +49,3 @@ class Stride(Scorer):
     def affinity(self, layer: LayerView) -> Tensor:
         """0 where a pool ends, 1 inside (numbers between where the count is not known), float32 [clips, N - 1]."""
         return 1 - self.importance(layer)[:, 1:]
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [Stride]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 BLOCK = 64
 """Audio tokens that the text is compared with at once."""
@@ -28,10 +27,16 @@ class TextRaters(Scorer):
     means.
     """
 
-    name: ClassVar[str] = "text-raters"
-    summary: ClassVar[str] = "attention of the text tokens that matter to the sound"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "text"})
+    name = "text-raters"
+    summary = "attention of the text tokens that matter to the sound"
+    formula = (
+        "s_j = mean over heads and raters i of A[head, i, j]; raters: text tokens i with mean_j "
+        "softmax_i(h_j · h_i) ≥ its mean over i"
+    )
+    source = "SparseVLM (Zhang et al., ICML 2025)"
+    cost = "H M T d for the rows of attention of M text tokens; N M D to find the raters"
+    gives = ("importance",)
+    needs = frozenset({"attention", "text"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean attention weights in [0, 1], float32 [clips, N]."""
@@ -51,8 +56,3 @@ class TextRaters(Scorer):
             logits = (audio[:, block] @ text.transpose(1, 2)).masked_fill(~real.unsqueeze(1), float("-inf"))
             total = total + (logits.softmax(-1) * layer.valid[:, block, None]).sum(1)
         return total / layer.valid.sum(1, keepdim=True), real
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [TextRaters]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class TextSimilarity(Scorer):
@@ -21,20 +21,16 @@ class TextSimilarity(Scorer):
     (attention of the first layer from the signs of weights and embeddings) needs the model's weights and is left out.
     """
 
-    name: ClassVar[str] = "text-similarity"
-    summary: ClassVar[str] = "mean cosine to the prompt's text tokens"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"text"})
+    name = "text-similarity"
+    summary = "mean cosine to the prompt's text tokens"
+    formula = "t_j = mean over text tokens i of cosine(h_i, h_j)"
+    source = "SpeechPrune (Lin et al., ICME 2025), first phase"
+    cost = "T D, since the mean of the text's unit vectors is taken first"
+    gives = ("importance",)
+    needs = frozenset({"text"})
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean cosines in [-1, 1], float32 [clips, N]."""
-        from fastadasp.ops import unit_vectors
-
         states, valid = layer.text(f"scorer {self.name!r}")
         text = (unit_vectors(states) * valid.unsqueeze(-1)).sum(1) / valid.sum(1, keepdim=True)
         return (unit_vectors(layer.hidden) * text.unsqueeze(1)).sum(-1)
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [TextSimilarity]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fastadasp import CalibratedSelector, LayerChoice, StrategyError, hookimpl
+from fastadasp import CalibratedSelector, LayerChoice, StrategyError, estimators
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fastadasp import Calibration, LayerSelector
+    from fastadasp import Calibration
 
 MOST = 1024
 """Points that an estimate is made from; of more, evenly spaced ones are taken."""
@@ -44,14 +44,18 @@ class TransferEntropy(CalibratedSelector):
     ``gaussian``, of closed form. Candidates here are compared at equal FLOPs.
     """
 
-    name: ClassVar[str] = "transfer-entropy"
-    summary: ClassVar[str] = "the layer that loses the least information about the full model's answer"
+    name = "transfer-entropy"
+    summary = "the layer that loses the least information about the full model's answer"
 
-    form: Literal["mutual", "residual", "difference", "resampled"] = "mutual"
-    features: Literal["answer", "probabilities", "prompt", "audio"] = "answer"
-    estimator: Literal["knn", "gaussian"] = "knn"
-    k: int = Field(default=4, ge=1)
-    dims: int = Field(default=16, ge=1)
+    form: Literal["mutual", "residual", "difference", "resampled"] = Field(
+        default="mutual", description='also "residual", "difference", "resampled"'
+    )
+    features: Literal["answer", "probabilities", "prompt", "audio"] = Field(
+        default="answer", description='also "probabilities", "prompt", "audio"'
+    )
+    estimator: Literal["knn", "gaussian"] = Field(default="knn", description='also "gaussian"')
+    k: int = Field(default=4, ge=1, description="the neighbour")
+    dims: int = Field(default=16, ge=1, description="principal axes")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -98,8 +102,6 @@ class TransferEntropy(CalibratedSelector):
         """The estimated loss between matching points [points, dims] of unit variance, in nats."""
         import numpy as np
 
-        from fastadasp import estimators
-
         if self.form == "mutual" and self.estimator == "knn":
             return -float(estimators.knn_mutual_information(full, left, self.k))
         rng = np.random.default_rng(0)
@@ -126,8 +128,6 @@ class TransferEntropy(CalibratedSelector):
         return abs(self._entropy(few) - self._entropy(left))
 
     def _entropy(self, points: NDArray[np.float64]) -> float:
-        from fastadasp import estimators
-
         if self.estimator == "gaussian":
             return float(estimators.gaussian_entropy(points))
         return float(estimators.knn_entropy(points, self.k))
@@ -143,8 +143,3 @@ def _project(
 
     made = estimators.project(points, dims, reference)
     return np.asarray(made.points), float(made.variance_kept)
-
-
-@hookimpl
-def fastadasp_layer_selectors() -> list[type[LayerSelector]]:
-    return [TransferEntropy]

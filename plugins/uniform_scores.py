@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class UniformScores(Scorer):
@@ -20,10 +19,11 @@ class UniformScores(Scorer):
     choice.
     """
 
-    name: ClassVar[str] = "uniform"
-    summary: ClassVar[str] = "1 for every token and pair"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance", "affinity")
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    name = "uniform"
+    summary = "1 for every token and pair"
+    formula = "w_j = 1"
+    source = "released code (`merge_ave`), as weight"
+    gives = ("importance", "affinity")
 
     def importance(self, layer: LayerView) -> Tensor:
         """Ones, float32 [clips, N]."""
@@ -32,8 +32,3 @@ class UniformScores(Scorer):
     def affinity(self, layer: LayerView) -> Tensor:
         """Ones, float32 [clips, N - 1]."""
         return layer.valid[:, 1:].float()
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [UniformScores]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from fastadasp import Merger, hookimpl
+from fastadasp import Merger, TokenPlan
+from fastadasp.ops import clusters_from_leaders, evenly_spaced, largest, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView, TokenPlan
-    from fastadasp.contracts.components import Need, ScoreKind, Site
+    from fastadasp import LayerView
 
 
 class VisionZip(Merger):
@@ -29,22 +29,21 @@ class VisionZip(Merger):
     in blocks, so memory grows with N.
     """
 
-    name: ClassVar[str] = "visionzip"
-    summary: ClassVar[str] = "keeps the dominant tokens, averages the rest into evenly spaced ones"
-    reads: ClassVar[ScoreKind] = "importance"
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "order"})
-    sites: ClassVar[tuple[Site, ...]] = ("input", "block")
+    name = "visionzip"
+    summary = "keeps the dominant tokens, averages the rest into evenly spaced ones"
+    formula = (
+        "dominant: the largest scores; the rest joins the target with the largest cosine(K_j, K_target), evenly "
+        "spaced in time"
+    )
+    source = "VisionZip (Yang et al., CVPR 2025)"
+    cost = "cosines of keys, N² d_K, in blocks that are not kept"
+    reads = "importance"
+    needs = frozenset({"attention", "order"})
 
-    contextual: float = Field(default=0.15625, gt=0, le=1)
-
-    def capacity(self, tokens: int) -> int:
-        return max(tokens - 1, 0)
+    contextual: float = Field(default=0.15625, gt=0, le=1, description="the share of means among the tokens that stay")
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch
-
-        from fastadasp import TokenPlan
-        from fastadasp.ops import clusters_from_leaders, evenly_spaced, largest, nearest
 
         valid = layer.valid
         kept = valid.sum(1) - remove
@@ -55,8 +54,3 @@ class VisionZip(Merger):
         steps = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)
         leader = steps.where(dominant | target, nearest(layer.keys, target)[0])
         return TokenPlan(clusters_from_leaders(leader, valid), weight)
-
-
-@hookimpl
-def fastadasp_mergers() -> list[type[Merger]]:
-    return [VisionZip]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
 
 
 class WindowAttention(Scorer):
@@ -21,17 +20,23 @@ class WindowAttention(Scorer):
     The mean over the query heads of each key/value head follows. Keys of the window itself count as 0 in the averages,
     and so does what lies before the prompt; audio tokens inside the window rank before all others, later ones first.
 
-    Source: Li et al., SnapKV, NeurIPS 2024, as NVIDIA's kvpress has it (the paper pools by maximum). At the site ``cache``
-    each key/value head has scores of its own; elsewhere their mean counts.
+    Source: Li et al., SnapKV, NeurIPS 2024, as NVIDIA's kvpress has it (the paper pools by maximum). At the site
+    ``cache`` each key/value head has scores of its own; elsewhere their mean counts.
     """
 
-    name: ClassVar[str] = "window-attention"
-    summary: ClassVar[str] = "attention of the prompt's last tokens, smoothed in time"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("importance",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "order"})
+    name = "window-attention"
+    summary = "attention of the prompt's last tokens, smoothed in time"
+    formula = (
+        "a_j = mean over the last queries i, over the keys t around j and over the query heads of a "
+        "key/value head, of A[head, i, t]"
+    )
+    source = "SnapKV (Li et al., NeurIPS 2024), with the means of kvpress"
+    cost = "H w T d for w rows of attention"
+    gives = ("importance",)
+    needs = frozenset({"attention", "order"})
 
-    window: int = Field(default=64, ge=1)
-    kernel: int = Field(default=5, ge=1)
+    window: int = Field(default=64, ge=1, description="the last queries that are asked")
+    kernel: int = Field(default=5, ge=1, description="keys of an average, an odd number")
 
     @field_validator("kernel")
     @classmethod
@@ -55,8 +60,3 @@ class WindowAttention(Scorer):
         recent = whole.of_audio(inside).unsqueeze(1)
         late = 2.0 + torch.arange(scores.shape[-1], device=scores.device)
         return layer.by_row(scores.where(~recent, late))
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [WindowAttention]

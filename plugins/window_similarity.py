@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from fastadasp import Scorer, hookimpl
+from fastadasp import Scorer
+from fastadasp.ops import unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-    from fastadasp.contracts.components import Need, ScoreKind
+    from fastadasp.contracts.components import Need
 
 
 class WindowSimilarity(Scorer):
@@ -26,14 +27,17 @@ class WindowSimilarity(Scorer):
     reaches into the group before.
     """
 
-    name: ClassVar[str] = "window-similarity"
-    summary: ClassVar[str] = "cosine of a token to the few before it, hidden states or keys"
-    gives: ClassVar[tuple[ScoreKind, ...]] = ("affinity",)
-    needs: ClassVar[frozenset[Need]] = frozenset({"order"})
+    name = "window-similarity"
+    summary = "cosine of a token to the few before it, hidden states or keys"
+    formula = "s_i = mean over v = 0…window-1 of cosine(h_{i-v}, h_{i+1})"
+    source = "Affinity Pooling (Xiang et al., Findings of ACL 2026)"
+    cost = "w N D for the cosines"
+    gives = ("affinity",)
+    needs = frozenset({"order"})
 
-    window: int = Field(default=1, ge=1, le=64)
-    deep_window: int | None = Field(default=None, ge=1, le=64)
-    of: Literal["hidden", "keys"] = "hidden"
+    window: int = Field(default=1, ge=1, le=64, description="tokens that a token is compared with")
+    deep_window: int | None = Field(default=None, ge=1, le=64, description="the same after the first layer")
+    of: Literal["hidden", "keys"] = Field(default="hidden", description='hidden states, or "keys"')
 
     def needed(self) -> frozenset[Need]:
         return self.needs if self.of == "hidden" else self.needs | {"attention"}
@@ -41,8 +45,6 @@ class WindowSimilarity(Scorer):
     def affinity(self, layer: LayerView) -> Tensor:
         """Cosines in [-1, 1], float32 [clips, N - 1]."""
         import torch
-
-        from fastadasp.ops import unit_vectors
 
         unit = unit_vectors(layer.hidden if self.of == "hidden" else layer.keys)
         pairs = max(unit.shape[1] - 1, 0)
@@ -52,8 +54,3 @@ class WindowSimilarity(Scorer):
             cosine = (unit[:, back:] * unit[:, :-back]).sum(-1)
             total = total + torch.nn.functional.pad(cosine, (back - 1, 0))
         return total / torch.arange(1, pairs + 1, device=unit.device).clamp_max(window)
-
-
-@hookimpl
-def fastadasp_scorers() -> list[type[Scorer]]:
-    return [WindowSimilarity]

@@ -260,7 +260,7 @@ def test_text_raters(side):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_routed_heads(side):
-    view, maps, inputs, model = maps_of_text(side)
+    _, maps, inputs, model = maps_of_text(side)
     ((_, ours),) = scores(component("scorer", "routed-heads"), inputs, model=model)
     for row, naive in enumerate(maps):
         n, a = naive.shape[2], naive.mean(1).double()

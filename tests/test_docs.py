@@ -73,13 +73,9 @@ def test_each_strategy_row_matches_its_recipe() -> None:
         assert isinstance(recipe, fastadasp.Strategy)
         parts = (recipe.select, recipe.weight, recipe.merger, recipe.schedule)
         assert rows[name][:4] == ["-" if part is None else f"`{part.name}`" for part in parts]
-        if recipe.needs_calibration:
-            assert f"`{recipe.layers.name}`" in rows[name][4]
-            continue
-        said = re.search(r"at the input of layer (\d+)", rows[name][4])
-        site, layer = ("input", int(said[1])) if said else ("cache" if "site `cache`:" in rows[name][4] else "block", 1)
-        assert (recipe.layers.name, recipe.layers.parameters()) == ("fixed", {"layer": layer})
-        assert (recipe.positions, recipe.site, recipe.budget.tokens) == ("original", site, 0.5)
+        layer = f"`{recipe.layers.name}`" if recipe.needs_calibration else str(recipe.layers.parameters()["layer"])
+        assert rows[name][4].split(";")[0] == f"`{recipe.site}`, {layer}"
+        assert (recipe.positions, recipe.budget.tokens) == ("original", 0.5)  # as the page says of all
 
 
 def test_strategies_page_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ def test_component_knows_its_origin(install: Install) -> None:
         ("import nothing_of_this_name", None, "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("def f(:", None, "SyntaxError"),
         ("raise SystemExit(3)", None, "SystemExit: 3"),
-        ("x = 1", None, "implements no hook"),
+        ("x = 1", None, "holds no scorer, merger, schedule, layer selector or recipe, and implements no hook"),
         (
             "from fastadasp import hookimpl\n@hookimpl\ndef fastadasp_scorer(): return []",
             "fastadasp_scorer",

@@ -151,7 +151,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two")
 def test_what_the_variables_say_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(states(Registry()).values()) == {"loaded"}
-    for value in ("one-of-two", " One_Of.Two ,", "one-of-two:one-of-two", "one-of-two,drop"):
+    for value in ("one-of-two", " One_Of.Two ,", "one-of-two:one-of-two", "one-of-two,wavllm"):
         monkeypatch.setenv("FASTADASP_PLUGINS", value)
         registry = Registry()
         off = [name for name, state in states(registry).items() if state != "loaded"]
@@ -162,8 +162,8 @@ def test_what_the_variables_say_loads(monkeypatch: pytest.MonkeyPatch) -> None:
             registry.get("scorer", "second")
     monkeypatch.setenv("FASTADASP_PLUGINS", "")
     assert {name.split(":")[0] for name, state in states(Registry()).items() if state == "loaded"} == {"fastadasp"}
-    monkeypatch.setenv("FASTADASP_NO_PLUGINS", "drop")
-    assert states(Registry())["fastadasp:drop"] == "disabled"
+    monkeypatch.setenv("FASTADASP_NO_PLUGINS", "wavllm")
+    assert states(Registry())["fastadasp:wavllm"] == "disabled"
 
 
 @pytest.mark.usefixtures("two")
@@ -179,7 +179,7 @@ def test_no_plugin_holds_for_one_command() -> None:
     ("arguments", "said"),
     [
         (["plugins", "--no-plugin", "two-of-too"], "unknown plugin 'two-of-too'. Did you mean 'two-of-two'"),
-        (["--no-plugin", "drop", "--no-plugin", "rnus", "tasks"], "unknown plugin 'rnus'. Did you mean 'runs'"),
+        (["--no-plugin", "wavllm", "--no-plugin", "mdels", "tasks"], "unknown plugin 'mdels'. Did you mean 'models'"),
         (["compare", "--no-plugin", "two-of-two:else"], "It is named by --no-plugin or FASTADASP_NO_PLUGINS"),
         (["compare", "--no-plugin"], "--no-plugin"),
         (["compare", "--no-plugin", "strategies"], "Disabled plugins: 'strategies' of fastadasp"),

@@ -1,6 +1,7 @@
-"""Writes docs/catalogue.md and a curve for each strategy, from the registry, `catalogue.toml` and `curves.csv`.
+"""Writes docs/catalogue.md, the tables of docs/strategies.md and a curve for each strategy, from the registry,
+`catalogue.toml` and `curves.csv`.
 
-python docs/figures/catalogue.py                    # the page and the pictures
+python docs/figures/catalogue.py                    # the pages and the pictures
 python docs/figures/catalogue.py --results DIR      # also curves.csv anew, from the results of docs/results.md
 """
 
@@ -42,6 +43,8 @@ Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. W
 rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from that run's folder by
 `python docs/figures/catalogue.py --results DIR`.
 """
+
+OTHERS = {"title": "Others", "about": "Strategies that belong to none of the families above."}
 
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -140,16 +143,16 @@ def series(rows: list[dict[str, Any]]) -> str:
 
 def broken(formula: str) -> str:
     """A formula with each of its parts on a line."""
-    return ("\n" + " " * 8).join(part.strip() for part in formula.split(";   "))
+    return ("\n" + " " * 8).join(part.strip() for part in formula.split(";"))
 
 
 def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
     """One strategy's part of the page."""
-    parts = [("select", strategy.select, "scorer"), ("weight", strategy.weight, "scorer")]
-    parts += [("merge", strategy.merger, "merger"), ("ratio", strategy.schedule, "schedule")]
-    known = [(role, TEXTS[kind][part.name]) for role, part, kind in parts if part is not None]
-    formulas = "\n".join(f"{role:<8}{broken(text['formula'])}" for role, text in known)
-    costs = "; ".join(dict.fromkeys(text["cost"] for _, text in known if text.get("cost")))
+    parts = {"select": strategy.select, "weight": strategy.weight}
+    parts |= {"merge": strategy.merger, "ratio": strategy.schedule}
+    known = [(role, part) for role, part in parts.items() if part is not None]
+    formulas = "\n".join(f"{role:<8}{broken(part.formula)}" for role, part in known)
+    costs = "; ".join(dict.fromkeys(part.cost for _, part in known if part.cost)) or "nothing to speak of"
     needs = ", ".join(f"`{need}`" for need in sorted(strategy.needs())) or "nothing beside hidden states"
     if strategy.needs_calibration:
         where = f"layer chosen by `{strategy.layers.name}` for each task"
@@ -159,8 +162,8 @@ def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
     if strategy.then is not None:
         then = strategy.then
         site += f"; then `{then.site}`, from layer {then.layers.start_layer(64)}"
-        formulas += f"\nthen    select: {TEXTS['scorer'][then.select.name]['formula']}"
-        formulas += f"\n        merge:  {TEXTS['merger'][then.merger.name]['formula']}, budget {then.budget.tokens}"
+        formulas += f"\nthen    select: {then.select.formula}"
+        formulas += f"\n        merge:  {then.merger.formula}, budget {then.budget.tokens}"
     name, measured, curve = measured_as(strategy, rows), "| measured | not yet |", ""
     if name is not None:
         full = {task: rows["full", task][0]["value"] for task in METRICS}
@@ -171,7 +174,7 @@ def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
         curve = f"![Quality of {strategy.name} against what is removed](figures/curve-{name.replace('+', '-')}.svg)\n"
     return f"""### `{strategy.name}`
 
-{strategy.summary[0].upper()}{strategy.summary[1:]}. {TEXTS["note"][strategy.name]}
+{strategy.summary[0].upper()}{strategy.summary[1:]}. {TEXTS["note"].get(strategy.name, "")}
 
 ```text
 {formulas}
@@ -188,23 +191,95 @@ def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
 {curve}"""
 
 
+def built_in(kind: str) -> list[Any]:
+    """What comes with fastadasp, by name."""
+    return [e.value for e in get_registry().entries(kind) if e.origin.distribution == "fastadasp"]
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a table."""
+    return text.replace("|", r"\|") or "-"
+
+
+def parameters(component: type[fastadasp.Component]) -> str:
+    """The parameters of a component with their defaults, and what each does."""
+    shown = []
+    for name, field in component.model_fields.items():
+        default = f'"{field.default}"' if isinstance(field.default, str) else field.default
+        shown.append(f"`{name}` ({default})" + (f": {field.description}" if field.description else ""))
+    return "; ".join(shown) or "none"
+
+
+def part_name(part: fastadasp.Component | None) -> str:
+    """The name of one part of a recipe, as code; nothing where there is none."""
+    return "" if part is None else f"`{part.name}`"
+
+
+def acts(strategy: fastadasp.Strategy) -> str:
+    """At which site and layers a strategy acts."""
+    chosen = strategy.needs_calibration
+    layer = f"`{strategy.layers.name}`" if chosen else str(strategy.layers.start_layer(64))
+    return f"`{strategy.site}`, {layer}" + ("" if strategy.then is None else f"; then `{strategy.then.site}`")
+
+
+def tables() -> dict[str, tuple[str, list[list[str]]]]:
+    """The tables of strategies.md by the heading they stand under: the header's cells, and the rows."""
+    return {
+        "Scorers": (
+            "name | gives | formula | source | parameters",
+            [[f"`{c.name}`", ", ".join(c.gives), c.formula, c.source, parameters(c)] for c in built_in("scorer")],
+        ),
+        "Mergers": (
+            "name | reads | what it does | source | parameters",
+            [[f"`{c.name}`", c.reads, c.formula, c.source, parameters(c)] for c in built_in("merger")],
+        ),
+        "Schedules": (
+            "name | ratio at layer i | source | parameters",
+            [[f"`{c.name}`", c.formula, c.source, parameters(c)] for c in built_in("schedule")],
+        ),
+        "Layer selectors": (
+            "name | what it does | parameters",
+            [[f"`{c.name}`", c.summary, parameters(c)] for c in built_in("layer-selector")],
+        ),
+        "Strategies": (
+            "name | select | weight | merger | schedule | site, layer | what it is",
+            [
+                [f"`{s.name}`", *map(part_name, (s.select, s.weight, s.merger, s.schedule)), acts(s), s.summary]
+                for s in built_in("strategy")
+            ],
+        ),
+    }
+
+
+def with_tables() -> str:
+    """strategies.md with its tables made anew; the text between them is written by hand."""
+    page = (HERE.parent / "strategies.md").read_text(encoding="utf-8")
+    for title, (header, rows) in tables().items():
+        before, rest = page.split(f"\n## {title}\n")
+        prose, _, after = rest.partition("\n| ")
+        after = after[after.index("\n\n") :]
+        lines = [f"| {header} |", "|---" * (header.count("|") + 1) + "|"]
+        lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
+        page = f"{before}\n## {title}\n{prose}\n" + "\n".join(lines) + after
+    return page
+
+
 def build() -> dict[str, str]:
     """The files by their path in docs/."""
     rows, out = read_curves(), {}
-    names = {e.name for e in get_registry().entries("strategy") if e.origin.distribution == "fastadasp"}
+    names = {strategy.name: None for strategy in built_in("strategy")}
     page = [INTRO]
-    for family in TEXTS["family"]:
-        page.append(f"## {family['title']}\n\n{family['about']}\n")
+    others = {name for name in names if not any(name in family["strategies"] for family in TEXTS["family"])}
+    for family in (*TEXTS["family"], {**OTHERS, "strategies": sorted(others)}):
+        if family["strategies"]:
+            page.append(f"## {family['title']}\n\n{family['about']}\n")
         for name in family["strategies"]:
-            names.remove(name)
             strategy = fastadasp.load_strategy(name)
             page.append(section(strategy, rows))
             measured = measured_as(strategy, rows)
             if measured is not None:
                 out[f"figures/curve-{measured.replace('+', '-')}.svg"] = draw(measured, rows)
-    if names:
-        raise SystemExit(f"catalogue.toml puts these into no family: {', '.join(sorted(names))}")
-    return {"catalogue.md": "\n".join(page), **out}
+    return {"catalogue.md": "\n".join(page), "strategies.md": with_tables(), **out}
 
 
 if __name__ == "__main__":

@@ -37,14 +37,21 @@ last positions of the prompt without gaps."""
 class Component(BaseModel):
     """A named, immutable, validated part of a strategy.
 
-    Class variables: ``name`` (how recipes call it; lower case with hyphens) and ``summary`` (one line for listings).
-    Fields of the subclass are its parameters.
+    Class variables: ``name`` (how recipes call it; lower case with hyphens), ``summary`` (one line for listings), and
+    ``formula``, ``source`` and ``cost``, which pages about methods show. They need no annotation. Fields of the
+    subclass are its parameters, and a field's ``description`` says what it does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    """What it computes, in one line; parts are parted by semicolons."""
+    source: ClassVar[str] = ""
+    """Where the method comes from: a paper, released code, or "baseline"."""
+    cost: ClassVar[str] = ""
+    """What it computes beside the model, in multiply-adds."""
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by name, as plain Python values that TOML can hold."""
@@ -100,8 +107,8 @@ class Merger(TokenComponent):
         return self.exact
 
     def capacity(self, tokens: int) -> int:
-        """The most tokens that can go from a clip of `tokens` audio tokens."""
-        raise NotImplementedError
+        """The most tokens that can go from a clip of `tokens` audio tokens: all but one, unless a merger says less."""
+        return max(tokens - 1, 0)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         """The token plan of one layer.
@@ -132,6 +139,14 @@ class Schedule(Component):
         """
         raise NotImplementedError
 
+    def counts(self, tokens: int, ratio: float, start: int, num_layers: int) -> tuple[int, ...] | None:
+        """The tokens that a clip of `tokens` has after each layer, for schedules that round in a way of their own.
+
+        Returns:
+            `num_layers` numbers from 0 to `tokens` that do not rise; None if they follow from `ratios`.
+        """
+        return None
+
 
 class LayerSelector(Component):
     """Chooses the layer the schedule starts at."""
@@ -149,8 +164,13 @@ class CalibratedSelector(LayerSelector):
     (the fraction of the decoder's prefill FLOPs removed).
     """
 
-    layer: int | None = Field(default=None, ge=0)
-    flops: float = Field(default=0.3, gt=0, lt=1)
+    layer: int | None = Field(default=None, ge=0, description="what was chosen, or None for not yet")
+    flops: float = Field(
+        default=0.3,
+        gt=0,
+        lt=1,
+        description="the fraction of the prefill FLOPs at which candidates are compared, unless the budget is one",
+    )
 
     def start_layer(self, num_layers: int) -> int:
         if self.layer is None:

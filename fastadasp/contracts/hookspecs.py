@@ -17,7 +17,7 @@ A plugin is any module or object named by an entry point of the group ``fastadas
 
 It may say which version of this interface it was made for (`API_VERSION` at that time)::
 
-    FASTADASP_API = "1.0"
+    FASTADASP_API = "1.1"
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from fastadasp.contracts.components import LayerSelector, Merger, Schedule, Scorer
+    from fastadasp.contracts.components import Component, LayerSelector, Merger, Schedule, Scorer
     from fastadasp.models.adapter import ModelAdapter
     from fastadasp.strategy import Strategy
     from fastadasp.tasks.task import Task
 
 PROJECT = "fastadasp"
-API_VERSION = "1.0"
+HOOK_PREFIX = f"{PROJECT}_"
+"""What the name of every hook begins with."""
+API_VERSION = "1.1"
 """Version of the hooks and of the contracts behind them. The first number changes when a plugin has to be changed: one
 that was made for another is refused. The second changes when something is added."""
 API_ATTRIBUTE = "FASTADASP_API"
@@ -42,6 +44,11 @@ API_ATTRIBUTE = "FASTADASP_API"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 """Marks a plugin's function as the implementation of the hook of its name."""
+
+
+@hookspec
+def fastadasp_components() -> list[type[Component]]:  # type: ignore[empty-body]
+    """Components of any kind: subclasses of `Scorer`, `Merger`, `Schedule` or `LayerSelector`, each with a ``name``."""
 
 
 @hookspec

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastadasp.ops import turn
+
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session
     from fastadasp.engine.stream import Stream
@@ -43,15 +45,6 @@ class Rotation:
         return cos.float().mean(1), sin.float().mean(1)
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x` [..., head_dim] turned by angles of these cosines and sines, each [..., r] with r <= head_dim."""
-    size = cos.shape[-1]
-    turned, rest = x[..., :size], x[..., size:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat([-second, first], -1) * sin
-    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
-
-
 def rotation_of(
     session: Session, index: int, given: Any, positions: Tensor | None, stream: Stream, query: Tensor
 ) -> Rotation | None:
@@ -83,7 +76,7 @@ def _of_one_axis(part: Tensor) -> Tensor:
 
 
 def _turns_halves(session: Session, index: int) -> bool:
-    """Whether the model's own function turns channels i and i + r / 2 together; there are models that turn neighbours."""
+    """Whether the model's own function turns channels i and i + r / 2 together (some turn neighbours)."""
     attention = getattr(session.layers[index], session.adapter.attention)
     turns = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
     return turns is not None and turns(torch.arange(4)).tolist() == [-2, -3, 0, 1]

@@ -24,7 +24,7 @@ from fastadasp.contracts.hookspecs import API_ATTRIBUTE, API_VERSION
 Kind = Literal["scorer", "merger", "schedule", "layer-selector", "model", "task", "strategy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-BASES: dict[str, type[Component]] = {
+BASES: dict[Kind, type[Component]] = {
     "scorer": Scorer,
     "merger": Merger,
     "schedule": Schedule,
@@ -32,12 +32,18 @@ BASES: dict[str, type[Component]] = {
 }
 """The kinds that plugins give as classes, with the class each must derive from."""
 
-METHODS = {"merger": ("capacity", "plan"), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
+METHODS = {"merger": ("plan",), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
 """What a component of a kind defines; a scorer what it ``gives``, a calibrated selector ``choose``."""
 _SCORES: tuple[str, ...] = get_args(ScoreKind)
 _NEEDS: tuple[str, ...] = get_args(Need)
 _SITES: tuple[str, ...] = get_args(Site)
 _NAME = re.compile(r"[a-z0-9]+(?:[._+-][a-z0-9]+)*")
+
+
+def kind_of(value: object) -> Kind | None:
+    """The kind of a component class, or of an instance of one; None for anything else."""
+    cls = value if inspect.isclass(value) else type(value)
+    return next((kind for kind, base in BASES.items() if issubclass(cls, base)), None)
 
 
 def name_fault(name: object) -> str | None:

@@ -19,8 +19,10 @@ from fastadasp.contracts import hookspecs
 from fastadasp.contracts.hookspecs import API_ATTRIBUTE
 from fastadasp.registry.checks import Kind, api_fault, did_you_mean
 from fastadasp.registry.enabled import normalised
+from fastadasp.registry.search import with_hooks
 
-HOOKS: dict[str, Kind] = {
+HOOKS: dict[str, Kind | None] = {
+    "fastadasp_components": None,
     "fastadasp_scorers": "scorer",
     "fastadasp_mergers": "merger",
     "fastadasp_schedules": "schedule",
@@ -29,7 +31,7 @@ HOOKS: dict[str, Kind] = {
     "fastadasp_tasks": "task",
     "fastadasp_strategies": "strategy",
 }
-"""What each hook brings."""
+"""What each hook brings; None where the class of each thing says what it is."""
 
 SLOW = 1.0
 """Seconds to import that are worth a note: every command waits for them."""
@@ -172,6 +174,7 @@ class Plugin:
         if fault := api_fault(self.api):
             self.fault(fault)
             self.target = None
+        self.target = with_hooks(self.target, self.fault)
         self.seconds = time.perf_counter() - begin
 
     def enter(self, manager: PluginManager) -> None:
@@ -187,7 +190,10 @@ class Plugin:
             elif hook is not None:
                 self.hooks.append(hook)
         if not self.hooks and not self.problems:
-            self.fault("implements no hook; mark at least one function with @fastadasp.hookimpl")
+            self.fault(
+                "holds no scorer, merger, schedule, layer selector or recipe, and implements no hook; mark at least "
+                "one function with @fastadasp.hookimpl"
+            )
         try:
             manager.register(self.target, self.key)
         except KeyboardInterrupt:

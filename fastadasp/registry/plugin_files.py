@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.errors import PluginError
-from fastadasp.registry.checks import BASES
-from fastadasp.registry.plugin import HOOKS, Origin, Plugin
+from fastadasp.registry.plugin import Origin, Plugin
 
 VARIABLE = "FASTADASP_PLUGIN_FILES"
 """Paths, joined as those of ``PATH`` are. Processes that this one starts read it, too."""
@@ -67,7 +63,7 @@ def _plugin(path: str) -> Plugin:
 
 
 def _load(file: Path, name: str) -> ModuleType:
-    """The file's module, with a hook for each kind of component that it holds."""
+    """The file's module."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
@@ -80,31 +76,4 @@ def _load(file: Path, name: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
-    for hook, kind in HOOKS.items():
-        found = _recipes(module) if kind == "strategy" else _classes(module, BASES.get(kind))
-        if found and not hasattr(module, hook):
-            setattr(module, hook, hookimpl(lambda found=found: list(found)))
-    if not any(hasattr(module, hook) for hook in HOOKS):
-        del sys.modules[name]
-        raise ValueError(f"{file.name} holds no scorer, merger, schedule, layer selector or recipe, and no hook")
     return module
-
-
-def _classes(module: ModuleType, base: type | None) -> list[Any]:
-    return [
-        value
-        for name, value in vars(module).items()
-        if base is not None
-        and not name.startswith("_")
-        and inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
-    ]
-
-
-def _recipes(module: ModuleType) -> list[Any]:
-    return [
-        value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and isinstance(value, dict) and {"name", "merger"} <= value.keys()
-    ]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fastadasp.contracts.hookspecs import API_ATTRIBUTE, PROJECT
 from fastadasp.errors import FastAdaSPError, PluginError, UnknownNameError
-from fastadasp.registry.checks import KINDS, Kind, api_fault, component_fault, describe
+from fastadasp.registry.checks import BASES, KINDS, Kind, api_fault, component_fault, describe, kind_of
 from fastadasp.registry.enabled import Enabled
 from fastadasp.registry.plugin import HOOKS, SLOW, Entry, Origin, Plugin, PluginManager, PluginRecord, Problem, explain
 from fastadasp.registry.plugin_files import files_from_environment
@@ -186,13 +186,13 @@ class Registry:
         """Components of all plugins first, then recipes, which may name components of any plugin."""
         for plugin in plugins:
             plugin.enter(self._manager)
-        for kind in sorted(KINDS, key=lambda kind: kind == "strategy"):
+        for recipes in (False, True):
             for plugin in plugins:
                 for hook, function in plugin.functions(self._manager):
-                    if HOOKS[hook] == kind:
-                        self._call(plugin, hook, kind, function)
+                    if (HOOKS[hook] == "strategy") is recipes:
+                        self._call(plugin, hook, HOOKS[hook], function)
 
-    def _call(self, plugin: Plugin, hook: str, kind: Kind, function: Any) -> None:
+    def _call(self, plugin: Plugin, hook: str, kind: Kind | None, function: Any) -> None:
         try:
             items = function()
         except KeyboardInterrupt:
@@ -214,7 +214,11 @@ class Registry:
             except BaseException as error:  # say, a property that raises
                 plugin.fault(f"{describe(item)} cannot be read: {explain(error)}", hook, kind)
 
-    def _add_component(self, plugin: Plugin, hook: str, kind: Kind, value: Any) -> None:
+    def _add_component(self, plugin: Plugin, hook: str, kind: Kind | None, value: Any) -> None:
+        kind = kind or kind_of(value)
+        if kind is None:
+            plugin.fault(f"{describe(value)} is no subclass of {', '.join(b.__name__ for b in BASES.values())}", hook)
+            return
         if fault := component_fault(kind, value):
             named = getattr(value, "name", None)
             plugin.fault(fault, hook, kind, named if isinstance(named, str) else None)

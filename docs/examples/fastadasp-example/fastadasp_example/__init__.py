@@ -11,7 +11,7 @@ from fastadasp_example.energy import Energy
 from fastadasp_example.fuse import Fuse
 from fastadasp_example.stages import Stages
 
-FASTADASP_API = "1.0"
+FASTADASP_API = "1.1"
 """The version of fastadasp's plugin interface that this was made for (fastadasp.API_VERSION)."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from fastadasp import Schedule
@@ -16,8 +14,8 @@ class Stages(Schedule):
     Reduction", CVPR 2025.
     """
 
-    name: ClassVar[str] = "stages"
-    summary: ClassVar[str] = "the same fraction at a few evenly spaced layers"
+    name = "stages"
+    summary = "the same fraction at a few evenly spaced layers"
 
     stages: int = Field(default=3, ge=1)
 
