@@ -45,4 +45,5 @@ class RoutedHeads(Scorer):
         most = layer.valid.sum(1, keepdim=True).clamp_min(2).log()
         weight = mass * (1 - entropy / most).clamp_min(0)
         weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-30)
-        return (share * weight.unsqueeze(-1)).sum(1)
+        scores: Tensor = (share * weight.unsqueeze(-1)).sum(1)
+        return scores

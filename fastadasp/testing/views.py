@@ -130,8 +130,8 @@ def moved(view: LayerView, move: Callable[[Tensor], Tensor]) -> LayerView:
     spans = view.spans
     given["spans"] = replace(spans, sample=move(spans.sample), start=move(spans.start), counts=move(spans.counts))
     if view.rotation is not None:
-        parts = {name: move(getattr(view.rotation, name)) for name in ("cos", "sin", "follows")}
-        given["rotation"] = replace(view.rotation, **parts)
+        own = view.rotation
+        given["rotation"] = replace(own, cos=move(own.cos), sin=move(own.sin), follows=move(own.follows))
     return LayerView(**given)
 
 
