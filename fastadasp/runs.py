@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastadasp import usual
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
+from fastadasp.experiments.statistics import difference, holm
 from fastadasp.report.lines import Line, known_tasks, lines_of, sample_of
 from fastadasp.report.source import Source, read_source
-from fastadasp.study.statistics import difference, holm
 
 if TYPE_CHECKING:
     import pandas
@@ -125,15 +126,15 @@ def compare(
     strategies: Sequence[str | Path],
     *,
     output: str | Path,
-    tasks: Sequence[str] = ("asr", "er"),
-    budgets: Sequence[str | float] = (0.3, 0.5, 0.7),
+    tasks: Sequence[str] = usual.TASKS,
+    budgets: Sequence[str | float] = usual.BUDGETS,
     model: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     limit: int | None = None,
     seed: int = 0,
-    seeds: int = 3,
-    batch_size: int = 12,
+    seeds: int = usual.SEEDS,
+    batch_size: int = usual.BATCH_SIZE,
     overrides: Mapping[str, Any] | None = None,
     progress: Any = None,
 ) -> LoadedRun:

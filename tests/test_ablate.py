@@ -17,7 +17,7 @@ import pytest
 import fastadasp
 from fastadasp import Scorer, hookimpl
 from fastadasp.cli.app import main
-from fastadasp.study.records import Standing, StudyCell, StudyPrediction, StudyRun, Times
+from fastadasp.experiments.records import Standing, StudyCell, StudyPrediction, StudyRun, Times
 
 
 def ablate(folder: Path, *arguments: str) -> tuple[int, str, str]:
@@ -250,10 +250,10 @@ def test_a_ray_worker_that_dies_fails_its_cell_and_is_replaced() -> None:
     import ray
 
     from fastadasp.demo import model_path
-    from fastadasp.study.plan import make_plan
-    from fastadasp.study.ray_workers import RayExecutor
-    from fastadasp.study.spec import make_spec
-    from fastadasp.study.worker import Job, Settings
+    from fastadasp.experiments.plan import make_plan
+    from fastadasp.experiments.ray_workers import RayExecutor
+    from fastadasp.experiments.spec import make_spec
+    from fastadasp.experiments.worker import Job, Settings
 
     executor = RayExecutor(Settings(str(model_path()), ("er",), "cpu", limit=1), 1, None, None)
     try:

@@ -122,11 +122,11 @@ def test_conversion_stands_apart() -> None:
     assert offenders("models", "engine", "experiments", "tasks", banned=("convert",)) == []
 
 
-def test_studies_stand_above_the_comparison() -> None:
-    assert offenders("study", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
-    assert offenders("experiments", "selection", "models", "tasks", "engine", banned=("study",)) == []
+def test_experiments_stand_above_what_runs_a_model() -> None:
+    assert offenders("experiments", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
+    assert offenders("selection", "inference", "models", "tasks", "engine", banned=("experiments",)) == []
     assert offenders("report", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
-    assert offenders("study", banned=("report",)) == []
+    assert offenders("experiments", banned=("report",)) == []
 
 
 def test_the_demo_is_a_guest_like_any_other() -> None:
@@ -156,7 +156,7 @@ def test_methods_use_the_public_api_alone(package: str) -> None:
             assert i.target in allowed, f"{i.where} imports {i.target}"
 
 
-NAMELESS = ("strategy", "engine", "models", "tasks", "experiments", "selection", "testing", "study", "report")
+NAMELESS = ("strategy", "engine", "models", "tasks", "experiments", "selection", "testing", "report")
 
 
 def test_the_engine_and_contracts_name_no_method() -> None:

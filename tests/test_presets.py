@@ -67,7 +67,7 @@ def test_a_plan_takes_what_is_installed() -> None:
     registry = Registry(discover=False)
     registry.register(_Recipes("random", "h2o", "fastadasp-dense"))
     with registry.in_use():
-        plan = presets.plan("paper-dense")
+        plan = presets.wanted("paper-dense")
     assert plan.strategies == ["h2o", "random", "fastadasp-dense"]
     assert plan.tasks == ["asr", "st"]
     assert plan.budgets == [f"flops={x}" for x in (0.1, 0.2, 0.3, 0.4, 0.5)]
@@ -80,18 +80,18 @@ def test_a_plan_takes_what_is_installed() -> None:
     ]
     registry.register(_Recipes("random-merge"), "more")
     with registry.in_use():
-        assert presets.plan("paper-dense").strategies[1] == "random-merge"
+        assert presets.wanted("paper-dense").strategies[1] == "random-merge"
 
 
 def test_presets_that_cannot_be_had() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown preset 'paper-dens'\. Did you mean 'paper-dense'"):
-        presets.plan("paper-dens")
+        presets.wanted("paper-dens")
     with Registry(discover=False).in_use(), pytest.raises(RunError, match="none of its methods is installed: H2O"):
-        presets.plan("paper-sparse")
+        presets.wanted("paper-sparse")
 
 
 def test_arguments_take_the_place_of_the_plans_own() -> None:
-    plan = presets.Plan(["a"], ["asr"], ["flops=0.1"], {"a": ["kv=0.1"]}, ["B (b)"])
+    plan = presets.Wanted(["a"], ["asr"], ["flops=0.1"], {"a": ["kv=0.1"]}, ["B (b)"])
     plan.change(None, ["er"], None)
     assert (plan.strategies, plan.tasks, plan.left_out) == (["a"], ["er"], ["B (b)"])
     plan.change(["c"], None, ["0.5"])

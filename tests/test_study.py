@@ -18,11 +18,11 @@ import pytest
 
 import fastadasp
 from fastadasp import RunError
-from fastadasp.study import identity
-from fastadasp.study.identity import cell_hash, cell_identity, hash_examples
-from fastadasp.study.leases import Leases
-from fastadasp.study.plan import make_plan, recipes
-from fastadasp.study.records import (
+from fastadasp.experiments import identity
+from fastadasp.experiments.identity import cell_hash, cell_identity, hash_examples
+from fastadasp.experiments.leases import Leases
+from fastadasp.experiments.plan import make_plan, recipes
+from fastadasp.experiments.records import (
     RefusedCell,
     Result,
     Standing,
@@ -31,8 +31,8 @@ from fastadasp.study.records import (
     StudyRun,
     Times,
 )
-from fastadasp.study.spec import Spec, StudyFile, make_spec
-from fastadasp.study.store import Store
+from fastadasp.experiments.spec import Spec, StudyFile, make_spec
+from fastadasp.experiments.store import Store
 from fastadasp.tasks.task import Example
 
 DOCS = Path(__file__).parent.parent / "docs" / "studies.md"
@@ -157,7 +157,7 @@ def test_a_cells_hash_knows_the_plugins_source(monkeypatch: pytest.MonkeyPatch) 
 def test_every_source_that_a_cell_runs_through_is_hashed() -> None:
     """Whatever of fastadasp is loaded once a worker and a runner are, counts; the command line does not."""
     code = (
-        "import sys, fastadasp.study.worker, fastadasp.experiments.cell, fastadasp.experiments.starts;"
+        "import sys, fastadasp.experiments.worker, fastadasp.experiments.cell, fastadasp.experiments.starts;"
         "import fastadasp.inference.clips; from fastadasp.registry.registry import get_registry; get_registry();"
         "print(*sorted(m.__file__ for n, m in sys.modules.items() if n.startswith('fastadasp.') and m.__file__))"
     )
@@ -335,10 +335,10 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_study import FACTS, USUAL, result
-from fastadasp.study.drive import Outcome, Redo, run
-from fastadasp.study.plan import make_plan
-from fastadasp.study.spec import make_spec
-from fastadasp.study.store import Store
+from fastadasp.experiments.drive import Outcome, Redo, run
+from fastadasp.experiments.plan import make_plan
+from fastadasp.experiments.spec import make_spec
+from fastadasp.experiments.store import Store
 
 class Sleeper:
     jobs = []

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastadasp.experiments.lines import ROUNDS
-from fastadasp.study.statistics import Sample, difference, holm, rank
+from fastadasp.experiments.statistics import Sample, difference, holm, rank
 
 
 def sample(values: np.ndarray) -> Sample:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.cli.terminal import WIDE, Bar, interruptible, print_table, say, split
+from fastadasp import usual
+from fastadasp.cli import options
+from fastadasp.cli.terminal import Bar, interruptible, print_table, say, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
-    from fastadasp.study.study import DryRun, Report
-
-USUAL: dict[str, list[Any]] = {"tasks": ["asr", "er"], "strategies": ["weighted"], "budgets": ["0.5"], "seeds": [0]}
-"""What is taken where neither an option nor the study file says otherwise."""
+    from fastadasp.experiments.study import DryRun, Report
 
 
 def ablate(
@@ -41,41 +40,37 @@ def ablate(
     leave_out: Annotated[
         list[str] | None, typer.Option("--leave-out", help="cells to pass over, e.g. merger=drop,schedule=decay")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of every recipe")] = None,
+    set_: options.Set = None,
     baseline: Annotated[
         str | None, typer.Option(help="what differences are taken against: full (default), or e.g. merger=runs")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16")] = None,
-    limit: Annotated[int | None, typer.Option(help="clips of each task; default: all")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="clips at a time; default: 12")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave out rows that cannot be used")] = False,
+    model: options.Model = None,
+    device: options.DeviceGiven = None,
+    dtype: options.DtypeGiven = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSizeGiven = None,
+    skip_bad: options.SkipBad = False,
     output: Annotated[Path | None, typer.Option(help="folder for the report; default: runs/<time>")] = None,
     store: Annotated[
         Path | None, typer.Option(help="folder that keeps finished cells, may be shared; default: in the user's cache")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="run finished cells again")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed cells again")] = False,
+    force: options.Force = False,
+    retry_failed: options.RetryFailed = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the cells, those refused and an estimate of the time; run nothing")
     ] = False,
-    executor: Annotated[str, typer.Option(help="local (this process) or ray")] = "local",
-    workers: Annotated[int | None, typer.Option(help="with --executor ray: how many workers; default: 2")] = None,
-    gpus_per_worker: Annotated[
-        float | None, typer.Option(help="with --executor ray: GPUs of a worker; default: 1 if there are any")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="with --executor ray: a running cluster, host:port; default: one started here")
-    ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help=WIDE)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print as JSON and nothing else")] = False,
+    executor: options.Executor = "local",
+    workers: options.Workers = None,
+    gpus_per_worker: options.Gpus = None,
+    address: options.Address = None,
+    wide: options.Wide = False,
+    as_json: options.Json = False,
 ) -> None:
     """Run every combination of parts of recipes, keep each result, and say which differences are real."""
     from fastadasp.demo import model_path
-    from fastadasp.study.drive import Redo
-    from fastadasp.study.spec import make_spec, read_file
-    from fastadasp.study.study import Options, Study
+    from fastadasp.experiments.drive import Redo
+    from fastadasp.experiments.spec import make_spec, read_file
+    from fastadasp.experiments.study import Options, Study
 
     content = {} if study is None else read_file(study)
     parts = {"select": select, "weight": weight, "merger": merger, "schedule": schedule, "layers": layers}
@@ -88,7 +83,7 @@ def ablate(
         for key, value in {**settings, "full": full or None, "skip_bad": skip_bad or None}.items()
         if value is not None
     }
-    spec = make_spec(content, USUAL, "study" if study is None else f"study file {study}")
+    spec = make_spec(content, usual.STUDY, "study" if study is None else f"study file {study}")
     for name, value in {"workers": workers, "gpus-per-worker": gpus_per_worker, "address": address}.items():
         if value is not None and executor == "local":
             raise RunError(
@@ -96,7 +91,7 @@ def ablate(
                 "share the work"
             )
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    options = Options(
+    how = Options(
         model=str(model_path()),
         output=folder,
         store=store,
@@ -106,9 +101,9 @@ def ablate(
         gpus=gpus_per_worker,
         address=address,
     )
-    found = Study(spec, options, say)
+    found = Study(spec, how, say)
     if dry_run:
-        _print_dry_run(found.dry_run(), options.workers if executor == "ray" else 1, as_json)
+        _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
         return
     with Bar() as bar, interruptible() as signals:
         report = found.run(bar.update)
@@ -117,8 +112,8 @@ def ablate(
 
 def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Sequence[str]) -> None:
     """Puts the axes of options in place of those that a file names."""
+    from fastadasp.experiments.spec import FIELDS, OUTER
     from fastadasp.recipes.reading import parse_overrides
-    from fastadasp.study.spec import FIELDS, OUTER
 
     axes: dict[str, Any] = {}
     for name, text in given.items():
@@ -168,8 +163,8 @@ def _value(text: str) -> Any:
 
 
 def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
-    from fastadasp.study.probe import in_words
-    from fastadasp.study.study import refusals
+    from fastadasp.experiments.probe import in_words
+    from fastadasp.experiments.study import refusals
 
     plan = found.plan
     if as_json:
@@ -198,8 +193,8 @@ def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
 
 
 def _print_report(report: Report, folder: Path, as_json: bool, wide: bool, cancelled: int) -> None:
-    from fastadasp.study.study import error_of
-    from fastadasp.study.table import LESS, rich_table
+    from fastadasp.experiments.differences import LESS, rich_table
+    from fastadasp.experiments.study import error_of
 
     outcome = report.outcome
     if as_json:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from fastadasp.registry.plugin import Origin
+
 WIDTH = 120
 """Columns that a table needs; used where the output is not a terminal."""
 
 
 COMMAS = 20
 """Most parts that are tried as one path."""
-
-WIDE = "print every column, even if the terminal is too narrow for them"
 
 
 def tolerate_encoding() -> None:
@@ -139,6 +139,11 @@ def print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]]) 
     if not shown.is_terminal:  # nobody's window to fit into
         shown.width = max(shown.width, table.__rich_measure__(shown, shown.options.update(width=10_000)).maximum)
     shown.print(table)
+
+
+def origin_of(origin: Origin) -> str:
+    """Which distribution brings something, and its version."""
+    return f"{origin.distribution} {origin.version}"
 
 
 def print_problems() -> None:

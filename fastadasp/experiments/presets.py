@@ -72,7 +72,7 @@ class Paper(_Data):
 
 
 @dataclass
-class Plan:
+class Wanted:
     """A preset with what is installed: the arguments of a comparison.
 
     Attributes:
@@ -109,14 +109,14 @@ def find_preset(name: str) -> Preset:
     return presets[name]
 
 
-def plan(name: str) -> Plan:
+def wanted(name: str) -> Wanted:
     """What a preset compares here. Raises RunError if none of its methods is installed."""
     preset, fractions = find_preset(name), read_paper().fractions
 
     def amounts(kind: BudgetKind) -> list[str]:
         return [f"{kind}={fraction:g}" for fraction in fractions]
 
-    out = Plan(tasks=list(preset.tasks), budgets=amounts("flops"))
+    out = Wanted(tasks=list(preset.tasks), budgets=amounts("flops"))
     for method in preset.methods:
         strategy = method.installed()
         if strategy is None:

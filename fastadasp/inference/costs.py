@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from fastadasp.counts.shape import DecoderShape
-from fastadasp.engine.trace import LayerTrace
+
+if TYPE_CHECKING:
+    from fastadasp.engine.trace import LayerTrace
 
 
 @dataclass(frozen=True)
 class SampleCost:
-    """One sample's prompt: see the fields of `fastadasp.experiments.records.Efficiency`."""
+    """One sample's prompt: see the fields of `Efficiency`."""
 
     audio_tokens: int
     audio_tokens_left: int
@@ -19,6 +24,35 @@ class SampleCost:
     kv_bytes_full: int
     flops: int
     flops_full: int
+
+
+class Efficiency(BaseModel):
+    """What one strategy cost on a task, over all of its clips."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    audio_tokens: float = Field(description="audio tokens of a clip before the first layer, mean")
+    audio_tokens_left: float = Field(description="audio tokens of a clip that leave the last layer, mean")
+    audio_tokens_removed: float = Field(description="fraction of all audio tokens gone by the last layer")
+    kv_bytes: float = Field(
+        description="bytes of keys and values after the prompt, mean of a clip, padding not counted"
+    )
+    kv_removed: float = Field(description="fraction of those bytes removed against the full model")
+    flops: float = Field(description="FLOPs of the decoder's prefill, mean of a clip (analytic; encoder not counted)")
+    flops_removed: float = Field(description="fraction of those FLOPs removed against the full model")
+    encoder_flops: float | None = Field(
+        default=None,
+        description="FLOPs of audio encoder and projector for one clip, counted once by torch's FlopCounterMode; "
+        "null if not counted",
+    )
+    flops_removed_with_encoder: float | None = Field(
+        default=None,
+        description="fraction removed of the decoder's and the encoder's FLOPs together; null if not counted",
+    )
+    prefill_seconds: float = Field(description="time of the decoder's prefill, median of a batch, seconds")
+    decode_seconds: float = Field(description="time of all steps after the prefill, median of a batch, seconds")
+    new_tokens: float = Field(description="decoding steps of a batch, mean")
+    batch_size: int = Field(description="clips in a batch (the last may hold fewer)")
 
 
 def sample_costs(

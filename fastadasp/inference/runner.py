@@ -16,9 +16,8 @@ from fastadasp.counts.shape import DecoderShape
 from fastadasp.counts.solve import reach
 from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import ModelError, StrategyError
-from fastadasp.experiments.records import Efficiency
 from fastadasp.inference.clips import Batch, ReadyClip, batches
-from fastadasp.inference.costs import SampleCost, sample_costs
+from fastadasp.inference.costs import Efficiency, SampleCost, sample_costs
 from fastadasp.inference.load import LoadedModel
 from fastadasp.models.adapter import adapter_for
 from fastadasp.strategy import Strategy

@@ -12,11 +12,10 @@ import numpy as np
 from fastadasp.errors import FastAdaSPError
 from fastadasp.experiments.grid import FULL, find_task
 from fastadasp.experiments.lines import draw, interval
-from fastadasp.experiments.records import Cell, Prediction
+from fastadasp.experiments.records import Cell, Prediction, StudyCell
+from fastadasp.experiments.standings import by_clip
+from fastadasp.experiments.statistics import Sample, difference, holm, rank
 from fastadasp.report.source import Source, key
-from fastadasp.study.records import StudyCell
-from fastadasp.study.standings import by_clip
-from fastadasp.study.statistics import Sample, difference, holm, rank
 from fastadasp.tasks.task import Task
 
 

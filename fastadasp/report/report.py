@@ -152,9 +152,9 @@ def _model(source: Source, embedded: Path) -> str:
 
 def _strategy(source: Source, line: Line) -> Any:
     """The strategy of a line's first cell as it ran; None if its recipe is not to be had."""
+    from fastadasp.experiments.store import Store
     from fastadasp.selection.select import at_layer
     from fastadasp.strategy import Strategy
-    from fastadasp.study.store import Store
 
     cell: Any = next(cell for cell in line.cells if cell.error is None)
     if isinstance(source.about, Run):

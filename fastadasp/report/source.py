@@ -13,10 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 import fastadasp
 from fastadasp.errors import RunError
+from fastadasp.experiments.export import CLOCK, STATISTICS, STUDY
 from fastadasp.experiments.folder import PREDICTIONS, RESULTS, RUN
-from fastadasp.experiments.records import Cell, Prediction, Run
-from fastadasp.study.export import CLOCK, STATISTICS, STUDY
-from fastadasp.study.records import Standing, StudyCell, StudyPrediction, StudyRun, Times
+from fastadasp.experiments.records import Cell, Prediction, Run, Standing, StudyCell, StudyPrediction, StudyRun, Times
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 

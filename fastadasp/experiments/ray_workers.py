@@ -9,11 +9,11 @@ import time
 from typing import Any
 
 from fastadasp.errors import FastAdaSPError, RunError
+from fastadasp.experiments.identity import cell_identity
+from fastadasp.experiments.records import Result
+from fastadasp.experiments.worker import Job, Settings, Worker
 from fastadasp.registry.plugin_files import VARIABLE
 from fastadasp.strategy import Strategy
-from fastadasp.study.identity import cell_identity
-from fastadasp.study.records import Result
-from fastadasp.study.worker import Job, Settings, Worker
 
 REACH = 5.0
 """Seconds in which a cluster's address has to answer."""

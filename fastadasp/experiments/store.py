@@ -15,8 +15,8 @@ from pathlib import Path
 
 from fastadasp.errors import RunError
 from fastadasp.experiments.folder import told, write_whole
+from fastadasp.experiments.records import FORMAT, Result
 from fastadasp.selection.cache import Notice
-from fastadasp.study.records import FORMAT, Result
 
 MARK = "store.json"
 ABANDONED = 24 * 3600

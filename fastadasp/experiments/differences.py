@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from fastadasp.study.records import Standing
+from fastadasp.experiments.records import Standing
 from fastadasp.tasks.task import Task
 
 FIGURES = ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", "rank")

@@ -9,12 +9,12 @@ from statistics import fmean
 import numpy as np
 
 from fastadasp.experiments.cell import budget_value
+from fastadasp.experiments.drive import Outcome
 from fastadasp.experiments.lines import draw, interval
-from fastadasp.study.drive import Outcome
-from fastadasp.study.plan import Point, describe
-from fastadasp.study.records import Result, Standing
-from fastadasp.study.spec import Spec
-from fastadasp.study.statistics import Difference, Floats, Sample, difference, holm, rank
+from fastadasp.experiments.plan import Point, describe
+from fastadasp.experiments.records import Result, Standing
+from fastadasp.experiments.spec import Spec
+from fastadasp.experiments.statistics import Difference, Floats, Sample, difference, holm, rank
 from fastadasp.tasks.task import Example, Task
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
 from fastadasp.experiments.grid import Grid, Row, read_tasks
+from fastadasp.experiments.identity import cell_hash, cell_identity, common_facts, task_facts
+from fastadasp.experiments.records import Result
 from fastadasp.selection.cache import Notice
 from fastadasp.strategy import Strategy
-from fastadasp.study.identity import cell_hash, cell_identity, common_facts, task_facts
-from fastadasp.study.records import Result
 
 if TYPE_CHECKING:
     from fastadasp.experiments.cell import Scored

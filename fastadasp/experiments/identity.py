@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.errors import DataError, RunError
+from fastadasp.experiments.records import FORMAT
 from fastadasp.recipes.reading import SECTIONS
 from fastadasp.registry.registry import get_registry
-from fastadasp.study.records import FORMAT
 
 if TYPE_CHECKING:
     from fastadasp.inference.load import LoadedModel
@@ -37,7 +37,7 @@ CODE = (
     "experiments/starts.py",
     *(f"{room}/**/*.py" for room in ("contracts", "counts", "engine", "estimators", "inference", "kernels", "models")),
     *(f"{room}/**/*.py" for room in ("recipes", "registry", "selection", "tasks", "upstream")),
-    "study/worker.py",
+    "experiments/worker.py",
 )
 """Sources of fastadasp that a cell runs through; a checkout changes without a new version."""
 

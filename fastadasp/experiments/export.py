@@ -12,11 +12,10 @@ from pydantic import ValidationError
 
 from fastadasp.errors import RunError
 from fastadasp.experiments.cell import budget_value, predictions
+from fastadasp.experiments.drive import Outcome
 from fastadasp.experiments.folder import RUN, check_free, told, write_whole
-from fastadasp.experiments.records import Record
-from fastadasp.study.drive import Outcome
-from fastadasp.study.plan import Point
-from fastadasp.study.records import TIMES, Result, Standing, StudyCell, StudyPrediction, StudyRun, Times
+from fastadasp.experiments.plan import Point
+from fastadasp.experiments.records import TIMES, Record, Result, Standing, StudyCell, StudyPrediction, StudyRun, Times
 from fastadasp.tasks.task import Example
 
 STUDY, RESULTS, PREDICTIONS = "study.json", "results.jsonl", "predictions.jsonl"

@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastadasp.study.plan import Point
-from fastadasp.study.worker import Worker
+from fastadasp.experiments.plan import Point
+from fastadasp.experiments.worker import Worker
 
 
 @dataclass(frozen=True)

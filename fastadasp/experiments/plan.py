@@ -12,11 +12,11 @@ from typing import Any
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
 from fastadasp.experiments.grid import FULL, Row, reachable_kind
+from fastadasp.experiments.identity import cell_hash, cell_identity
+from fastadasp.experiments.records import RefusedCell
+from fastadasp.experiments.spec import Spec
 from fastadasp.recipes.reading import SECTIONS
 from fastadasp.strategy import Strategy, load_strategy
-from fastadasp.study.identity import cell_hash, cell_identity
-from fastadasp.study.records import RefusedCell
-from fastadasp.study.spec import Spec
 
 MOST = 200_000
 """Combinations of recipe axes that are looked at."""

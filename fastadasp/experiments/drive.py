@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from fastadasp.errors import FastAdaSPError
+from fastadasp.experiments.leases import Leases
+from fastadasp.experiments.plan import Plan, Point
+from fastadasp.experiments.records import Result
+from fastadasp.experiments.store import Store
+from fastadasp.experiments.worker import Job, Worker
 from fastadasp.selection.cache import Notice
-from fastadasp.study.leases import Leases
-from fastadasp.study.plan import Plan, Point
-from fastadasp.study.records import Result
-from fastadasp.study.store import Store
-from fastadasp.study.worker import Job, Worker
 
 POLL = 0.3
 """Seconds between looks at cells that others are at."""

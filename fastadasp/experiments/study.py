@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastadasp.errors import RunError
+from fastadasp.experiments import export
 from fastadasp.experiments.about import git_commit, now, versions
+from fastadasp.experiments.differences import Heading, by_task, markdown
+from fastadasp.experiments.drive import Executor, Local, Outcome, Progress, Redo, run
+from fastadasp.experiments.plan import Plan, describe, make_plan, recipes
+from fastadasp.experiments.probe import Estimate, probe
+from fastadasp.experiments.records import Standing, StudyRun
+from fastadasp.experiments.spec import Spec
+from fastadasp.experiments.standings import standings
+from fastadasp.experiments.store import Store
+from fastadasp.experiments.worker import Settings, Worker
 from fastadasp.files import cache_folder
 from fastadasp.selection.cache import Notice
-from fastadasp.study import export
-from fastadasp.study.drive import Executor, Local, Outcome, Progress, Redo, run
-from fastadasp.study.plan import Plan, describe, make_plan, recipes
-from fastadasp.study.probe import Estimate, probe
-from fastadasp.study.records import Standing, StudyRun
-from fastadasp.study.spec import Spec
-from fastadasp.study.standings import standings
-from fastadasp.study.store import Store
-from fastadasp.study.table import Heading, by_task, markdown
-from fastadasp.study.worker import Settings, Worker
 from fastadasp.tasks.task import Example, Task
 
 EXECUTORS = ("local", "ray")
@@ -170,7 +170,7 @@ class Study:
     def _executor(self) -> Executor:
         if self.options.executor == "local":
             return Local(self._worker)
-        from fastadasp.study.ray_workers import RayExecutor
+        from fastadasp.experiments.ray_workers import RayExecutor
 
         return RayExecutor(self.settings, self.options.workers, self.options.gpus, self.options.address)
 

@@ -1,0 +1,65 @@
+"""Options that several commands have, each declared once: what it is called, what it takes and what its help says.
+
+A command that has to tell an option that was given from one that was not takes the name that ends in `Given`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MODEL = typer.Option(help="model folder or hub id; default: the embedded model")
+_DEVICE = typer.Option(help="auto, cpu or cuda")
+_DTYPE = typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")
+_BATCH = typer.Option(help="clips at a time; default: 12")
+
+Model = Annotated[str | None, _MODEL]
+Device = Annotated[str, _DEVICE]
+DeviceGiven = Annotated[str | None, _DEVICE]
+Dtype = Annotated[str, _DTYPE]
+DtypeGiven = Annotated[str | None, _DTYPE]
+BatchSizeGiven = Annotated[int | None, _BATCH]
+BatchSize = Annotated[int, typer.Option(help="clips at a time")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay; may repeat")
+]
+Limit = Annotated[int | None, typer.Option(help="clips of each task; default: all")]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help="what every clip is asked, in the place of the tasks' instructions; {question} and other columns are "
+        "filled in"
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="leave out rows that cannot be used, and say which; default: refuse them")
+]
+Insert = Annotated[
+    Path | None,
+    typer.Option(help="Markdown page whose marked place is filled with the tables; docs/results-format.md"),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="paper-dense or paper-sparse: the paper's strategies, tasks and budgets, and its figures beside ours; "
+        "fastadasp presets lists them"
+    ),
+]
+Wide = Annotated[bool, typer.Option("--wide", help="print every column, even if the terminal is too narrow for them")]
+Json = Annotated[bool, typer.Option("--json", help="print as JSON and nothing else")]
+Force = Annotated[bool, typer.Option("--force", help="run finished cells again")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run failed cells again")]
+Executor = Annotated[str, typer.Option(help="local (this process) or ray")]
+Workers = Annotated[int | None, typer.Option(help="with --executor ray: how many workers; default: 2")]
+Gpus = Annotated[float | None, typer.Option(help="with --executor ray: GPUs of a worker; default: 1 if there are any")]
+Address = Annotated[
+    str | None, typer.Option(help="with --executor ray: a running cluster, host:port; default: one started here")
+]
+
+BUDGETS = (
+    "fractions to remove: of the audio tokens (0.3), of the decoder's prefill FLOPs (flops=0.3), of the KV bytes "
+    "(kv=0.3), or a schedule's own ratio (ratio=0.3); a prefix holds until the next, as in flops=0.1,0.2"
+)
+"""What ``--budgets`` takes, in words."""
