@@ -31,7 +31,7 @@ class Pyramid(Schedule):
     def ratios(self, ratio: float, start: int, num_layers: int) -> tuple[float, ...]:
         left = [1.0, *self._kept(1.0, 0.0, ratio, num_layers - start)]
         taken = (1 - after / before for before, after in pairwise(left))
-        return tuple([0.0] * start + [max(fraction, 0.0) for fraction in taken])
+        return tuple([0.0] * start + [max(round(fraction, 12), 0.0) for fraction in taken])
 
     def counts(self, tokens: int, ratio: float, start: int, num_layers: int) -> tuple[int, ...]:
         left = [min(round(x), tokens) for x in self._kept(tokens, self.window, ratio, num_layers - start)]
