@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
@@ -189,7 +189,7 @@ def test_listing_imports_nothing_heavy(listing: str) -> None:
 
 def test_listing_needs_no_torch() -> None:
     code = (
-        "import sys, fastadasp.cli.app; from fastadasp.registry import get_registry; get_registry().entries(); "
+        "import sys, fastadasp.cli.app; from fastadasp.strategy import get_registry; get_registry().entries(); "
         "print(*sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from fastadasp.contracts.hookspecs import API_ATTRIBUTE
 from fastadasp.registry import enabled
 from fastadasp.registry.checks import METHODS
 from fastadasp.registry.plugin import HOOKS
-from fastadasp.registry.registry import Registry, get_registry
+from fastadasp.strategy import Registry, get_registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -10,7 +10,7 @@ from fastadasp.cli.terminal import origin_of, print_listing, print_problems
 
 def tasks(as_json: Json = False) -> None:
     """List the tasks that are installed."""
-    from fastadasp.registry.registry import get_registry
+    from fastadasp.strategy import get_registry
 
     listed = [
         {
