@@ -85,7 +85,9 @@ class Worker:
     def read(self) -> Clips:
         """The tasks and their clips. Raises FastAdaSPError."""
         given = self.settings
-        return self._read or read_tasks(given.tasks, given.limit, skip_bad=given.skip_bad, notice=self._notice)
+        return self._read or read_tasks(
+            given.tasks, given.limit, skip_bad=given.skip_bad, notice=self._notice, model=given.model
+        )
 
     @cached_property
     def loaded(self) -> LoadedModel:
