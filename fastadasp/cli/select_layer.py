@@ -128,6 +128,8 @@ def run(request: Request, out: Console) -> None:
     records: list[Any] = []
     panels: list[Panel] = []
     for task, calibration in zip(tasks, examples, strict=True):
+        for note in loaded.knows.notes(task.name, calibration[0]):
+            say(note)
         if request.sweep:
             for swept in _sweeps(request, loaded, task, recipes, calibration):
                 records.append(swept)

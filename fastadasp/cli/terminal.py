@@ -174,3 +174,17 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+@contextmanager
+def asking_about_downloads(yes: bool) -> Iterator[None]:
+    """Inside, large downloads are asked about on a terminal, refused elsewhere, and begun at once with `yes`."""
+    import typer
+
+    from fastadasp.tasks.sources.downloads import asking
+
+    def ask(question: str) -> bool:
+        return yes or (sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True))
+
+    with asking(ask):
+        yield

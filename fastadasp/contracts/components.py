@@ -139,6 +139,14 @@ class Schedule(Component):
         """
         raise NotImplementedError
 
+    def counts(self, tokens: int, ratio: float, start: int, num_layers: int) -> tuple[int, ...] | None:
+        """The tokens that a clip of `tokens` has after each layer, for schedules that round in a way of their own.
+
+        Returns:
+            `num_layers` numbers from 0 to `tokens` that do not rise; None if they follow from `ratios`.
+        """
+        return None
+
 
 class LayerSelector(Component):
     """Chooses the layer the schedule starts at."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from fastadasp.counts.budget import cut, ratios_of
-from fastadasp.counts.schedule import evictions, removals, removals_after, survivors_by_layer
+from fastadasp.counts.schedule import clip_survivors, evictions, removals, removals_after
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import StrategyError
 from fastadasp.strategy import Strategy
@@ -75,12 +75,11 @@ class _Problem:
 
     def survivors(self, ratio: float) -> Counts:
         """Audio tokens of each clip that leave each layer at this r."""
-        ratios = ratios_of(self.strategy.schedule, ratio, self.start, self.shape.layers)
         out = []
         for i, tokens in enumerate(self.clips):
             past = self.done[i] if self.done else ()
             now = past[-1] if past else tokens
-            out.append((*past, *survivors_by_layer(self.strategy, ratios, tokens, now, len(past))))
+            out.append((*past, *clip_survivors(self.strategy, ratio, self.shape.layers, tokens, now, len(past))))
         return tuple(out)
 
     def removed(self, kind: str, survivors: Counts) -> float:

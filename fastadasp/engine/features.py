@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastadasp.counts.schedule import check_fit, layer_ratios, survivors_by_layer
+from fastadasp.counts.schedule import check_fit, clip_survivors, known_ratio, layer_ratios
 from fastadasp.engine.planning import plan_of
 from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Stream, apply_plan
@@ -95,7 +95,7 @@ def left(strategy: Strategy, tokens: int, layers: int) -> int:
     check(strategy, layers)
     if tokens < 0:
         raise StrategyError(f"a clip has 0 or more audio tokens, not {tokens}")
-    return survivors_by_layer(strategy, layer_ratios(strategy, layers), tokens)[0]
+    return clip_survivors(strategy, known_ratio(strategy, layers), layers, tokens)[0]
 
 
 def reduce(strategy: Strategy, clips: Sequence[Tensor], layers: int) -> list[Reduced]:

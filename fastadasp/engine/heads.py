@@ -22,27 +22,48 @@ class HeadView(LayerView):
     Queries are those that share the head's keys; hidden states are the whole layer's.
 
     Attributes:
-        heads: key/value heads.
-        whole: the view with one row a clip.
+        of: the view with one row a clip.
     """
 
-    heads: int = 1
-    whole: LayerView | None = None
+    of: LayerView | None = None
+
+    @property
+    def whole(self) -> LayerView:
+        """The view with one row a clip."""
+        if self.of is None:
+            raise StrategyError("a view by heads is made by the engine from a view of the layer")
+        return self.of
+
+    def by_row(self, scores: Tensor) -> Tensor:
+        """Each head's own scores: [clips, heads, N] -> [clips x heads, N]."""
+        return scores.flatten(0, 1)
 
     @property
     def hidden(self) -> Tensor:
         """The audio tokens' hidden states, repeated for each head: [clips x heads, N, D]."""
-        return self._of_whole().hidden.repeat_interleave(self.heads, dim=0)
+        return self._repeat(self.whole.hidden)
 
     def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
         """The whole layer's text tokens, repeated for each head."""
-        states, valid = self._of_whole().text(asker)
-        return states.repeat_interleave(self.heads, dim=0), valid.repeat_interleave(self.heads, dim=0)
+        states, valid = self.whole.text(asker)
+        return self._repeat(states), self._repeat(valid)
 
-    def _of_whole(self) -> LayerView:
-        if self.whole is None:
-            raise StrategyError("a view by heads is made by the engine from a view of the layer")
-        return self.whole
+    def text_columns(self, asker: str) -> tuple[Tensor, Tensor]:
+        """Those of the whole layer, repeated for each head."""
+        columns, valid = self.whole.text_columns(asker)
+        return self._repeat(columns), self._repeat(valid)
+
+    def last_tokens(self, count: int) -> tuple[Tensor, Tensor]:
+        """Those of the whole layer, repeated for each head."""
+        columns, valid = self.whole.last_tokens(count)
+        return self._repeat(columns), self._repeat(valid)
+
+    def tokens_from(self) -> Tensor:
+        """Those of the whole layer, repeated for each head."""
+        return self._repeat(self.whole.tokens_from())
+
+    def _repeat(self, rows: Tensor) -> Tensor:
+        return rows.repeat_interleave(self.heads, dim=0)
 
 
 def by_head(layer: LayerView) -> HeadView:
@@ -68,9 +89,11 @@ def by_head(layer: LayerView) -> HeadView:
         "remove": None if layer.remove is None else layer.remove.repeat_interleave(heads),
         "removals": None if layer.removals is None else tuple(n for n in layer.removals for _ in range(heads)),
         "kept": {},
+        "value": None if layer.value is None else layer.value.reshape(batch * heads, 1, total, -1),
+        "heads": heads,
         "clip_keys": mix(layer.clip_keys.unsqueeze(1) + head).flatten(),
     }
-    return HeadView(**given, heads=heads, whole=layer)
+    return HeadView(**given, of=layer)
 
 
 def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...]) -> Keys:

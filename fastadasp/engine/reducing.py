@@ -17,6 +17,7 @@ from fastadasp.engine.cache import CacheState
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left, Pass
 from fastadasp.engine.planning import plan_of
+from fastadasp.engine.rotation import Rotation, rotation_of
 from fastadasp.engine.spans import send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """Queries and keys of the attention that was computed last; `valid` is False for padding keys."""
+    """Queries, keys and values of the attention that was computed last; `valid` is False for padding keys."""
 
     query: Tensor
     key: Tensor
+    value: Tensor
     scale: float
     valid: Tensor | None
+    rotation: Rotation | None
 
 
 @dataclass
@@ -71,6 +74,8 @@ class ReducingPass(FollowingPass):
         self.survivors: Survivors | None = None
         self._remove = self._evict = self._clip_keys = torch.zeros(0, dtype=torch.int64)
         self._seen: Seen | None = None
+        self._rotary: Any = None  # what the current layer rotates its queries by
+        self._positions: Tensor | None = None
         self._kept: dict[str, tuple[int, Tensor]] = {}
         self._done: set[tuple[int, str]] = set()
         self._traced: list[LayerTrace] = []
@@ -90,6 +95,7 @@ class ReducingPass(FollowingPass):
             if positions is None:
                 device = self.stream.spans.start.device
                 positions = torch.arange(self.seen - self.stream.width, self.seen, device=device).unsqueeze(0)
+            self._positions = positions
             self.survivors = Survivors(
                 self.stream, positions, session.rotary(), even=session.strategy.positions == "even"
             )
@@ -143,15 +149,17 @@ class ReducingPass(FollowingPass):
             with torch.no_grad():
                 work.changed = self.survivors.arguments(kwargs, states, index)
             kwargs = kwargs | work.changed
+        self._rotary = kwargs.get("position_embeddings")
         masked = super().enter(index, args, kwargs)
         if masked is not None:
             args, kwargs = masked
             work.changed = (work.changed or {}) | {"attention_mask": kwargs["attention_mask"]}
         return args, kwargs
 
-    def see(self, index: int, query: Tensor, key: Tensor, scale: float) -> None:
+    def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
         if self._reduces(index, "block") or self._evicts(index) or self._reduces(index + 1, "input"):
-            self._seen = Seen(query, key, scale, self.keys[-1].valid)
+            rotation = rotation_of(self.session, index, self._rotary, self._positions, self.stream, query)
+            self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation)
 
     def before_norm(self, index: int, states: Tensor) -> Tensor | None:
         """Evicts keys and values (site ``cache``), reduces the MLP's input (site ``block``)."""
@@ -250,6 +258,8 @@ class ReducingPass(FollowingPass):
             remove=remove[index].to(device),
             removals=removals[index],
             kept=self._kept,
+            value=None if seen is None else seen.value.to(device),
+            rotation=None if seen is None else seen.rotation,
         )
 
     def _reduce(self, index: int, states: Tensor, seen: Seen | None) -> Reduction:

@@ -79,9 +79,9 @@ class Session:
         """By attention module, who is shown its queries and keys."""
 
         def watcher(index: int) -> Watcher:
-            def see(module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+            def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
                 if self.calls.running is not None:
-                    self.calls.running.see(index, query, key, scale)
+                    self.calls.running.see(index, query, key, value, scale)
 
             return see
 

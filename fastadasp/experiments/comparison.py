@@ -84,6 +84,9 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
     calibration = needed_examples(grid)
     _check_fit(grid, loaded, [example for examples, _ in calibration.values() for example in examples])
 
+    notes = [note for name, examples in grid.examples.items() for note in loaded.knows.notes(name, examples)]
+    for note in notes:
+        settings.notice(note)
     folder = RunFolder(settings.output)
     run = _describe(grid, settings, loaded)
     folder.write_run(run)
@@ -99,7 +102,8 @@ def compare(grid: Grid, settings: Settings, progress: Progress = lambda *_: None
         run.finished = now()
         folder.write_run(run)
         if result.cells:
-            folder.write_text("table.md", f"{tables(result.results(grid))}\n{settings.appendix}".rstrip() + "\n")
+            below = "\n".join([*(f"{note}\n" for note in notes), settings.appendix])
+            folder.write_text("table.md", f"{tables(result.results(grid))}\n{below}".rstrip() + "\n")
     return result
 
 

@@ -196,7 +196,7 @@ def asked(task: Task, model: str | None, prompt: str | None) -> Task:
         return task
     from fastadasp.inference.load import model_type
 
-    return task.for_family(model_type(model))
+    return task.for_model((model, Path(model).name, model_type(model)))
 
 
 def _unheard(example: Example) -> str | None:

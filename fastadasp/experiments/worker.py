@@ -85,7 +85,9 @@ class Worker:
     def read(self) -> Clips:
         """The tasks and their clips. Raises FastAdaSPError."""
         given = self.settings
-        return self._read or read_tasks(given.tasks, given.limit, skip_bad=given.skip_bad, notice=self._notice)
+        return self._read or read_tasks(
+            given.tasks, given.limit, skip_bad=given.skip_bad, notice=self._notice, model=given.model
+        )
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -109,6 +111,9 @@ class Worker:
         tasks, examples = self.read
         seen = {name: found for name, (found, _) in self.calibration.items()} if self.settings.calibrates else {}
         check_lengths([example for clips in (*examples.values(), *seen.values()) for example in clips], self.loaded)
+        for name, clips in examples.items():
+            for note in self.loaded.knows.notes(name, clips):
+                self._notice(note)
         about = {name: task_facts(task, examples[name], seen.get(name, ())) for name, task in tasks.items()}
         return {**common_facts(self.loaded, self.settings.batch_size), "tasks": about}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastadasp.errors import ModelError, RunError
 from fastadasp.files import is_file, parse_json, read_text
+from fastadasp.inference.knows import Knowledge, knowledge_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -36,6 +37,11 @@ class LoadedModel:
         """Seconds that fit into the encoder's window, if it has one."""
         length = getattr(self.processor.feature_extractor, "chunk_length", None)
         return None if length is None else float(length)
+
+    @cached_property
+    def knows(self) -> Knowledge:
+        """What the model can be asked, where its folder says so. Raises ModelError for a file that cannot be used."""
+        return knowledge_of(self.path)
 
     @cached_property
     def weights_hash(self) -> str:

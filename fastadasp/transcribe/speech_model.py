@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,8 @@ class SpeechModel:
         """
         recording = recording_of(audio, sampling_rate)
         settings = self._settings(strategy, budget, prompt, window, max_new_tokens, batch_size)
+        if note := self.loaded.knows.unknown([prompt]):
+            warnings.warn(note, stacklevel=2)
         for answer in self._answers([recording], settings):
             if isinstance(answer, FastAdaSPError):
                 raise answer

@@ -40,13 +40,13 @@ class Row:
     Attributes:
         values: its columns.
         folder: what relative paths of recordings start from.
-        number: its line or place in the source, from 1 on.
+        number: its line or place in the source, from 1 on; where a source has several parts, with the part's name.
         where: the place a person would look, e.g. ``clips.csv, line 3``.
     """
 
     values: Mapping[str, Any]
     folder: Path
-    number: int
+    number: int | str
     where: str
 
     def find(self, meaning: str, named: Names) -> str | None:
