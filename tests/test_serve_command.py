@@ -46,7 +46,7 @@ REFUSALS = {
     "no strategy": ([], "--strategy uniform"),
     "a recipe that needs attention": (["--strategy", "fastadasp-dense"], "needs queries and keys"),
     "a budget of the prompt": (["--strategy", "uniform", "--budget", "flops=0.5"], "depends on the whole prompt"),
-    "an unknown strategy": (["--strategy", "unifrm"], "Did you mean 'uniform'?"),
+    "an unknown strategy": (["--strategy", "unifrm"], "Did you mean 'uniform'"),
     "unknown positions": (["--strategy", "uniform", "--positions", "evenly"], "positions"),
     "a fault in --set": (["--strategy", "uniform", "--set", "bugdet=0.5"], "budget"),
     "no model": (["nowhere/at/all", "--strategy", "uniform"], "there is no model folder"),
