@@ -29,7 +29,7 @@ from fastadasp.cli.terminal import say, tolerate_encoding
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.registry.enabled import leaving_out
 from fastadasp.registry.plugin_files import adding_files
-from fastadasp.registry.registry import Registry
+from fastadasp.strategy import Registry
 
 app = typer.Typer(
     name="fastadasp",
@@ -75,9 +75,9 @@ def _program_first(arguments: list[str]) -> list[str]:
 
 def _show_version(value: bool) -> None:
     if value:
-        import fastadasp
+        from fastadasp.version import installed_version
 
-        print(f"fastadasp {fastadasp.__version__}")
+        print(f"fastadasp {installed_version()}")
         raise typer.Exit
 
 

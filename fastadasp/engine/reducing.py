@@ -27,7 +27,7 @@ from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class ReducingPass(FollowingPass):
 
     def _evict_keys(self, index: int, states: Tensor, seen: Seen) -> None:
         """Each key/value head keeps its own choice of audio keys in the cache."""
-        strategy: Strategy = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
+        strategy: Recipe = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
         if not self.holds_keys(index):
             raise StrategyError(
                 f"strategy {self.session.strategy.name!r} is to evict keys and values in layer {index}, but the model "
