@@ -20,6 +20,7 @@ from fastadasp.cli import (
     presets,
     report,
     select_layer,
+    serve,
     strategies,
     tasks,
     transcribe,
@@ -112,6 +113,7 @@ app.command()(plugins.plugins)
 app.command()(new_plugin.new_plugin)
 app.command()(transcribe.transcribe)
 app.command()(report.report)
+app.command(context_settings=serve.EVERYTHING_ELSE)(serve.serve)
 app.command()(inspect.inspect)
 app.command()(strategies.strategies)
 app.command()(tasks.tasks)
