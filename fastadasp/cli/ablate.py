@@ -12,7 +12,7 @@ import typer
 
 from fastadasp import usual
 from fastadasp.cli import options
-from fastadasp.cli.terminal import Bar, interruptible, print_table, say, split
+from fastadasp.cli.terminal import Bar, asking_about_downloads, interruptible, print_table, say, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def ablate(
     limit: options.Limit = None,
     batch_size: options.BatchSizeGiven = None,
     skip_bad: options.SkipBad = False,
+    yes: options.Yes = False,
     output: Annotated[Path | None, typer.Option(help="folder for the report; default: runs/<time>")] = None,
     store: Annotated[
         Path | None, typer.Option(help="folder that keeps finished cells, may be shared; default: in the user's cache")
@@ -103,9 +104,10 @@ def ablate(
     )
     found = Study(spec, how, say)
     if dry_run:
-        _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
+        with asking_about_downloads(yes):
+            _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
         return
-    with Bar() as bar, interruptible() as signals:
+    with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         report = found.run(bar.update)
     _print_report(report, folder, as_json, wide, signals.code)
 
@@ -113,7 +115,7 @@ def ablate(
 def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Sequence[str]) -> None:
     """Puts the axes of options in place of those that a file names."""
     from fastadasp.experiments.spec import FIELDS, OUTER
-    from fastadasp.recipes.reading import parse_overrides
+    from fastadasp.strategy import parse_overrides
 
     axes: dict[str, Any] = {}
     for name, text in given.items():
@@ -136,7 +138,7 @@ def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Se
 
 def _add_rules(content: dict[str, Any], leave_out: Sequence[str], fixed: Sequence[str], baseline: str | None) -> None:
     """Adds cells to pass over and fixed values to those of a file, and puts another baseline in place of its own."""
-    from fastadasp.recipes.reading import parse_overrides
+    from fastadasp.strategy import parse_overrides
 
     if leave_out and isinstance(content.get("leave_out", []), list):
         content["leave_out"] = [*content.get("leave_out", []), *(_pairs("--leave-out", item) for item in leave_out)]

@@ -12,7 +12,7 @@ import typer
 
 from fastadasp import usual
 from fastadasp.cli import options
-from fastadasp.cli.terminal import Bar, console, interruptible, print_table, say, split
+from fastadasp.cli.terminal import Bar, asking_about_downloads, console, interruptible, print_table, say, split
 
 if TYPE_CHECKING:
     from fastadasp.experiments.comparison import Comparison
@@ -39,6 +39,7 @@ def compare(
     limit: options.Limit = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
+    yes: options.Yes = False,
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
     seeds: Annotated[int, typer.Option(help="how many seeds, from --seed on, each random strategy gets")] = usual.SEEDS,
     batch_size: options.BatchSize = usual.BATCH_SIZE,
@@ -61,20 +62,21 @@ def compare(
     common = presets.Wanted(list(usual.STRATEGIES), list(usual.TASKS), list(usual.BUDGETS))
     plan = common if preset is None else presets.wanted(preset)
     plan.change(*(None if given is None else split(given) for given in (strategies, tasks, budgets)))
-    grid = make_grid(
-        plan.strategies,
-        plan.budgets,
-        plan.tasks,
-        overrides=parse_overrides(set_ or []),
-        seed=seed,
-        limit=limit,
-        seeds=seeds,
-        budgets_of=plan.budgets_of,
-        skip_bad=skip_bad,
-        notice=say,
-        model=model,
-        prompt=prompt,
-    )
+    with asking_about_downloads(yes):
+        grid = make_grid(
+            plan.strategies,
+            plan.budgets,
+            plan.tasks,
+            overrides=parse_overrides(set_ or []),
+            seed=seed,
+            limit=limit,
+            seeds=seeds,
+            budgets_of=plan.budgets_of,
+            skip_bad=skip_bad,
+            notice=say,
+            model=model,
+            prompt=prompt,
+        )
     if plan.left_out:
         print(f"preset {preset}: not installed and left out: {', '.join(plan.left_out)}", file=sys.stderr)
     if insert is not None:
