@@ -17,7 +17,7 @@ from fastadasp import RunError, Scorer, hookimpl
 from fastadasp.demo import model_path
 from fastadasp.experiments import comparison
 from fastadasp.experiments.comparison import Settings, compare
-from fastadasp.experiments.grid import make_grid
+from fastadasp.experiments.axes import make_grid
 from fastadasp.experiments.records import Cell, Efficiency, Prediction, Run, StartLayer
 from fastadasp.inference.clips import batches, encoder_flops, prepare, read_clip
 from fastadasp.inference.load import LoadedModel, load_model

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastadasp import RunError, Task
-from fastadasp.experiments.grid import make_grid
-from fastadasp.experiments.lines import draw, interval, lines
+from fastadasp.experiments.axes import make_grid
+from fastadasp.experiments.statistics import draw, interval, lines
 from fastadasp.experiments.records import Cell, Efficiency
 from fastadasp.experiments.report import check_page, insert, overviews
 from fastadasp.experiments.table import rows

@@ -11,7 +11,7 @@ import pytest
 import fastadasp
 from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
 from fastadasp.experiments import presets
-from fastadasp.experiments.grid import make_grid
+from fastadasp.experiments.axes import make_grid
 from fastadasp.registry.registry import Registry
 
 PAPER = Path(__file__).parents[1] / "fastadasp" / "experiments" / "paper.toml"

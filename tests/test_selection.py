@@ -31,7 +31,7 @@ from fastadasp.counts.budget import Budget
 from fastadasp.demo import model_path
 from fastadasp.engine.trace import Trace, follow
 from fastadasp.experiments.comparison import Settings, compare
-from fastadasp.experiments.grid import make_grid
+from fastadasp.experiments.axes import make_grid
 from fastadasp.experiments.sweep import rank_correlation, sweep
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.selection.cache import cache_folder
