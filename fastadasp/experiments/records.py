@@ -95,10 +95,10 @@ class Times(Record):
 
     cell: str = Field(description="as in results.jsonl")
     prefill_seconds: float | None = Field(
-        description="time of the decoder's prefill, median of a batch, seconds; null if the cell failed"
+        description="time of the decoder's prefill, median of a batch but the first, seconds"
     )
     decode_seconds: float | None = Field(
-        description="time of all steps after the prefill, median of a batch, seconds; null if the cell failed"
+        description="time of all steps after the prefill, median of a batch but the first, seconds"
     )
     started: str = Field(description="when the cell was started, ISO 8601, UTC")
     seconds: float = Field(description="how long it took")

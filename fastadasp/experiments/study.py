@@ -217,9 +217,11 @@ class Study:
         redo, store = self.options.redo, Store(self.store, self._notice, write=False)
         known = {p.cell: r for p in grid.points if (r := store.get(p.cell)) is not None and not redo.wanted(r)}
         todo = list({point.cell: point for point in grid.points if point.cell not in known}.values())
-        if not todo or self.options.executor != "local":
+        if not todo:
+            self._notice(f"all {len(known)} cells are done and stand in {self.store}; --force runs them again")
+        elif self.options.executor != "local":
             return
-        if known:
+        elif known:
             seconds = len(todo) * sum(result.seconds for result in known.values()) / len(known)
             self._notice(
                 f"{len(known)} of {len(known) + len(todo)} cells are done; the others take about {in_words(seconds)}"

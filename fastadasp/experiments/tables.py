@@ -162,9 +162,11 @@ class Face:
     def note(self, heading: Heading, entries: Sequence[Entry]) -> str:
         """What stands below a table: how to read it, and what cannot be told apart."""
         seeds = max((len(entry.standing.seeds) for entry in entries), default=1)
-        over = f"clips and seeds (up to {seeds})" if seeds > 1 else "clips"
+        over = "clips and seeds" if seeds > 1 else "clips"
         few = "" if heading.clips >= FEWEST else f" (too few clips for one: {heading.clips}, it needs {FEWEST})"
         out = [f"95 %: bootstrap over {over}{few}"]
+        if seeds > 1:
+            out.append(f"random strategies: mean of {seeds} seeds")
         for name in ("change", "difference"):
             if name in self.columns:
                 out.append(f"{name}: less {heading.baseline}, paired over the clips")
