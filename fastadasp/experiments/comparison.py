@@ -42,8 +42,8 @@ def comparison(
         baseline: the strategy that differences are taken against, at the same budget; ``full`` for the full model.
         preset: where the arguments come from, for the record.
     """
-    for name, given in (("strategy", strategies), ("budget", budgets), ("task", tasks)):
-        if not given:
+    for name, values in (("strategy", strategies), ("budget", budgets), ("task", tasks)):
+        if not values:
             raise RunError(f"no {name} given")
     if seeds < 1:
         raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {seeds}")
@@ -58,9 +58,9 @@ def comparison(
         recipe = load_strategy(text, **{"seed": first, **fixed})
         names.setdefault(recipe.name, text)
         first = recipe.seed  # now it is known to be a seed
-    own = {text: axis_values("budgets", given) for text, given in (budgets_of or {}).items()}
+    own = {text: axis_values("budgets", amounts) for text, amounts in (budgets_of or {}).items()}
     amounts = axis_values("budgets", budgets)
-    every = {**amounts, **{name: budget for given in own.values() for name, budget in given.items()}}
+    every = {**amounts, **{name: budget for amounts_of in own.values() for name, budget in amounts_of.items()}}
     axes: dict[str, dict[str, Any]] = {
         "tasks": axis_values("tasks", tasks),
         "strategies": recipes,
@@ -73,7 +73,7 @@ def comparison(
     ]
     settings: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "limit": limit, "prompt": prompt}
     settings |= {"batch_size": batch_size, "skip_bad": skip_bad}
-    given = {
+    asked = {
         "preset": preset,
         "strategies": list(strategies),
         "tasks": list(tasks),
@@ -92,7 +92,7 @@ def comparison(
         None if baseline == FULL else {"strategies": _named(baseline, names)},
         StudyFile.model_construct(**settings),
         strict=True,
-        given=given,
+        given=asked,
     )
 
 

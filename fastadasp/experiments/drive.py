@@ -189,9 +189,10 @@ class _Steps:
 
     def __init__(self, finished: Finished, clips: Mapping[str, int], progress: Progress) -> None:
         self._finished, self._progress = finished, progress
-        self._clips: dict[str, int] = {}
+        self._points: dict[str, list[Point]] = {}
         for point in finished.grid.points:
-            self._clips[point.cell] = self._clips.get(point.cell, 0) + clips.get(point.task, 1)
+            self._points.setdefault(point.cell, []).append(point)
+        self._clips = {cell: sum(clips.get(p.task, 1) for p in points) for cell, points in self._points.items()}
         self._recipes = {_recipe(point) for point in finished.grid.points if point.labels}
         self._ran, self._total = 0, sum(self._clips.values())
         self._failed: list[Point] = []
@@ -209,7 +210,7 @@ class _Steps:
         if point.labels:
             self._reasons.add(result.error)
             if result.error is not None:
-                self._failed.append(point)
+                self._failed += self._points[point.cell]
 
     def one_reason(self) -> str:
         """The reason why every recipe failed, if it is the same for all; empty if something tells that others work."""

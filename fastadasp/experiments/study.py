@@ -303,8 +303,13 @@ def _start_layers(finished: Finished) -> list[StartLayer]:
     out = []
     for point in finished.points:
         if (start := finished.results[point.cell].start) is not None:
-            about = {"strategy": point.row.name, "task": point.task, "axes": point.axes, "seed": point.row.seed}
-            out.append(StartLayer(**dict(start), **about, budget=str(point.row.budget)))
+            about: dict[str, Any] = {
+                "strategy": point.row.name,
+                "task": point.task,
+                "axes": point.axes,
+                "seed": point.row.seed,
+            }
+            out.append(StartLayer.model_validate({**dict(start), **about, "budget": str(point.row.budget)}))
     return out
 
 

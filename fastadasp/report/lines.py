@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -121,7 +122,8 @@ def _take_standings(source: Source, lines: Sequence[Line]) -> None:
     for line in lines:
         budget = "None" if line.budget == "-" else line.budget
         standing = standings.get((line.task, line.strategy, tuple(line.axes.items()), budget))
-        if standing is not None and standing.value is not None:
+        usable = line.value is not None and isfinite(line.value)  # else the cells were changed since
+        if usable and standing is not None and standing.value is not None:
             line.value, line.interval, line.metric = standing.value, standing.interval, standing.metric
             for name in _SAID:
                 setattr(line, name, getattr(standing, name))

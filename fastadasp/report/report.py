@@ -155,7 +155,7 @@ def _strategy(source: Source, line: Line) -> Any:
     from fastadasp.strategy import Strategy
 
     cell = next(cell for cell in line.cells if cell.error is None)
-    if not cell.axes and line.strategy in source.about.strategies:
+    if not cell.axes and cell.budget is not None and line.strategy in source.about.strategies:
         strategy = Strategy.from_dict(source.about.strategies[line.strategy]).with_budget(cell.budget)
         strategy = strategy.replace(seed=cell.seed)
     else:
@@ -163,4 +163,4 @@ def _strategy(source: Source, line: Line) -> Any:
         if result is None:
             return None
         strategy = Strategy.from_dict({"name": line.strategy, **result.identity["strategy"]})
-    return at_layer(strategy, cell.layer) if strategy.needs_calibration else strategy
+    return at_layer(strategy, cell.layer) if strategy.needs_calibration and cell.layer is not None else strategy
