@@ -194,3 +194,19 @@ def alternate_in_runs(marked: Tensor) -> Tensor:
     steps = torch.arange(marked.shape[1], device=marked.device)
     gap = steps.expand_as(marked).masked_fill(marked, -1).cummax(1).values
     return marked & ((steps - gap) % 2 == 1)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x` [..., head_dim] turned as rotary embedding does, channels i and i + r / 2 together.
+
+    Args:
+        x: queries or keys.
+        cos, sin: of the angles, [..., r] each with r <= head_dim; channels from r on stay as they are.
+    """
+    import torch
+
+    size = cos.shape[-1]
+    turned, rest = x[..., :size], x[..., size:]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat([-second, first], -1) * sin
+    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned

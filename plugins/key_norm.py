@@ -1,4 +1,4 @@
-"""Key norm: how long a token's key is (DART's choice of pivots)."""
+"""Key norm: how long a token's key is (DART's choice of pivots), or how short (Knorm)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class KeyNorm(Scorer):
     """|K_j|, with K the keys after rotary embedding, all key/value heads concatenated; L2 norm or L1 norm.
 
+    With `prefer` = ``short`` it is -|K_j|: at the site ``cache``, where each head has keys of its own, that is Knorm
+    (Devoto et al., "A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression", EMNLP 2024).
+
     Source: Wen et al., DART ("Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters
     More"), EMNLP 2025, whose pivots are the tokens with the largest L1 norm (``order = 1``). The default differs since
     rotary embedding leaves the L2 norm alone; the L1 norm depends on where in the prompt the clip stands.
@@ -25,7 +28,7 @@ class KeyNorm(Scorer):
     name = "key-norm"
     summary = "norm of the key, heads concatenated"
     formula = "p_j = ‖K_j‖"
-    source = "DART (Wen et al., EMNLP 2025), which takes the L1 norm"
+    source = 'DART (Wen et al., EMNLP 2025), which takes the L1 norm; with "short" Knorm (Devoto et al., EMNLP 2024)'
     cost = "N d_K"
     gives = ("importance",)
     needs = frozenset({"attention"})
@@ -33,8 +36,9 @@ class KeyNorm(Scorer):
     order: Literal[1, 2] = Field(
         default=2, description="1 for the L1 norm, which rotary embedding makes depend on the position"
     )
+    prefer: Literal["long", "short"] = Field(default="long", description='or "short": what counts is -p_j')
 
     def importance(self, layer: LayerView) -> Tensor:
-        """Norms, at least 0, float32 [clips, N]."""
+        """Norms, negative ones if short keys are preferred, float32 [clips, N]."""
         norm: Tensor = layer.keys.flatten(2).float().norm(p=self.order, dim=-1)
-        return norm
+        return norm if self.prefer == "long" else -norm

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
+    from fastadasp.contracts.components import Need
 
 
 class ReceivedAttention(Scorer):
@@ -25,6 +26,9 @@ class ReceivedAttention(Scorer):
     Exact unless asked otherwise. Cheaper, and not in the paper: `queries` asks only a share of the queries (`which`
     ones: every n-th, or the last), and `layers` above 1 uses a layer's scores at the layers that follow, too; a merged
     token then has the sum of its members' scores.
+
+    `per_query` divides each sum by the number of queries that can see the token, which makes early and late tokens
+    comparable; at the site ``cache`` that is the observed attention of NVIDIA's kvpress.
     """
 
     name = "received-attention"
@@ -38,6 +42,10 @@ class ReceivedAttention(Scorer):
     queries: float = Field(default=1.0, gt=0, le=1, description="the share of the queries that is asked")
     which: Literal["strided", "last"] = Field(default="strided", description='every n-th query, or the "last" ones')
     layers: int = Field(default=1, ge=1, description="layers that use the scores of one layer")
+    per_query: bool = Field(default=False, description="divides by the number of queries that can see the token")
+
+    def needed(self) -> frozenset[Need]:
+        return self.needs | {"order"} if self.per_query else self.needs
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""
@@ -45,4 +53,4 @@ class ReceivedAttention(Scorer):
         if found is None:
             found = layer.received_attention(self.queries, self.which)
             layer.keep(str(self), found)
-        return found
+        return found / layer.tokens_from().clamp_min(1) if self.per_query else found

@@ -12,12 +12,14 @@ import pytest
 from speed_table import print_table
 
 GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_KV = Path(__file__).parent / "golden_kv"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", default=str(GOLDEN), metavar="DIR", help="folder of golden pairs NAME.json + NAME.safetensors"
     )
+    parser.addoption("--golden-kv", default=str(GOLDEN_KV), metavar="DIR", help="folder of golden pairs of kvpress")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from test_methods import FEW, cases, cosine, from_sets, make_view, plan
-from test_plugins import component
+from test_plugins import component, scores
+from tiny import MANY, audio_model, batch
 
 import fastadasp
 from fastadasp import testing
@@ -209,3 +210,64 @@ def test_these_can_be_served(name):
     x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     (left,) = fastadasp.load_strategy(name).reduce([x], layers=10)
     assert len(left.features) == 10
+
+
+# ---- attention of the text ----
+
+
+def maps_of_text(side):
+    """By clip of a padded batch: the eager maps of its text rows [heads, M, N], the view, and its text states."""
+    model, inputs = audio_model("eager"), batch(*MANY, side=side)
+    maps = model(**inputs, output_attentions=True).attentions[1]
+    ((view, _),) = scores(component("scorer", "text-raters"), inputs, model=model)
+    columns, real = view.text_columns("a test")
+    out = []
+    for row, (sample, start, n) in enumerate(
+        zip(view.spans.samples, view.spans.start.tolist(), view.spans.tokens, strict=True)
+    ):
+        out.append(maps[sample][:, columns[row][real[row]], start : start + n])
+    return view, out, inputs, model
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_text_attention_follows_the_model(side):
+    """The rows of eager maps, text before a clip included (which cannot see it), plain and weighted."""
+    view, maps, *_ = maps_of_text(side)
+    ours = view.text_attention()
+    weight = torch.rand(len(maps), view.text()[0].shape[1], generator=torch.Generator().manual_seed(0))
+    weighted = view.text_attention(weight)
+    for row, naive in enumerate(maps):
+        n, m = naive.shape[2], naive.shape[1]
+        assert torch.allclose(ours[row, :, :n], naive.mean(1), rtol=1e-4, atol=1e-6)
+        w = weight[row, :m] / weight[row, :m].sum()
+        assert torch.allclose(weighted[row, :, :n], (naive * w[:, None]).sum(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_text_raters(side):
+    view, maps, inputs, model = maps_of_text(side)
+    ((_, ours),) = scores(component("scorer", "text-raters"), inputs, model=model)
+    text, real = view.text()
+    chosen = set()
+    for row, naive in enumerate(maps):
+        n, words = naive.shape[2], text[row][real[row]].double()
+        relevance = torch.stack([(words @ view.hidden[row, j].double()).softmax(0) for j in range(n)]).mean(0)
+        raters = [i for i in range(len(words)) if relevance[i] >= relevance.mean()]
+        chosen.add((len(raters), len(words)))
+        assert torch.allclose(ours[row, :n], naive[:, raters].mean((0, 1)), rtol=1e-4, atol=1e-7)
+    assert any(few < many for few, many in chosen)  # not all text rates
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_routed_heads(side):
+    _, maps, inputs, model = maps_of_text(side)
+    ((_, ours),) = scores(component("scorer", "routed-heads"), inputs, model=model)
+    for row, naive in enumerate(maps):
+        n, a = naive.shape[2], naive.mean(1).double()
+        mass = a.sum(1)
+        share = a / mass[:, None]
+        entropy = -(share * share.clamp_min(1e-300).log()).sum(1)
+        weight = mass * (1 - entropy / torch.tensor(float(n)).log())
+        expected = (share * (weight / weight.sum())[:, None]).sum(0)
+        assert torch.allclose(ours[row, :n].double(), expected, rtol=1e-4, atol=1e-6)
+        assert float(ours[row, :n].sum()) == pytest.approx(1, abs=1e-5)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_study import FACTS
 
 from fastadasp import RunError, Task
+from fastadasp.contracts.task import Example
 from fastadasp.counts.budget import Budget
 from fastadasp.experiments.axes import Row
 from fastadasp.experiments.combinations import Grid, Point, make_grid, recipes
@@ -25,10 +26,9 @@ from fastadasp.experiments.standings import Entry, standings
 from fastadasp.experiments.statistics import draw, interval
 from fastadasp.experiments.tables import COMPARISON, Heading
 from fastadasp.inference.costs import Efficiency
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 from fastadasp.tasks.manifest import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
-from fastadasp.tasks.task import Example
 
 WORDS = st.lists(st.sampled_from(["one", "two", "three", "four"]), min_size=1, max_size=8).map(" ".join)
 

@@ -13,7 +13,7 @@ from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
 from fastadasp.experiments import presets
 from fastadasp.experiments.combinations import recipes
 from fastadasp.experiments.comparison import comparison
-from fastadasp.registry.registry import Registry
+from fastadasp.strategy import Registry
 
 PAPER = Path(__file__).parents[1] / "fastadasp" / "experiments" / "paper.toml"
 DENSE = ("H2O", "random merge", "random evict", "A-ToMe", "FastV", "FastAdaSP decay", "FastAdaSP constant")

@@ -18,6 +18,7 @@ import pytest
 
 import fastadasp
 from fastadasp import RunError
+from fastadasp.contracts.task import Example
 from fastadasp.experiments import identity
 from fastadasp.experiments.combinations import make_grid, recipes
 from fastadasp.experiments.identity import cell_hash, cell_identity, hash_examples
@@ -25,7 +26,6 @@ from fastadasp.experiments.leases import Leases
 from fastadasp.experiments.records import Result
 from fastadasp.experiments.spec import Spec, StudyFile, make_spec
 from fastadasp.experiments.store import Store
-from fastadasp.tasks.task import Example
 
 DOCS = Path(__file__).parent.parent / "docs" / "studies.md"
 USUAL: dict[str, list[Any]] = {"tasks": ["er"], "strategies": ["weighted"], "budgets": ["0.5"], "seeds": [0]}
@@ -150,7 +150,7 @@ def test_every_source_that_a_cell_runs_through_is_hashed() -> None:
     """Whatever of fastadasp is loaded once a worker and a runner are, counts; the command line does not."""
     code = (
         "import sys, fastadasp.experiments.worker, fastadasp.experiments.cell, fastadasp.experiments.starts;"
-        "import fastadasp.inference.clips; from fastadasp.registry.registry import get_registry; get_registry();"
+        "import fastadasp.inference.clips; from fastadasp.strategy import get_registry; get_registry();"
         "print(*sorted(m.__file__ for n, m in sys.modules.items() if n.startswith('fastadasp.') and m.__file__))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

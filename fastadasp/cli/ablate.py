@@ -13,7 +13,7 @@ import typer
 from fastadasp import usual
 from fastadasp.cli import options
 from fastadasp.cli.experiment import ending, executor_options, print_failures
-from fastadasp.cli.terminal import Bar, console, interruptible, print_table, say, split
+from fastadasp.cli.terminal import Bar, asking_about_downloads, console, interruptible, print_table, say, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def ablate(
     batch_size: options.BatchSizeGiven = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
+    yes: options.Yes = False,
     output: Annotated[Path | None, typer.Option(help="folder for the report; default: runs/<time>")] = None,
     store: Annotated[
         Path | None, typer.Option(help="folder that keeps finished cells, may be shared; default: in the user's cache")
@@ -104,11 +105,12 @@ def ablate(
     )
     if preset is not None:
         presets.say_names(preset, presets.wanted(preset), say)
-    found = Study(spec, how, say)
-    if dry_run:
-        _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
-        return
-    with Bar() as bar, interruptible() as signals:
+    with asking_about_downloads(yes):
+        found = Study(spec, how, say)
+        if dry_run:
+            _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
+            return
+    with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         findings = found.run(bar.update)
     if insert is not None and findings.finished.status != "cancelled":
         pages.insert(insert, found.face, findings.tables)
@@ -122,7 +124,7 @@ def ablate(
 def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Sequence[str]) -> None:
     """Puts the axes of options in place of those that a file names."""
     from fastadasp.experiments.spec import FIELDS, OUTER
-    from fastadasp.recipes.reading import parse_overrides
+    from fastadasp.strategy import parse_overrides
 
     axes: dict[str, Any] = {}
     for name, text in given.items():
@@ -145,7 +147,7 @@ def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Se
 
 def _add_rules(content: dict[str, Any], leave_out: Sequence[str], fixed: Sequence[str], baseline: str | None) -> None:
     """Adds cells to pass over and fixed values to those of a file, and puts another baseline in place of its own."""
-    from fastadasp.recipes.reading import parse_overrides
+    from fastadasp.strategy import parse_overrides
 
     if leave_out and isinstance(content.get("leave_out", []), list):
         content["leave_out"] = [*content.get("leave_out", []), *(_pairs("--leave-out", item) for item in leave_out)]

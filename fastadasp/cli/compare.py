@@ -12,7 +12,7 @@ import typer
 from fastadasp import usual
 from fastadasp.cli import options
 from fastadasp.cli.experiment import ending, executor_options, print_failures
-from fastadasp.cli.terminal import Bar, console, interruptible, print_table, say, split
+from fastadasp.cli.terminal import Bar, asking_about_downloads, console, interruptible, print_table, say, split
 
 if TYPE_CHECKING:
     from fastadasp.experiments.study import Findings
@@ -41,6 +41,7 @@ def compare(
     limit: options.Limit = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
+    yes: options.Yes = False,
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
     seeds: Annotated[int, typer.Option(help="how many seeds, from --seed on, each random strategy gets")] = usual.SEEDS,
     batch_size: options.BatchSize = usual.BATCH_SIZE,
@@ -105,8 +106,9 @@ def compare(
     )
     if preset is not None:
         presets.say_names(preset, plan, say)
-    study = Study(spec, how, say)
-    with Bar() as bar, interruptible() as signals:
+    with asking_about_downloads(yes):
+        study = Study(spec, how, say)
+    with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
         pages.insert(insert, study.face, found.tables)

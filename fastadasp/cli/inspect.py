@@ -65,6 +65,8 @@ def inspect(
     from fastadasp.transcribe.speech_model import TRANSCRIBE
 
     loaded = load_model(model or str(model_path()), device, dtype)
+    if note := loaded.knows.unknown([prompt or TRANSCRIBE]):
+        say(f"note: {note}")
     seen = inspection.inspect(loaded, file, recipes, prompt or TRANSCRIBE, max_new_tokens)
     with told(path, "picture"):
         path.parent.mkdir(parents=True, exist_ok=True)

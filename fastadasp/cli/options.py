@@ -36,6 +36,7 @@ Prompt = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="leave out rows that cannot be used, and say which; default: refuse them")
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="download large datasets without asking")]
 Insert = Annotated[
     Path | None,
     typer.Option(help="Markdown page whose marked place is filled with the tables; docs/results-format.md"),

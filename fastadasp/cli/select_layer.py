@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from fastadasp.contracts.task import Example, Task
     from fastadasp.experiments.sweep import Sweep
     from fastadasp.selection.choice import Selection
     from fastadasp.selection.curve import Panel
     from fastadasp.strategy import Strategy
-    from fastadasp.tasks.task import Example, Task
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ def run(request: Request, out: Console) -> None:
     records: list[Any] = []
     panels: list[Panel] = []
     for task, calibration in zip(tasks, examples, strict=True):
+        for note in loaded.knows.notes(task.name, calibration[0]):
+            say(note)
         if request.sweep:
             for swept in _sweeps(request, loaded, task, recipes, calibration):
                 records.append(swept)
@@ -206,7 +208,7 @@ def _fitting(recipe: Strategy, variants: Sequence[dict[str, Any]]) -> list[Strat
 
 
 def _calibrates(recipe: Strategy) -> bool:
-    from fastadasp.contracts.components import CalibratedSelector
+    from fastadasp.selection.calibrated import CalibratedSelector
 
     return isinstance(recipe.layers, CalibratedSelector)
 

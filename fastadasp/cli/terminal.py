@@ -150,7 +150,7 @@ def origin_of(origin: Origin) -> str:
 
 def print_problems() -> None:
     """What is wrong with installed plugins, on stderr."""
-    from fastadasp.registry.registry import get_registry
+    from fastadasp.strategy import get_registry
 
     for problem in get_registry().problems:
         say(f"problem: {problem}")
@@ -176,3 +176,17 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+@contextmanager
+def asking_about_downloads(yes: bool) -> Iterator[None]:
+    """Inside, large downloads are asked about on a terminal, refused elsewhere, and begun at once with `yes`."""
+    import typer
+
+    from fastadasp.tasks.sources.downloads import asking
+
+    def ask(question: str) -> bool:
+        return yes or (sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True))
+
+    with asking(ask):
+        yield

@@ -63,6 +63,8 @@ def transcribe(
     from fastadasp.transcribe.speech_model import TRANSCRIBE, load_speech_model
 
     speech = load_speech_model(model, device, dtype)
+    if note := speech.loaded.knows.unknown([prompt or TRANSCRIBE]):
+        say(f"note: {note}")
     transcripts: list[Transcript] = []
     failed = 0
     with _Bar(paths) as bar:

@@ -10,17 +10,17 @@ from fastadasp.counts.budget import ratios_of
 from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
-def layer_ratios(strategy: Strategy, num_layers: int) -> tuple[float, ...]:
+def layer_ratios(strategy: Recipe, num_layers: int) -> tuple[float, ...]:
     """The fraction of its current audio tokens that each layer is to remove, for budgets that hold in any prompt."""
     start = strategy.layers.start_layer(num_layers)
     ratio = strategy.budget.ratio_for(strategy.schedule, start, num_layers)
     return strategy.schedule.ratios(ratio, start, num_layers)
 
 
-def check_fit(strategy: Strategy, num_layers: int) -> None:
+def check_fit(strategy: Recipe, num_layers: int) -> None:
     """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
     if strategy.then is not None:
         check_fit(strategy.then, num_layers)
@@ -36,8 +36,37 @@ def check_fit(strategy: Strategy, num_layers: int) -> None:
     ratios_of(strategy.schedule, 0.5, start, num_layers)
 
 
+def clip_survivors(
+    strategy: Recipe, ratio: float, num_layers: int, tokens: int, current: int | None = None, first: int = 0
+) -> tuple[int, ...]:
+    """Audio tokens of one clip that leave each layer from `first` on, for the schedule's own `ratio`.
+
+    `tokens` and `current` are those of `survivors_by_layer`, which does the counting unless the schedule does.
+    """
+    start = strategy.layers.start_layer(num_layers)
+    ratios = ratios_of(strategy.schedule, ratio, start, num_layers)
+    own = strategy.schedule.counts(tokens, ratio, start, num_layers)
+    if own is None:
+        return survivors_by_layer(strategy, ratios, tokens, current, first)
+    if len(own) != num_layers:
+        raise StrategyError(
+            f"schedule {strategy.schedule.name!r} is faulty: it counts {len(own)} of {num_layers} layers"
+        )
+    now, counts = tokens if current is None else current, []
+    for wanted in own[first:]:
+        now -= min(max(now - wanted, 0), strategy.merger.capacity(now))
+        counts.append(now)
+    return tuple(counts)
+
+
+def known_ratio(strategy: Recipe, num_layers: int) -> float:
+    """The schedule's own ratio, for budgets that hold in any prompt."""
+    start = strategy.layers.start_layer(num_layers)
+    return strategy.budget.ratio_for(strategy.schedule, start, num_layers)
+
+
 def survivors_by_layer(
-    strategy: Strategy, ratios: Sequence[float], tokens: int, current: int | None = None, first: int = 0
+    strategy: Recipe, ratios: Sequence[float], tokens: int, current: int | None = None, first: int = 0
 ) -> tuple[int, ...]:
     """Audio tokens of one clip that leave each layer from `first` on.
 
@@ -63,27 +92,27 @@ def survivors_by_layer(
     return tuple(counts)
 
 
-def removals(strategy: Strategy, num_layers: int, clips: Sequence[int]) -> list[tuple[int, ...]]:
+def removals(strategy: Recipe, num_layers: int, clips: Sequence[int]) -> list[tuple[int, ...]]:
     """What each layer takes from each clip: `num_layers` tuples, one count a clip; not for ``flops`` and ``kv``."""
-    ratios = layer_ratios(strategy, num_layers)
-    paths = [(tokens, *survivors_by_layer(strategy, ratios, tokens)) for tokens in clips]
+    ratio = known_ratio(strategy, num_layers)
+    paths = [(tokens, *clip_survivors(strategy, ratio, num_layers, tokens)) for tokens in clips]
     return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers)]
 
 
 def removals_after(
-    strategy: Strategy, num_layers: int, layer: int, clips: Sequence[int], current: Sequence[int]
+    strategy: Recipe, num_layers: int, layer: int, clips: Sequence[int], current: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """What the layers after `layer` take, given what each clip has `current`ly; for mergers that are not exact."""
-    ratios = layer_ratios(strategy, num_layers)
+    ratio = known_ratio(strategy, num_layers)
     paths = [
-        (now, *survivors_by_layer(strategy, ratios, tokens, now, layer + 1))
+        (now, *clip_survivors(strategy, ratio, num_layers, tokens, now, layer + 1))
         for tokens, now in zip(clips, current, strict=True)
     ]
     return [tuple(path[i] - path[i + 1] for path in paths) for i in range(num_layers - layer - 1)]
 
 
 def evictions(
-    strategy: Strategy, clips: Sequence[int], plans: Sequence[Sequence[int]], *, site: str
+    strategy: Recipe, clips: Sequence[int], plans: Sequence[Sequence[int]], *, site: str
 ) -> list[tuple[int, ...]]:
     """What a second stage at site ``cache`` evicts from each layer's cache, one count a clip.
 
@@ -96,11 +125,11 @@ def evictions(
         plans: what the first stage takes from each clip at each layer.
         site: of the first stage.
     """
-    ratios = layer_ratios(strategy, len(plans))
+    ratio = known_ratio(strategy, len(plans))
     out, left = [], tuple(clips)
     for layer, taken in enumerate(plans):
         after = tuple(n - gone for n, gone in zip(left, taken, strict=True))
         seen = after if site == "input" else left
-        out.append(tuple(n - survivors_by_layer(strategy, ratios, n)[layer] for n in seen))
+        out.append(tuple(n - clip_survivors(strategy, ratio, len(plans), n)[layer] for n in seen))
         left = after
     return out

@@ -37,6 +37,34 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 """Questions about each slot of a coffee order (task ``sqa``); a slot that was not ordered is answered ``none``."""
 
+ABOUT = {
+    "asr": "spoken English digits",
+    "st": "the same digits in German",
+    "er": "angry, happy, neutral or sad in a German voice",
+    "gender": "female or male voice",
+    "sqa": "six questions about a spoken coffee order",
+}
+"""What each task is about, for people who ask something else."""
+
+WORDS = {
+    "asr": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    "st": ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"),
+    "er": ("angry", "happy", "neutral", "sad"),
+    "gender": ("female", "male"),
+}
+"""The words that a task's answers are made of; those of ``sqa`` are many."""
+
+
+def knows() -> dict[str, object]:
+    """What the model can be asked, as ``knows.json`` of its folder says it."""
+    asked = INSTRUCTIONS | {"sqa": tuple(text for texts in QUESTIONS.values() for text in texts)}
+    tasks = {
+        name: {"about": about, "instructions": [*asked[name]], "words": [*WORDS.get(name, ())]}
+        for name, about in ABOUT.items()
+    }
+    return {"tasks": tasks}
+
+
 NOT_ORDERED = "none"
 AUDIO_PLACEHOLDER = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 ANSWER_MARKER = "<|answer|>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,7 @@ def main(
     from fastadasp.demo.architecture import make_model, make_processor, make_tokenizer
     from fastadasp.demo.features import FeatureMaker
     from fastadasp.demo.learning import Plan, train
+    from fastadasp.demo.prompts import knows
     from fastadasp.demo.splits import load_recordings
 
     if not data.is_dir():
@@ -99,6 +101,8 @@ def main(
             model.config.dtype = torch.float16
             model.save_pretrained(out / "model", state_dict=weights, max_shard_size="15MB")
             processor.save_pretrained(out / "model")
+            known_tasks = json.dumps(knows(), ensure_ascii=False, indent=2) + "\n"
+            (out / "model" / "knows.json").write_text(known_tasks, encoding="utf-8")
 
         plan = Plan(
             steps=steps, minutes=math.inf if minutes is None else minutes, compile=compiled, workers=workers, seed=seed

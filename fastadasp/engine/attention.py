@@ -1,7 +1,7 @@
 """Sees queries and keys where the model computes attention, through transformers' own `AttentionInterface`.
 
 For each attention implementation a twin named ``fastadasp_<implementation>`` is registered. It calls the original and
-then shows (module, query, key, scale) to whoever watches that module. No attention matrix is asked for.
+then shows (module, query, key, value, scale) to whoever watches that module. No attention matrix is asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastadasp.errors import ModelError
 from fastadasp.upstream.inside import ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS
 
 _PREFIX = "fastadasp_"
-Watcher = Callable[[nn.Module, Tensor, Tensor, float], None]
+Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
 _watchers: weakref.WeakKeyDictionary[nn.Module, Watcher] = weakref.WeakKeyDictionary()
 
 
@@ -53,7 +53,7 @@ def _twin(implementation: str) -> str:
         watcher = None if torch.compiler.is_compiling() else _watchers.get(module)
         if watcher is not None:
             scale = kwargs.get("scaling")
-            watcher(module, query, key, query.shape[-1] ** -0.5 if scale is None else float(scale))
+            watcher(module, query, key, value, query.shape[-1] ** -0.5 if scale is None else float(scale))
         return result
 
     if name not in ALL_ATTENTION_FUNCTIONS:
@@ -97,7 +97,7 @@ def implementation_of(config: PreTrainedConfig) -> str:
 
 
 def watch(owner: object, config: PreTrainedConfig, modules: Mapping[nn.Module, Watcher]) -> None:
-    """From now on each module's watcher sees the queries and keys of its forward passes, until `unwatch`."""
+    """From now on each module's watcher sees the queries, keys and values of its forward passes, until `unwatch`."""
     _watchers.update(modules)
     _holders.add((id(config), id(owner)))
     _set(config, _twin(_underneath(config)))

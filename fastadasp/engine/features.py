@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastadasp.counts.schedule import check_fit, layer_ratios, survivors_by_layer
+from fastadasp.counts.schedule import check_fit, clip_survivors, known_ratio, layer_ratios
 from fastadasp.engine.planning import plan_of
 from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Stream, apply_plan
@@ -18,7 +18,7 @@ from fastadasp.engine.view import LayerView, fingerprint_clips
 from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Reduced:
     places: Tensor
 
 
-def why_not(strategy: Strategy, layers: int) -> str | None:
+def why_not(strategy: Recipe, layers: int) -> str | None:
     """Why a strategy cannot act on features alone, in one sentence; None if it can.
 
     Args:
@@ -75,13 +75,13 @@ def why_not(strategy: Strategy, layers: int) -> str | None:
     return None
 
 
-def check(strategy: Strategy, layers: int) -> None:
+def check(strategy: Recipe, layers: int) -> None:
     """Raises StrategyError, in one sentence, if the strategy cannot act on features alone (`why_not`)."""
     if fault := why_not(strategy, layers):
         raise StrategyError(fault)
 
 
-def left(strategy: Strategy, tokens: int, layers: int) -> int:
+def left(strategy: Recipe, tokens: int, layers: int) -> int:
     """How many of a clip's `tokens` are left; known before any feature exists.
 
     Args:
@@ -95,10 +95,10 @@ def left(strategy: Strategy, tokens: int, layers: int) -> int:
     check(strategy, layers)
     if tokens < 0:
         raise StrategyError(f"a clip has 0 or more audio tokens, not {tokens}")
-    return survivors_by_layer(strategy, layer_ratios(strategy, layers), tokens)[0]
+    return clip_survivors(strategy, known_ratio(strategy, layers), layers, tokens)[0]
 
 
-def reduce(strategy: Strategy, clips: Sequence[Tensor], layers: int) -> list[Reduced]:
+def reduce(strategy: Recipe, clips: Sequence[Tensor], layers: int) -> list[Reduced]:
     """Shortens clips, each as if it were alone: exactly what the engine does before layer 0.
 
     Args:
@@ -113,7 +113,7 @@ def reduce(strategy: Strategy, clips: Sequence[Tensor], layers: int) -> list[Red
     return reduce_to(strategy, clips, layers, [left(strategy, len(clip), layers) for clip in _checked(clips)])
 
 
-def reduce_to(strategy: Strategy, clips: Sequence[Tensor], layers: int, kept: Sequence[int]) -> list[Reduced]:
+def reduce_to(strategy: Recipe, clips: Sequence[Tensor], layers: int, kept: Sequence[int]) -> list[Reduced]:
     """As `reduce`, but to counts that the caller found with `left`, perhaps for another budget each."""
     whole = all(n == len(clip) for n, clip in zip(kept, clips, strict=True))
     if whole:

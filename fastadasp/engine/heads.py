@@ -22,27 +22,48 @@ class HeadView(LayerView):
     Queries are those that share the head's keys; hidden states are the whole layer's.
 
     Attributes:
-        heads: key/value heads.
-        whole: the view with one row a clip.
+        of: the view with one row a clip.
     """
 
-    heads: int = 1
-    whole: LayerView | None = None
+    of: LayerView | None = None
+
+    @property
+    def whole(self) -> LayerView:
+        """The view with one row a clip."""
+        if self.of is None:
+            raise StrategyError("a view by heads is made by the engine from a view of the layer")
+        return self.of
+
+    def by_row(self, scores: Tensor) -> Tensor:
+        """Each head's own scores: [clips, heads, N] -> [clips x heads, N]."""
+        return scores.flatten(0, 1)
 
     @property
     def hidden(self) -> Tensor:
         """The audio tokens' hidden states, repeated for each head: [clips x heads, N, D]."""
-        return self._of_whole().hidden.repeat_interleave(self.heads, dim=0)
+        return self._repeat(self.whole.hidden)
 
     def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
         """The whole layer's text tokens, repeated for each head."""
-        states, valid = self._of_whole().text(asker)
-        return states.repeat_interleave(self.heads, dim=0), valid.repeat_interleave(self.heads, dim=0)
+        states, valid = self.whole.text(asker)
+        return self._repeat(states), self._repeat(valid)
 
-    def _of_whole(self) -> LayerView:
-        if self.whole is None:
-            raise StrategyError("a view by heads is made by the engine from a view of the layer")
-        return self.whole
+    def text_columns(self, asker: str) -> tuple[Tensor, Tensor]:
+        """Those of the whole layer, repeated for each head."""
+        columns, valid = self.whole.text_columns(asker)
+        return self._repeat(columns), self._repeat(valid)
+
+    def last_tokens(self, count: int) -> tuple[Tensor, Tensor]:
+        """Those of the whole layer, repeated for each head."""
+        columns, valid = self.whole.last_tokens(count)
+        return self._repeat(columns), self._repeat(valid)
+
+    def tokens_from(self) -> Tensor:
+        """Those of the whole layer, repeated for each head."""
+        return self._repeat(self.whole.tokens_from())
+
+    def _repeat(self, rows: Tensor) -> Tensor:
+        return rows.repeat_interleave(self.heads, dim=0)
 
 
 def by_head(layer: LayerView) -> HeadView:
@@ -68,19 +89,25 @@ def by_head(layer: LayerView) -> HeadView:
         "remove": None if layer.remove is None else layer.remove.repeat_interleave(heads),
         "removals": None if layer.removals is None else tuple(n for n in layer.removals for _ in range(heads)),
         "kept": {},
+        "value": None if layer.value is None else layer.value.reshape(batch * heads, 1, total, -1),
+        "heads": heads,
         "clip_keys": mix(layer.clip_keys.unsqueeze(1) + head).flatten(),
     }
-    return HeadView(**given, heads=heads, whole=layer)
+    return HeadView(**given, of=layer)
 
 
-def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...]) -> Keys:
+def evict(
+    cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...], query_heads: int | None = None
+) -> Keys:
     """Shrinks one layer's cache to what each head keeps; its memory is freed.
 
     Args:
         cached: the cache layer, with tensors `keys` and `values` [B, heads, columns, head_dim].
         keys: what is known of them; the last columns are this pass's `stream`.
         kept: bool [clips x heads, N], the audio tokens that each head keeps.
-        removed: how many audio tokens each clip loses, on the host, in every head alike.
+        removed: how many audio tokens each clip loses, on the host, in every head alike or on average over the heads.
+        query_heads: how many query heads there are, if the key/value heads keep different numbers. Then all are as wide
+            as the longest, and a mask by head hides what stands before the shorter ones.
 
     Returns:
         What is known of the cache now. Order is kept; shorter samples are padded on the left.
@@ -98,8 +125,11 @@ def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[
     stay = put(stay, (columns + (total + 1) * row).where(real, total), kept)[:, :total]
     gone = stream.spans.per_sample(batch, removed)
     lengths = tuple(n - k for n, k in zip(keys.lengths, gone, strict=True))
-    width = max(lengths)
     order = stay.cumsum(1)
+    columns_held = lengths
+    if query_heads is not None:  # only the device knows how many each head keeps
+        columns_held = tuple(int(n) for n in order[:, -1].view(batch, heads).amax(1).cpu())
+    width = max(columns_held)
     padding = width - order[:, -1:]
     place = (order - 1 + padding).where(stay, width)
     source = torch.zeros(batch * heads, width + 1, dtype=torch.int64, device=kept.device)
@@ -108,6 +138,9 @@ def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[
     cached.keys = cached.keys.gather(2, chosen.expand(-1, -1, -1, cached.keys.shape[-1]))
     cached.values = cached.values.gather(2, chosen.expand(-1, -1, -1, cached.values.shape[-1]))
     filled = None
-    if min(lengths) != width:
+    if query_heads is not None:
+        filled = torch.arange(width, device=kept.device) >= padding.view(batch, heads, 1)
+        filled = filled.repeat_interleave(query_heads // heads, dim=1)
+    elif min(lengths) != width:
         filled = torch.arange(width, device=kept.device) >= padding.view(batch, heads, 1)[:, 0]
-    return replace(keys, length=width, lengths=lengths, valid=filled, plain=False)
+    return replace(keys, length=width, lengths=lengths, valid=filled, plain=False, columns=columns_held)

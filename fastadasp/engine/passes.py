@@ -51,8 +51,8 @@ class Pass:
         """Before a layer; gives the arguments that it is called with instead, or None."""
         return None
 
-    def see(self, index: int, query: Tensor, key: Tensor, scale: float) -> None:
-        """The queries and keys of the layer's attention."""
+    def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+        """The queries, keys and values of the layer's attention."""
 
     def before_norm(self, index: int, states: Tensor) -> Tensor | None:
         """What the layer's second norm and MLP work on, of the hidden states after its attention; None for all."""

@@ -24,6 +24,8 @@ _ALONE = 1 << 15
 reads the keys where they lie, that of several copies them first."""
 _ROWS = 96
 """Queries of one head in a step: enough for the matrix product's full speed."""
+_ASKED = 32
+"""Queries of each clip that `attention_of` asks at once."""
 _Steps = Iterator[tuple[slice, slice, slice, int]]
 
 
@@ -170,3 +172,34 @@ def _product(block: Tensor, keys: Tensor) -> Tensor:
     if block.shape[:2] == (1, 1):
         return torch.matmul(block[0, 0], keys[0, 0].T)[None, None]
     return torch.matmul(block, keys.transpose(-1, -2))
+
+
+def attention_of(
+    query: Tensor, key: Tensor, scale: float, key_valid: Tensor | None, sample: Tensor, asked: Tensor, share: Tensor
+) -> Tensor:
+    """Attention of some queries to every key, added up by shares: float32 [clips, heads, past + T].
+
+    Args:
+        query: [B, heads, T, head_dim].
+        key: [B, key/value heads, past + T, head_dim].
+        scale: of the logits.
+        key_valid: bool [B, past + T], False for padding; None where there is none.
+        sample: int64 [clips], the batch row of each clip.
+        asked: int64 [clips, M], columns among the T of the queries asked.
+        share: float32 [clips, M], how much each counts.
+    """
+    groups, total = key.shape[1], key.shape[2]
+    past = total - query.shape[2]
+    key, columns = key[sample], torch.arange(total, device=key.device)
+    shown = None if key_valid is None else key_valid[sample].unsqueeze(1)
+    out = torch.zeros(len(asked), query.shape[1], total, dtype=torch.float32, device=key.device)
+    for begin in range(0, asked.shape[1], _ASKED):
+        block = asked[:, begin : begin + _ASKED]
+        chosen = query[sample.unsqueeze(1), :, block].transpose(1, 2).unflatten(1, (groups, -1))
+        logits = torch.matmul(chosen * scale, key.unsqueeze(2).transpose(-1, -2))  # [clips, groups, each, block, keys]
+        own = (block + past).unsqueeze(-1)
+        hidden = columns > own if shown is None else (columns > own) | ~shown
+        hidden = hidden & (columns != own)  # a query of padding sees itself
+        weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        out = out + (weights.flatten(1, 2) * share[:, None, begin : begin + _ASKED, None]).sum(2)
+    return out

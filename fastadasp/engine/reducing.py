@@ -17,6 +17,7 @@ from fastadasp.engine.cache import CacheState
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left, Pass
 from fastadasp.engine.planning import plan_of
+from fastadasp.engine.rotation import Rotation, rotation_of
 from fastadasp.engine.spans import send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
@@ -26,17 +27,19 @@ from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Queries and keys of the attention that was computed last; `valid` is False for padding keys."""
+    """Queries, keys and values of the attention that was computed last; `valid` is False for padding keys."""
 
     query: Tensor
     key: Tensor
+    value: Tensor
     scale: float
     valid: Tensor | None
+    rotation: Rotation | None
 
 
 @dataclass
@@ -71,6 +74,8 @@ class ReducingPass(FollowingPass):
         self.survivors: Survivors | None = None
         self._remove = self._evict = self._clip_keys = torch.zeros(0, dtype=torch.int64)
         self._seen: Seen | None = None
+        self._rotary: Any = None  # what the current layer rotates its queries by
+        self._positions: Tensor | None = None
         self._kept: dict[str, tuple[int, Tensor]] = {}
         self._done: set[tuple[int, str]] = set()
         self._traced: list[LayerTrace] = []
@@ -90,6 +95,7 @@ class ReducingPass(FollowingPass):
             if positions is None:
                 device = self.stream.spans.start.device
                 positions = torch.arange(self.seen - self.stream.width, self.seen, device=device).unsqueeze(0)
+            self._positions = positions
             self.survivors = Survivors(
                 self.stream, positions, session.rotary(), even=session.strategy.positions == "even"
             )
@@ -143,15 +149,17 @@ class ReducingPass(FollowingPass):
             with torch.no_grad():
                 work.changed = self.survivors.arguments(kwargs, states, index)
             kwargs = kwargs | work.changed
+        self._rotary = kwargs.get("position_embeddings")
         masked = super().enter(index, args, kwargs)
         if masked is not None:
             args, kwargs = masked
             work.changed = (work.changed or {}) | {"attention_mask": kwargs["attention_mask"]}
         return args, kwargs
 
-    def see(self, index: int, query: Tensor, key: Tensor, scale: float) -> None:
+    def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
         if self._reduces(index, "block") or self._evicts(index) or self._reduces(index + 1, "input"):
-            self._seen = Seen(query, key, scale, self.keys[-1].valid)
+            rotation = rotation_of(self.session, index, self._rotary, self._positions, self.stream, query)
+            self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation)
 
     def before_norm(self, index: int, states: Tensor) -> Tensor | None:
         """Evicts keys and values (site ``cache``), reduces the MLP's input (site ``block``)."""
@@ -189,7 +197,8 @@ class ReducingPass(FollowingPass):
             self._follow(index, "block", work.inside)
         left = self.stream
         audio = left.spans.per_sample(len(left.lengths))
-        self._traced.append(LayerTrace(index, audio, work.entered.lengths, left.lengths, self.keys[-1].lengths))
+        keys = self.keys[-1]
+        self._traced.append(LayerTrace(index, audio, work.entered.lengths, left.lengths, keys.lengths, keys.columns))
         return super().leave(index, states)
 
     def finish(self) -> None:
@@ -250,6 +259,8 @@ class ReducingPass(FollowingPass):
             remove=remove[index].to(device),
             removals=removals[index],
             kept=self._kept,
+            value=None if seen is None else seen.value.to(device),
+            rotation=None if seen is None else seen.rotation,
         )
 
     def _reduce(self, index: int, states: Tensor, seen: Seen | None) -> Reduction:
@@ -275,7 +286,7 @@ class ReducingPass(FollowingPass):
 
     def _evict_keys(self, index: int, states: Tensor, seen: Seen) -> None:
         """Each key/value head keeps its own choice of audio keys in the cache."""
-        strategy: Strategy = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
+        strategy: Recipe = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
         if not self.holds_keys(index):
             raise StrategyError(
                 f"strategy {self.session.strategy.name!r} is to evict keys and values in layer {index}, but the model "
@@ -285,7 +296,8 @@ class ReducingPass(FollowingPass):
         layer = by_head(self._view(index, states, seen, self._evict, self.evictions))
         kept = plan_of(strategy, layer).cluster >= 0
         cached, removed = self.cache.layers[index], self.evictions[index]
-        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed)
+        query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
+        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed, query_heads)
         self._done.add((index, "cache"))
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.adjacent import cosine_to_next_key
-from fastadasp.engine.received import Which, received_attention
+from fastadasp.engine.received import Which, attention_of, received_attention
+from fastadasp.engine.rotation import Rotation
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.errors import StrategyError
 
@@ -32,6 +33,9 @@ class LayerView:
         remove: int64 [clips], how many tokens each clip loses here; None where that is not known.
         removals: `remove` as host integers; None where that is not known.
         kept: scores that scorers of earlier layers left for this one, see `keep`.
+        value: values [B, key/value heads, past + T, head_dim] of the same attention; None where there is none.
+        rotation: how its queries were turned by their positions; None where that is not known.
+        heads: rows a clip; above 1 only at site ``cache``, where each key/value head chooses for itself.
     """
 
     layer_index: int
@@ -48,6 +52,9 @@ class LayerView:
     remove: Tensor | None = None
     removals: tuple[int, ...] | None = None
     kept: dict[str, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
+    value: Tensor | None = None
+    rotation: Rotation | None = None
+    heads: int = 1
     _columns: Tensor = field(init=False, repr=False)
     _received: dict[tuple[float, Which], Tensor] = field(default_factory=dict, init=False, repr=False)
     valid: Tensor = field(init=False)
@@ -71,6 +78,18 @@ class LayerView:
     def gather(self, x: Tensor) -> Tensor:
         """Audio tokens out of a whole sequence: [B, T, ...] -> [clips, N, ...]."""
         return x[self.spans.sample.unsqueeze(1), self._columns]
+
+    @property
+    def whole(self) -> LayerView:
+        """The view with one row a clip: this one, unless it shows each head by itself."""
+        return self
+
+    def by_row(self, scores: Tensor) -> Tensor:
+        """Scores by clip and key/value head, [clips, heads, N], for the rows of this view: [rows, N].
+
+        Where a row is a head, each gets its own; where it is a clip, the mean over its heads.
+        """
+        return scores.mean(1)
 
     @property
     def keys(self) -> Tensor:
@@ -160,6 +179,11 @@ class LayerView:
         Raises:
             StrategyError: a clip's sample has no text. That is known on the host.
         """
+        columns, real = self.text_columns(asker)
+        return self.states[self.spans.sample.unsqueeze(1), columns], real
+
+    def text_columns(self, asker: str) -> tuple[Tensor, Tensor]:
+        """Where the text tokens of `text` stand among the hidden states: int64 and bool, both [clips, M]."""
         counts = self.spans.text
         if 0 in counts:
             sample = self.spans.samples[counts.index(0)]
@@ -174,7 +198,64 @@ class LayerView:
         order = (~plain).to(torch.int8).argsort(dim=1, stable=True)[:, : max(counts, default=0)]
         columns = order[self.spans.sample]
         steps = torch.arange(columns.shape[1], device=columns.device)
-        return self.states[self.spans.sample.unsqueeze(1), columns], steps < plain.sum(1)[self.spans.sample, None]
+        return columns, steps < plain.sum(1)[self.spans.sample, None]
+
+    def text_attention(self, weight: Tensor | None = None, asker: str = "the strategy") -> Tensor:
+        """Attention of the text tokens in each clip's sample to its audio tokens, by head: float32 [clips, heads, N].
+
+        The mean over the text tokens, weighted if `weight` [clips, M] is given (entries for padding are not looked at).
+        Text before the clip cannot see it and counts with 0. Streamed over blocks of text tokens.
+
+        Raises:
+            StrategyError: a clip's sample has no text (`text`), or there is no attention before the first layer.
+        """
+        columns, real = self.text_columns(asker)
+        share = real.float() if weight is None else real * weight.float()
+        return self.of_audio(self.attention_from(columns, share / share.sum(1, keepdim=True).clamp_min(1e-30)))
+
+    def attention_from(self, columns: Tensor, share: Tensor) -> Tensor:
+        """Attention of some queries in each clip's sample to every key: float32 [clips, heads, past + T].
+
+        Args:
+            columns: int64 [clips, M], where these queries stand among the T hidden states.
+            share: float32 [clips, M], how much each counts: 0 for padding, 1 / M each for the mean.
+        """
+        query, key = self._attention()
+        return attention_of(query, key, self.scale, self.key_valid, self.spans.sample, columns, share)
+
+    def of_audio(self, rows: Tensor) -> Tensor:
+        """What belongs to audio tokens of rows over all keys, [clips, ..., past + T] -> [clips, ..., N]."""
+        places = self._columns + rows.shape[-1] - self.states.shape[1]
+        return rows.gather(-1, places.view(len(rows), *(1,) * (rows.dim() - 2), -1).expand(*rows.shape[:-1], -1))
+
+    def tokens_from(self) -> Tensor:
+        """How many tokens of its sample stand at or after each audio token, itself included: int64 [clips, N].
+
+        These are the queries of this pass that can see its key.
+        """
+        length = self.states.shape[1]
+        if self.token_valid is None:
+            return length - self._columns
+        before = self.token_valid.cumsum(1)
+        return self.gather((before[:, -1:] - before + 1).unsqueeze(-1)).squeeze(-1)
+
+    def last_tokens(self, count: int) -> tuple[Tensor, Tensor]:
+        """Where the last `count` tokens of each clip's sample stand among the hidden states, padding left out.
+
+        Returns:
+            int64 [clips, M] in the order of the prompt, M = `count` or the length if that is less; and bool [clips, M],
+            False at the beginning for a sample that has fewer.
+        """
+        length = self.states.shape[1]
+        count = min(count, length)
+        if self.token_valid is None:
+            columns = torch.arange(length - count, length, device=self.states.device)
+            return columns.expand(len(self.tokens), -1), self.valid.new_ones(len(self.tokens), count)
+        real = self.token_valid.sum(1)
+        end = (self.token_valid * torch.arange(1, length + 1, device=self.states.device)).amax(1)
+        columns = end.unsqueeze(1) + torch.arange(-count, 0, device=self.states.device)
+        shown = columns >= (end - real).unsqueeze(1)
+        return columns.clamp_min(0)[self.spans.sample], shown[self.spans.sample]
 
     def noise(self, stream: int = 0) -> Tensor:
         """Uniform noise in [0, 1), float32 [clips, N].

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, RunError
-from fastadasp.registry.registry import get_registry
-from fastadasp.strategy import Strategy
+from fastadasp.strategy import Strategy, get_registry
 from fastadasp.tasks.definition import SUFFIX, read_task
 from fastadasp.tasks.manifest import ManifestTask, listing
-from fastadasp.tasks.task import Example, Task
 
 FULL = "full"
 ALL = "all"
@@ -133,7 +132,7 @@ def asked(task: Task, model: str | None, prompt: str | None) -> Task:
         return task
     from fastadasp.inference.load import model_type
 
-    return task.for_family(model_type(model))
+    return task.for_model((model, Path(model).name, model_type(model)))
 
 
 def _unheard(example: Example) -> str | None:

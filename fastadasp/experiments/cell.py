@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.axes import Row
 from fastadasp.experiments.starts import Starts
 from fastadasp.experiments.statistics import draw, interval
@@ -13,9 +14,8 @@ from fastadasp.inference import runner
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.costs import Efficiency
 from fastadasp.inference.load import LoadedModel
-from fastadasp.models.adapter import adapter_for
+from fastadasp.models.lookup import adapter_for
 from fastadasp.tasks.groups import group_scores
-from fastadasp.tasks.task import Example, Task
 
 if TYPE_CHECKING:
     from fastadasp.experiments.records import Choice

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fastadasp.contracts.task import Example
 from fastadasp.errors import RunError
 from fastadasp.experiments.axes import budget_value
 from fastadasp.experiments.combinations import Point
@@ -21,7 +22,6 @@ from fastadasp.experiments.drive import Finished
 from fastadasp.experiments.old_format import STUDY
 from fastadasp.experiments.records import TIMES, Cell, Prediction, Record, Result, Run, Standing, Times
 from fastadasp.files import told, write_whole
-from fastadasp.tasks.task import Example
 
 RUN, RESULTS, PREDICTIONS = "run.json", "results.jsonl", "predictions.jsonl"
 STATISTICS, CLOCK, TABLE = "statistics.jsonl", "times.jsonl", "table.md"

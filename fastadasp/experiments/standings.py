@@ -8,6 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.axes import budget_value
 from fastadasp.experiments.combinations import Point, describe
 from fastadasp.experiments.drive import Finished
@@ -25,7 +26,6 @@ from fastadasp.experiments.statistics import (
     rank,
 )
 from fastadasp.inference.costs import Efficiency
-from fastadasp.tasks.task import Example, Task
 
 
 @dataclass(frozen=True)

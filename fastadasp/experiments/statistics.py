@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from fastadasp.tasks.task import Task
+from fastadasp.contracts.task import Task
 
 Floats = NDArray[np.float64]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError
 from fastadasp.experiments import folder as files
 from fastadasp.experiments.about import device_name, git_commit, now, versions
@@ -22,10 +23,8 @@ from fastadasp.experiments.tables import COMPARISON, STUDY, Face, Heading, markd
 from fastadasp.experiments.worker import Settings, Worker
 from fastadasp.files import cache_folder
 from fastadasp.recipes.reading import SECTIONS
-from fastadasp.registry.registry import get_registry
 from fastadasp.selection.cache import Notice
-from fastadasp.strategy import Strategy, load_strategy
-from fastadasp.tasks.task import Example, Task
+from fastadasp.strategy import Strategy, get_registry, load_strategy
 
 EXECUTORS = ("local", "ray")
 FACES: dict[str, Face] = {"compare": COMPARISON, "ablate": STUDY}
@@ -156,6 +155,8 @@ class Study:
             grid = make_grid(self.spec, facts)
             files.check_folder(options.output, options.command, arguments, grid.study)
             record = self._record(grid, facts)
+            for note in self._worker.notes:
+                self._notice(note)
             if options.forecast:
                 self._foretell(grid)
             store = Store(self.store, self._notice)
@@ -206,8 +207,8 @@ class Study:
         page = self.pages(findings, self.face.without_times())
         if failed := [f"- {point}: {error}" for point in finished.points if (error := finished.error(point))]:
             page += "\n" + "\n".join(["**failed**", "", *failed]) + "\n"
-        if self.options.appendix:
-            page += "\n" + self.options.appendix
+        for below in (*(f"{note}\n" for note in self._worker.notes), self.options.appendix):
+            page += f"\n{below}" if below else ""
         lines = [entry.standing for entries in found.values() for entry in entries]
         files.write_tables(self.options.output, lines, page.rstrip() + "\n" if page else "")
         return findings

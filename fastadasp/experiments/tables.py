@@ -9,10 +9,10 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
+from fastadasp.contracts.task import Task
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.statistics import FEWEST, LEVEL
-from fastadasp.tasks.task import Task
 
 UNCLEAR = "n.d."
 """Stands where a difference is not distinguishable from none."""

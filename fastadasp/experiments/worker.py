@@ -21,11 +21,11 @@ from fastadasp.selection.cache import Notice
 from fastadasp.strategy import Strategy
 
 if TYPE_CHECKING:
+    from fastadasp.contracts.task import Example, Task
     from fastadasp.experiments.cell import Scored
     from fastadasp.experiments.starts import Starts
     from fastadasp.inference.clips import ReadyClip
     from fastadasp.inference.load import LoadedModel
-    from fastadasp.tasks.task import Example, Task
 
     Clips = tuple[dict[str, Task], dict[str, list[Example]]]
     """Tasks by name, and the clips of each."""
@@ -116,6 +116,11 @@ class Worker:
         from fastadasp.selection.select import calibration_examples
 
         return {name: calibration_examples(task) for name, task in self.read[0].items()}
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a person should know before the scores are read: where the model is asked what it does not know."""
+        return [note for name, clips in self.read[1].items() for note in self.loaded.knows.notes(name, clips)]
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fastadasp.errors import ModelError, RunError
-from fastadasp.files import is_file, parse_json, read_text
+from fastadasp.files import UNFINISHED, is_file, parse_json, read_text
+from fastadasp.inference.knows import Knowledge, knowledge_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -36,6 +37,11 @@ class LoadedModel:
         """Seconds that fit into the encoder's window, if it has one."""
         length = getattr(self.processor.feature_extractor, "chunk_length", None)
         return None if length is None else float(length)
+
+    @cached_property
+    def knows(self) -> Knowledge:
+        """What the model can be asked, where its folder says so. Raises ModelError for a file that cannot be used."""
+        return knowledge_of(self.path)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -98,6 +104,8 @@ def check_folder(path: str) -> None:
             f"there is no model folder {path}; give a folder with config.json, or a hub id such as Qwen/Qwen2-Audio-7B"
         )
     config = folder / "config.json"
+    if (folder / UNFINISHED).exists():
+        raise ModelError(f"{path} is not whole: its conversion was cut off; run the same fastadasp convert again")
     if not config.is_file():
         raise ModelError(f"{path} is not a model: it has no config.json")
     try:
@@ -106,7 +114,7 @@ def check_folder(path: str) -> None:
     except (OSError, ValueError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else "" if isinstance(error, AttributeError) else str(error)
         raise ModelError(f"{config} is not a model configuration" + (f": {why}" if why else "")) from None
-    from fastadasp.models.adapter import adapter_of_type
+    from fastadasp.models.lookup import adapter_of_type
 
     if adapter_of_type(str(kind), path).audio_token is None:
         raise ModelError(f"{path} is a model of type {kind!r}, which has no audio tokens")
@@ -139,7 +147,7 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
 
     import transformers
 
-    from fastadasp.models.adapter import adapter_for
+    from fastadasp.models.lookup import adapter_for
 
     local = Path(path).is_dir() or not _hub_answers(path)
     own = _own_classes(path)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from fastadasp.contracts.task import Task
 from fastadasp.errors import FastAdaSPError
 from fastadasp.experiments.axes import FULL, find_task
 from fastadasp.experiments.records import Cell, Prediction
 from fastadasp.experiments.statistics import FEWEST, Sample, by_clip, difference, draw, holm, interval, rank
 from fastadasp.report.source import Source, key
-from fastadasp.tasks.task import Task
 
 
 @dataclass

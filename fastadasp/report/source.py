@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ValidationError
 
-import fastadasp
 from fastadasp.errors import RunError
 from fastadasp.experiments import old_format
 from fastadasp.experiments.folder import CLOCK, PREDICTIONS, RESULTS, RUN, STATISTICS
 from fastadasp.experiments.records import Cell, Prediction, Run, Standing, Times
 from fastadasp.files import parse_json
+from fastadasp.version import installed_version
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -169,7 +169,7 @@ def _parse(
         version = newer() or _newer_text(text)
         if version is not None:
             raise RunError(
-                f"{where} was written by fastadasp {version}, and this is {fastadasp.__version__}; update fastadasp"
+                f"{where} was written by fastadasp {version}, and this is {installed_version()}; update fastadasp"
             ) from None
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -192,6 +192,6 @@ def _newer_text(text: str) -> str | None:
 
 def _if_newer(version: str | None) -> str | None:
     try:
-        return version if version and Version(version) > Version(fastadasp.__version__) else None
+        return version if version and Version(version) > Version(installed_version()) else None
     except InvalidVersion:
         return None

@@ -12,7 +12,7 @@ from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import explain
 from fastadasp.registry.checks import name_fault
 from fastadasp.tasks.manifest import ManifestTask
-from fastadasp.tasks.sources.hub import PREFIX
+from fastadasp.tasks.sources.address import is_address
 
 SUFFIX = ".toml"
 
@@ -59,7 +59,7 @@ class Definition(BaseModel):
         description="columns that go into `predictions.jsonl` as tags; all that have no other meaning unless given",
     )
     prompts: dict[str, str] = Field(
-        default_factory=dict, description="instructions for certain model families instead, by `model_type`"
+        default_factory=dict, description="instructions for certain models instead, by hub id, folder or `model_type`"
     )
     choices: list[str] | None = Field(
         default=None,
@@ -72,6 +72,8 @@ class Definition(BaseModel):
         description="for `bleu`: `13a`, `intl`, `zh`, `char`, `ja-mecab`, `ko-mecab` or `none`; the one that fits the "
         "references' script unless given",
     )
+    licence: str = Field(default="", description="what the clips may be used for, as their owners say")
+    source: str = Field(default="", description="who asks and scores it like this")
     calibration: str | None = Field(
         default=None, description="further clips, to choose parameters on, relative to the file"
     )
@@ -100,7 +102,7 @@ def read_task(path: Path) -> ManifestTask:
         raise DataError(f"task file {path}: `name`: it {fault}")
 
     def place(source: str | None) -> str | None:
-        return source if source is None or source.startswith(PREFIX) else str(path.parent / source)
+        return source if source is None or is_address(source) else str(path.parent / source)
 
     return ManifestTask(
         given.name,
@@ -119,6 +121,8 @@ def read_task(path: Path) -> ManifestTask:
         groups=given.groups,
         keep=given.keep,
         prompts=given.prompts,
+        licence=given.licence,
+        source=given.source,
         tokenizer=given.tokenizer,
         choices=None if given.choices is None else (given.choices[0], given.choices[1]),
     )

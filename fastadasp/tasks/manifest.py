@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
-from fastadasp.errors import DataError
-from fastadasp.registry.checks import did_you_mean
+from fastadasp.contracts.task import Example, Reading, Tally, Task
+from fastadasp.errors import DataError, did_you_mean
 from fastadasp.tasks.metrics import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
-from fastadasp.tasks.options import find, letters, options_of, reference_of, settle
+from fastadasp.tasks.options import find_label, letters, options_of, reference_of, settle
 from fastadasp.tasks.pairs import join
 from fastadasp.tasks.sources import COLUMNS, REFERENCES, Names, Row, read_rows
-from fastadasp.tasks.task import Example, Reading, Tally, Task
+from fastadasp.tasks.sources.address import is_address, read_address
 from fastadasp.tasks.tokenizers import check_tokenizer
 
 _FIELD = re.compile(r"{(\w+)}")
@@ -31,7 +31,8 @@ class ManifestTask(Task):
     Columns have the usual names (docs/tasks.md) unless `columns` says otherwise.
 
     Args:
-        manifest: where the rows come from; None for a task that only asks about clips that it is given (`over`).
+        manifest: where the rows come from; None for a task that only asks about clips that it is given (`over`). Of a
+            dataset of the hub, a folder given to `over` may be a copy: its configuration and split are then taken.
         where: a row counts if it has these values, e.g. ``{"task": "asr"}``.
         metric: one of `fastadasp.tasks.metrics.METRICS`. With ``eer`` a row has two recordings; the model hears one
             after the other.
@@ -47,7 +48,9 @@ class ManifestTask(Task):
         labels: the same options for every clip, without letters, e.g. emotions.
         groups: see `Task.groups`: columns whose values are also scored apart.
         keep: the columns that become tags; None for all.
-        prompts: instructions that certain model families get instead, by ``model_type``.
+        prompts: instructions that certain models get instead, by hub id, name of the folder, or ``model_type``.
+        licence: what the clips may be used for, for people.
+        source: who asks and scores it like this; a task with a source is one of a public benchmark.
         tokenizer: for ``bleu``, one of `fastadasp.tasks.tokenizers.TOKENIZERS`; None for the one that fits the script
             of the references.
 
@@ -76,6 +79,8 @@ class ManifestTask(Task):
         groups: Sequence[str] = (),
         keep: Sequence[str] | None = None,
         prompts: Mapping[str, str] | None = None,
+        licence: str = "",
+        source: str = "",
     ) -> None:
         for what, value, known in (("metric", metric, METRICS), ("normaliser", normaliser, NORMALISERS)):
             if value is not None and value not in known:
@@ -90,6 +95,7 @@ class ManifestTask(Task):
             summary,
         )
         self.draws = False
+        self.home = str(manifest) if is_address(manifest) else None
         self.normaliser = normaliser or METRICS[metric].normaliser
         self.columns = columns or {}
         self._names: Names = {"reference": REFERENCES[METRICS[metric].reference], **self.columns}
@@ -105,6 +111,7 @@ class ManifestTask(Task):
         self._scoring = {"tokenizer": tokenizer} if METRICS[metric].reference == "translation" else {}
         self.options, self.labels, self.groups = tuple(options), tuple(labels), tuple(groups)
         self.keep, self.prompts, self._asked = keep, dict(prompts or {}), False
+        self.licence, self.source = licence, source
         if (options or labels) and METRICS[metric].reference != "label":
             raise DataError(f"task {name!r}: options and labels belong to the metrics accuracy and f1, not {metric}")
         if options and labels:
@@ -119,7 +126,8 @@ class ManifestTask(Task):
         """
         made = copy(self)
         made.manifest, made.where, made._calibration = manifest, {}, None
-        made.draws = not str(manifest).startswith("hf:")  # whose rows are written to disk as they are read
+        # rows of the hub are written to disk as they are read; a copy of them gives the same first clips
+        made.draws = self.home is None and not is_address(manifest)
         return made
 
     def asking(self, instruction: str) -> ManifestTask:
@@ -128,10 +136,10 @@ class ManifestTask(Task):
         made.instruction, made.prompts, made._asked = instruction, {}, True
         return made
 
-    def for_family(self, family: str | None) -> ManifestTask:
-        """The same task with the instruction that a model family gets; `family` is its ``model_type``."""
+    def for_model(self, names: Sequence[str]) -> ManifestTask:
+        """The same task with the instruction that a model gets: that of the first of its names that has one."""
         made = copy(self)
-        made.instruction = self.prompts.get(family or "", self.instruction)
+        made.instruction = next((self.prompts[name] for name in names if name in self.prompts), self.instruction)
         return made
 
     @property
@@ -156,14 +164,16 @@ class ManifestTask(Task):
 
     def read(self, limit: int | None = None) -> Reading:
         if self.manifest is None:
+            where = f" ({self.source})" if self.source else ""
             raise DataError(
-                f"task {self.name!r} has no clips of its own; give it some, e.g. --tasks {self.name}=clips.csv"
+                f"task {self.name!r} has no clips of its own; give it some, e.g. --tasks {self.name}=clips.csv{where}"
             )
         examples: list[Example] = []
         faults: list[str] = []
         seen: dict[str, str] = {}
         labels = self._labels() if "{labels}" in self.instruction else ""
-        for row in read_rows(self.manifest):
+        likely = None if self.draws or self.where else limit
+        for row in self._rows(likely):
             if isinstance(row, DataError):
                 faults.append(str(row))
                 continue
@@ -209,11 +219,15 @@ class ManifestTask(Task):
     def _parses(self) -> bool:
         return bool(self.options or self.labels) and self.choices is None
 
+    def _rows(self, limit: int | None = None) -> Iterator[Row | DataError]:
+        wanted = None if self.home is None else read_address(self.home)
+        return read_rows(self.manifest or "", limit=limit, wanted=wanted)
+
     def _labels(self) -> str:
         """The task's labels; without, the references that occur, in alphabetical order."""
         if self.labels:
             return ", ".join(self.labels)
-        rows = (row for row in read_rows(self.manifest or "") if isinstance(row, Row))
+        rows = (row for row in self._rows() if isinstance(row, Row))
         return ", ".join(sorted({text for row in rows if (text := row.find("reference", self._names)) is not None}))
 
     def _example(self, row: Row, labels: str) -> Example:
@@ -227,7 +241,7 @@ class ManifestTask(Task):
         if self.options:
             options = options_of(row.values, self.options, row.where)
             reference = reference_of(reference, options, row.where)
-        elif self.labels and find(reference, self.labels, lettered=False) is None:
+        elif self.labels and find_label(reference, self.labels) is None:
             raise DataError(f"{row.where}: the answer {reference!r} is none of {', '.join(self.labels)}")
         meant = {name for meaning in COLUMNS for name in row.names(meaning, self._names)}
         if self.keep is not None:

@@ -48,7 +48,7 @@ def options_of(values: Mapping[str, Any], columns: Sequence[str], where: str) ->
     """The options of a row, without those that are empty.
 
     Args:
-        columns: one column with a list of them (or a list written as JSON), or one column for each.
+        columns: one column with a list of them (or a list written as JSON, or texts by letter), or one column for each.
         where: the place of the row, for messages.
 
     Raises:
@@ -63,6 +63,8 @@ def options_of(values: Mapping[str, Any], columns: Sequence[str], where: str) ->
             found = parse_json(found)
         except ValueError:
             found = None
+    if isinstance(found, dict):  # letters and texts
+        found = [found[letter] for letter in sorted(found)]
     if not isinstance(found, list | tuple):
         raise DataError(f"{where}: {columns[0]!r} is no list of options")
     options = [_plain(str(option)) for option in found if option is not None and str(option).strip()]
@@ -134,6 +136,13 @@ def find(answer: str, options: Sequence[str], lettered: bool = True) -> int | No
     return known.index(alone.pop()) if len(alone) == 1 else None
 
 
+def find_label(answer: str, labels: Sequence[str]) -> int | None:
+    """Which label an answer names; labels that are the letters A, B, ... stand for options that nobody wrote down."""
+    if list(labels) == list(ascii_uppercase[: len(labels)]):
+        return find(answer, [""] * len(labels))
+    return find(answer, labels, lettered=False)
+
+
 def _mentioned(words: str, options: Sequence[str]) -> list[int]:
     """The options whose words occur in the answer, and not only inside a longer option that occurs there, too."""
     rest, found = f" {words} ", []
@@ -156,13 +165,12 @@ def settle(
     guesses, truths, unclear = [], [], 0
     for prediction, reference in zip(predictions, references, strict=True):
         if labels:
-            options, names = list(labels), [basic(label) for label in labels]
-            right = find(reference, options, lettered=False)
+            right, place = find_label(reference, labels), find_label(prediction, labels)
+            names = [basic(label) for label in labels]
             truth = basic(reference) if right is None else names[right]
         else:
             truth, options = read_reference(reference)
-            names = list(ascii_uppercase[: len(options)])
-        place = find(prediction, options, lettered=not labels)
+            names, place = list(ascii_uppercase[: len(options)]), find(prediction, options)
         unclear += place is None
         guesses.append("" if place is None else names[place])
         truths.append(truth)

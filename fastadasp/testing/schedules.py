@@ -53,6 +53,13 @@ def _check_ratios(
     subject.expect(
         rising, f"{ratios}, after {before} for a smaller ratio", "fractions that do not fall as the ratio rises"
     )
+    for tokens in (0, 1, 77):
+        counts = schedule.counts(tokens, ratio, start, layers)
+        at = subject.when(f"counts(tokens={tokens}, ratio={ratio}, start={start}, num_layers={layers})")
+        if counts is not None:
+            falls = all(0 <= b <= a <= tokens for a, b in zip((tokens, *counts), counts, strict=False))
+            good = len(counts) == layers and falls and all(n == tokens for n in counts[:start])
+            at.expect(good, repr(counts), f"{layers} counts that do not rise, {tokens} before the start layer, or None")
     return ratios
 
 

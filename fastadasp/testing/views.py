@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fastadasp.engine.rotation import Rotation
 from fastadasp.engine.spans import find_spans
 from fastadasp.engine.view import LayerView, fingerprint_clips
 
@@ -78,6 +79,7 @@ def view_of(
     states = padding * torch.randn(len(prompts), width, HIDDEN, generator=junk)
     query = padding * torch.randn(len(prompts), HEADS, width, HEAD_DIM, generator=junk)
     key = padding * torch.randn(len(prompts), KV_HEADS, width, HEAD_DIM, generator=junk)
+    value = padding * torch.randn(len(prompts), KV_HEADS, width, HEAD_DIM, generator=junk)
     for row, prompt in enumerate(prompts):
         own = torch.Generator().manual_seed(prompt.seed)
         columns = slice(width - len(prompt), width) if side == "left" else slice(0, len(prompt))
@@ -85,6 +87,7 @@ def view_of(
         states[row, columns] = torch.randn(len(prompt), HIDDEN, generator=own)
         query[row, :, columns] = torch.randn(HEADS, len(prompt), HEAD_DIM, generator=own)
         key[row, :, columns] = torch.randn(KV_HEADS, len(prompt), HEAD_DIM, generator=own)
+        value[row, :, columns] = torch.randn(KV_HEADS, len(prompt), HEAD_DIM, generator=own)
     shown = None if bool(valid.all()) else valid
     spans = find_spans(ids, shown)
     removals = tuple(n // 2 for n in spans.tokens) if remove is None else tuple(remove)
@@ -102,8 +105,21 @@ def view_of(
         token_valid=shown,
         remove=torch.tensor(removals, dtype=torch.int64),
         removals=removals,
+        value=value.to(dtype) if attention else None,
+        rotation=_rotation(valid, dtype) if attention else None,
     )
     return view if device == "cpu" else moved(view, lambda x: x.to(device))
+
+
+def _rotation(valid: Tensor, dtype: torch.dtype) -> Rotation:
+    """Rotary embedding of prompts whose tokens are counted from 0, padding left out."""
+
+    def embed(positions: Tensor) -> tuple[Tensor, Tensor]:
+        speed = 100.0 ** (-torch.arange(HEAD_DIM // 2, device=positions.device) / (HEAD_DIM // 2))
+        angles = (positions.unsqueeze(-1) * speed).repeat(1, 1, 2)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+    return Rotation(*embed((valid.cumsum(1) - 1).clamp_min(0)), valid.sum(1), embed)
 
 
 def moved(view: LayerView, move: Callable[[Tensor], Tensor]) -> LayerView:
@@ -113,6 +129,9 @@ def moved(view: LayerView, move: Callable[[Tensor], Tensor]) -> LayerView:
     given = {name: move(value) if isinstance(value, Tensor) else value for name, value in given.items()}
     spans = view.spans
     given["spans"] = replace(spans, sample=move(spans.sample), start=move(spans.start), counts=move(spans.counts))
+    if view.rotation is not None:
+        own = view.rotation
+        given["rotation"] = replace(own, cos=move(own.cos), sin=move(own.sin), follows=move(own.follows))
     return LayerView(**given)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastadasp.contracts.task import Example
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import DataError, FastAdaSPError, RunError, StrategyError
 from fastadasp.inference.clips import ReadyClip, encode, long_enough
 from fastadasp.inference.load import LoadedModel, load_model
 from fastadasp.inference.runner import Outcome, check_reach, run_cell
-from fastadasp.models.adapter import adapter_for
+from fastadasp.models.lookup import adapter_for
 from fastadasp.samples import Samples, recording_of
 from fastadasp.strategy import Strategy, load_strategy
-from fastadasp.tasks.task import Example
 from fastadasp.transcribe.windows import Window, whole, windows
 
 TRANSCRIBE = "Transcribe the speech into text."
@@ -122,6 +123,8 @@ class SpeechModel:
         """
         recording = recording_of(audio, sampling_rate)
         settings = self._settings(strategy, budget, prompt, window, max_new_tokens, batch_size)
+        if note := self.loaded.knows.unknown([prompt]):
+            warnings.warn(note, stacklevel=2)
         for answer in self._answers([recording], settings):
             if isinstance(answer, FastAdaSPError):
                 raise answer

@@ -38,3 +38,11 @@ def results(script: str, *given: Any, **environment: str) -> list[Any]:
     found = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert found, done.stdout[-3000:] + done.stderr[-3000:]
     return [json.loads(line) for line in found]
+
+
+def end(engine: Any) -> None:
+    """Lets the next engine of vLLM start in this process."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    engine.llm_engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()

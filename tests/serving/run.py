@@ -1,4 +1,4 @@
-"""Reference tokens of transformers, and vLLM's, for the same clips; each in a process of its own, JSON on stdout."""
+"""Greedy tokens of transformers, and vLLM's, for the same prompts; each in a process of its own, JSON on stdout."""
 
 from __future__ import annotations
 
@@ -7,72 +7,101 @@ import sys
 from typing import Any
 
 import torch
+from inside import end
 
 from fastadasp import load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
 from fastadasp.demo.evaluate import instruction, read_rows
-from fastadasp.demo.prompts import build_prompt
+from fastadasp.demo.prompts import AUDIO_PLACEHOLDER, build_prompt
 from fastadasp.serving.options import overrides
 
-NEW = 48
+NEW, COUNT = 48, 4
 ARCHITECTURE = "Qwen2AudioForConditionalGeneration"
 
 
-def clips(count: int) -> list[tuple[str, Any]]:
-    """Prompts with their waves."""
-    rows = [row for task in ("asr", "er") for row in read_rows(data_path(), [task], count)]
-    return [(build_prompt(instruction(row)), read_audio(data_path() / row["audio_filepath"], 16000)) for row in rows]
+def prompts(kind: str) -> list[tuple[str, list[Any]]]:
+    """Prompts with their waves: ``plain``, ``two`` clips in each, or one clip before the instruction that `kind` is."""
+    rows = [row for task in ("asr", "er") for row in read_rows(data_path(), [task], COUNT)]
+    waves = [read_audio(data_path() / row["audio_filepath"], 16000) for row in rows]
+    if kind == "plain":
+        return [(build_prompt(instruction(row)), [wave]) for row, wave in zip(rows, waves, strict=True)]
+    if kind != "two":
+        return [(build_prompt(kind), [wave]) for wave in waves]
+    pairs = zip(waves, waves[1:] + waves[:1], strict=True)
+    text = build_prompt("Which of them is louder?")
+    return [(text.replace(AUDIO_PLACEHOLDER, 2 * AUDIO_PLACEHOLDER), list(pair)) for pair in pairs]
 
 
-def reference(settings: list[dict], count: int) -> list[list[list[int]]]:
-    """Greedy tokens of transformers, one clip at a time."""
+def reference(settings: list[dict]) -> list[list[list[int]]]:
+    """Greedy tokens of transformers, one prompt at a time: for each setting with its ``ask`` and ``dtype``."""
     from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
     processor = AutoProcessor.from_pretrained(model_path(), local_files_only=True)
-    model = Qwen2AudioForConditionalGeneration.from_pretrained(model_path(), local_files_only=True).eval()
+    load = Qwen2AudioForConditionalGeneration.from_pretrained
+    model = load(model_path(), local_files_only=True, dtype=torch.float32).eval()
 
-    def answer(text: str, wave: Any) -> list[int]:
-        inputs = processor(text=[text], audio=[wave], sampling_rate=16000, return_tensors="pt")
+    def answer(text: str, waves: list[Any]) -> list[int]:
+        inputs = processor(text=[text], audio=waves, sampling_rate=16000, return_tensors="pt").to(dtype=model.dtype)
         with torch.inference_mode():
             out = model.generate(**inputs, do_sample=False, max_new_tokens=NEW)
         return out[0, inputs["input_ids"].shape[1] :].tolist()
 
     answers = []
     for setting in settings:
+        model = model.to(getattr(torch, setting.get("dtype", "float32")))
         changes = {"budget": setting["budget"], "positions": setting["positions"]}
         method = load_strategy(setting["strategy"], site="input", layers={"layer": 0}, **changes)
         with method.apply(model):
-            answers.append([answer(*clip) for clip in clips(count)])
+            answers.append([answer(*prompt) for prompt in prompts(setting.get("ask", "plain"))])
     return answers
 
 
-def served(setting: dict | None, count: int, budgets: list[float]) -> dict:
-    """Greedy tokens of vLLM, all clips in one batch; again from its caches; and with a budget by request."""
+def served(setting: dict, asks: list[dict], **options: Any) -> list[dict]:
+    """Greedy tokens of vLLM with a strategy, all prompts of an ask at once, one ask after the other.
+
+    Args:
+        setting: the strategy.
+        asks: each with a ``kind`` of prompts and ``budgets`` by request, which go round; None for the server's.
+        options: of the engine.
+    """
     from vllm import LLM, SamplingParams
 
-    options: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 8}
-    options |= {"limit_mm_per_prompt": {"audio": 1}, "disable_log_stats": True}
-    engine = LLM(model=str(model_path()), hf_overrides=overrides(setting, ARCHITECTURE) if setting else {}, **options)
-    asked = clips(count)
+    standard: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 8}
+    standard |= {"limit_mm_per_prompt": {"audio": 2}, "disable_log_stats": True}
+    engine = LLM(model=str(model_path()), hf_overrides=overrides(setting, ARCHITECTURE), **(standard | options))
+    audio = engine.get_tokenizer().convert_tokens_to_ids("<|AUDIO|>")
 
-    def ask(**more: Any) -> list:
-        requests = [{"prompt": text, "multi_modal_data": {"audio": (wave, 16000)}, **more} for text, wave in asked]
-        return engine.generate(requests, SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
+    def places(tokens: list[int]) -> list[int]:
+        return [place for place, token in enumerate(tokens) if token == audio]
 
-    def tokens(outs: list) -> list[list[int]]:
-        return [list(out.outputs[0].token_ids) for out in outs]
-
-    first = ask()
-    return {
-        "tokens": tokens(first),
-        "prompts": [len(out.prompt_token_ids) for out in first],
-        "again": tokens(ask()),
-        "budgets": [tokens(ask(mm_processor_kwargs={"fastadasp_budget": budget})) for budget in budgets],
-    }
+    answers = []
+    for ask in asks:
+        budgets = ask.get("budgets", [None])
+        requests = [
+            {"prompt": text, "multi_modal_data": {"audio": [(wave, 16000) for wave in waves]}}
+            for text, waves in prompts(ask["kind"])
+        ]
+        for i, request in enumerate(requests):
+            if (budget := budgets[i % len(budgets)]) is not None:
+                request["mm_processor_kwargs"] = {"fastadasp_budget": budget}
+        outs = engine.generate(requests, SamplingParams(temperature=0, max_tokens=NEW), use_tqdm=False)
+        answers.append(
+            {
+                "tokens": [list(out.outputs[0].token_ids) for out in outs],
+                "clips": [places(out.prompt_token_ids) for out in outs],
+                "cached": [out.num_cached_tokens for out in outs],
+                "compiles": engine.llm_engine.vllm_config.compilation_config.mode > 0,
+            }
+        )
+    end(engine)
+    return answers
 
 
 if __name__ == "__main__":
     what, given = (json.loads(argument) for argument in sys.argv[1:])
-    made = reference(**given) if what == "reference" else served(**given)
-    print("\nRESULT " + json.dumps(made))
+    if what == "reference":
+        print("\nRESULT " + json.dumps(reference(given)))
+    else:
+        for asked in given:
+            print("\nRESULT " + json.dumps(served(**asked)), flush=True)

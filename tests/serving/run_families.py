@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from families import build
+from inside import end
 
 from fastadasp import load_strategy
 from fastadasp.audio import read_audio
@@ -80,14 +81,6 @@ def served(folder: Path, prompt: str, setting: dict) -> dict:
         "tokens": [list(out.token_ids) for out in outs],
         "logprobs": [[step[t].logprob for step, t in zip(o.logprobs, o.token_ids, strict=True)] for o in outs],
     }
-
-
-def end(engine: Any) -> None:
-    """Lets the next engine start in this process."""
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    engine.llm_engine.engine_core.shutdown()
-    cleanup_dist_env_and_memory()
 
 
 if __name__ == "__main__":

@@ -7,41 +7,86 @@ from typing import Any
 import pytest
 from inside import MARKS, results, started
 
-COUNT = 4
-SETTINGS = [
-    {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"},
-    {"strategy": "uniform", "budget": 0.5, "positions": "even"},
-    {"strategy": "divprune", "budget": 0.5, "positions": "compact"},
-]
-OTHER = {"strategy": "affinity-pooling", "budget": 0.3, "positions": "original"}
+OWN = {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"}
+EVEN = {"strategy": "uniform", "budget": 0.5, "positions": "even"}
+COMPACT = {"strategy": "divprune", "budget": 0.5, "positions": "compact"}
+PLAIN = {"kind": "plain"}
+OTHER = "Is the speaker female or male?"
+ASKS = {
+    "all at once": PLAIN,
+    "again, from the caches": PLAIN,
+    "after a cached prefix": {"kind": OTHER},
+    "two clips a prompt": {"kind": "two"},
+    "a budget by request": {"kind": "plain", "budgets": [0.3]},
+    "mixed budgets": {"kind": "plain", "budgets": [None, 0.3]},
+}
+ENGINES: dict[str, dict[str, Any]] = {
+    # prompts enter in pieces of 64 tokens, three requests at a time, while others already answer
+    "chunked": {"setting": OWN, "asks": list(ASKS.values()), "max_num_batched_tokens": 64, "max_num_seqs": 3,
+                "block_size": 32},
+    "compiled": {"setting": OWN, "asks": [PLAIN], "enforce_eager": False},
+    "bfloat16": {"setting": OWN, "asks": [PLAIN], "dtype": "bfloat16"},
+    "even": {"setting": EVEN, "asks": [PLAIN]},
+    "compact": {"setting": COMPACT, "asks": [PLAIN]},
+}  # fmt: skip
+REFERENCES = {
+    "own": OWN,
+    "even": EVEN,
+    "compact": COMPACT,
+    "own at 30 %": OWN | {"budget": 0.3},
+    "other": OWN | {"ask": OTHER},
+    "two": OWN | {"ask": "two"},
+    "bfloat16": OWN | {"dtype": "bfloat16"},
+}
 
 pytestmark = MARKS
 
 
-def run(what: str, **asked: Any) -> Any:
-    return results("run.py", what, asked)[-1]
+@pytest.fixture(scope="module")
+def reference() -> dict[str, list[list[int]]]:
+    return dict(zip(REFERENCES, results("run.py", "reference", list(REFERENCES.values()))[0], strict=True))
 
 
 @pytest.fixture(scope="module")
-def reference() -> list[list[list[int]]]:
-    return run("reference", settings=[*SETTINGS, OTHER], count=COUNT)
+def engines() -> dict[str, list[dict]]:
+    return dict(zip(ENGINES, results("run.py", "served", list(ENGINES.values())), strict=True))
 
 
 def test_the_settings_answer_differently(reference) -> None:
     """Otherwise equal tokens would prove nothing."""
-    assert all(a != b for i, a in enumerate(reference) for b in reference[:i])
+    for name in ("even", "compact", "own at 30 %", "other"):
+        assert reference[name] != reference["own"]
 
 
-@pytest.mark.parametrize("which", range(len(SETTINGS)), ids=[f"{s['strategy']}-{s['positions']}" for s in SETTINGS])
-def test_tokens_are_those_of_transformers(reference, which: int) -> None:
-    made = run("served", setting=SETTINGS[which], count=COUNT, budgets=[0.3] if which == 0 else [])
-    assert made["tokens"] == reference[which]
-    assert made["again"] == reference[which]
-    if which == 0:
-        assert made["budgets"] == [reference[-1]]
+@pytest.mark.parametrize("ask", ASKS)
+def test_however_prompts_come_in(reference, engines, ask: str) -> None:
+    expected = {"after a cached prefix": "other", "two clips a prompt": "two", "a budget by request": "own at 30 %"}
+    wanted = reference[expected.get(ask, "own")]
+    if ask == "mixed budgets":
+        wanted = [reference["own at 30 %" if i % 2 else "own"][i] for i in range(len(wanted))]
+    assert engines["chunked"][list(ASKS).index(ask)]["tokens"] == wanted
+
+
+def test_a_cached_prefix_ended_inside_a_clip(engines) -> None:
+    asked = engines["chunked"][list(ASKS).index("after a cached prefix")]
+    pairs = zip(asked["cached"], asked["clips"], strict=True)
+    assert any(clip[0] < cached <= clip[-1] for cached, clip in pairs)
+
+
+def test_a_prompt_counts_short_clips(engines) -> None:
+    """Half is left of each clip; a request's own budget leaves more."""
+    plain, mixed = engines["chunked"][0]["clips"], engines["chunked"][-1]["clips"]
+    assert all((len(b) > len(a)) is bool(i % 2) for i, (a, b) in enumerate(zip(plain, mixed, strict=True)))
+
+
+@pytest.mark.parametrize("engine", ["compiled", "bfloat16", "even", "compact"])
+def test_however_the_engine_runs(reference, engines, engine: str) -> None:
+    assert engines[engine][0]["compiles"] is (engine == "compiled")
+    assert engines[engine][0]["tokens"] == reference[engine if engine != "compiled" else "own"]
 
 
 def test_what_cannot_be_served_is_refused_at_the_start() -> None:
-    done = started("run.py", "served", {"setting": {"strategy": "fastadasp-dense"}, "count": 1, "budgets": []})
+    asked = [{"setting": {"strategy": "fastadasp-dense"}, "asks": [PLAIN]}]
+    done = started("run.py", "served", asked)
     assert done.returncode != 0
     assert "cannot be served: recipe 'fastadasp-dense' needs queries and keys" in done.stdout + done.stderr

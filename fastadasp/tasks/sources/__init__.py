@@ -6,32 +6,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastadasp.errors import DataError
-from fastadasp.tasks.sources import folder, hub, manifest, table
+from fastadasp.tasks.sources import copies, folder, hub, manifest, table
+from fastadasp.tasks.sources.address import Address, is_address
 from fastadasp.tasks.sources.row import COLUMNS, REFERENCES, Names, Row
 
 __all__ = ["COLUMNS", "REFERENCES", "Names", "Row", "read_rows"]
 
 KINDS = (
     "a JSONL manifest (.jsonl, .json), a table (.csv, .tsv), a folder of recordings, a saved Hugging Face dataset, or "
-    "hf:ID[:CONFIGURATION][:SPLIT]"
+    "hf:ID[@REVISION][:CONFIGURATION][:SPLIT]"
 )
 
 
-def read_rows(source: str | Path) -> Iterator[Row | DataError]:
+def read_rows(
+    source: str | Path, *, limit: int | None = None, wanted: Address | None = None
+) -> Iterator[Row | DataError]:
     """The rows of a source, in its order; in the place of one that cannot be understood, what is wrong with it.
 
     Args:
         source: a path, or ``hf:`` and the name of a dataset.
+        limit: how many rows are likely to be read; a hint.
+        wanted: the dataset of the hub that a folder is a copy of.
 
     Raises:
         DataError: there is no such source, it is of no known kind, or it cannot be read as a whole.
     """
     text = str(source)
-    if text.startswith(hub.PREFIX):
-        return hub.rows(text)
+    if is_address(text):
+        return hub.rows(text, limit)
     path = Path(source)
     if path.is_dir():
-        return hub.saved_rows(path) if hub.is_saved(path) else folder.rows(path)
+        return copies.rows(path, wanted) if copies.is_saved(path) else folder.rows(path)
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no ordinary file, but a pipe or a device; {KINDS}")
     if not path.is_file():

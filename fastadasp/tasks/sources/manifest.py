@@ -1,4 +1,4 @@
-"""JSONL manifests as NeMo writes them: one JSON object a line; or one array of objects."""
+"""JSONL manifests as NeMo writes them: one JSON object a line; or one array of objects, also inside an object."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def rows(path: Path) -> Iterator[Row | DataError]:
     if text.lstrip().startswith("["):
         yield from _array(path, text)
         return
+    if path.suffix.lower() == ".json" and (inside := _only_list(text)) is not None:
+        for number, values in enumerate(inside, 1):
+            yield _row(values, path, number, f"{path}, entry {number}")
+        return
     for number, line in enumerate(text.split("\n"), 1):  # other line separators of Unicode may stand inside texts
         if not line.strip():
             continue
@@ -40,6 +44,16 @@ def _array(path: Path, text: str) -> Iterator[Row | DataError]:
         raise DataError(f"{path}: {error}; a manifest has one object a line, or is one array of objects") from None
     for number, values in enumerate(found, 1):
         yield _row(values, path, number, f"{path}, entry {number}")
+
+
+def _only_list(text: str) -> list[Any] | None:
+    """The one list of objects inside a file that is a single JSON object; None for other files."""
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return None
+    lists = [v for v in found.values() if isinstance(v, list) and v and all(isinstance(one, dict) for one in v)]
+    return lists[0] if len(lists) == 1 else None
 
 
 def _row(values: Any, path: Path, number: int, where: str) -> Row | DataError:

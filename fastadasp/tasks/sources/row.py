@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadasp.errors import DataError
-from fastadasp.registry.checks import did_you_mean
+from fastadasp.errors import DataError, did_you_mean
 
 _TEXTS = ("text", "sentence", "transcript", "transcription", "translation")
 _LABELS = ("label", "emotion", "intent")
@@ -40,13 +39,13 @@ class Row:
     Attributes:
         values: its columns.
         folder: what relative paths of recordings start from.
-        number: its line or place in the source, from 1 on.
+        number: its line or place in the source, from 1 on; where a source has several parts, with the part's name.
         where: the place a person would look, e.g. ``clips.csv, line 3``.
     """
 
     values: Mapping[str, Any]
     folder: Path
-    number: int
+    number: int | str
     where: str
 
     def find(self, meaning: str, named: Names) -> str | None:

@@ -1,0 +1,93 @@
+"""Folders with Hugging Face datasets: of ``save_to_disk``, of Parquet files, or a copy of a repository of the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastadasp.errors import DataError
+from fastadasp.tasks.sources.address import USUAL_SPLIT, Address
+from fastadasp.tasks.sources.hub import first_line, package, rows_of
+from fastadasp.tasks.sources.row import Row
+
+_PART = re.compile(r"^(.+?)-\d{5}-of-\d{5}$")
+"""How the hub names the files of a split."""
+_SPLITS = ("train", "test", "validation", "valid", "dev")
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder holds a dataset: of ``save_to_disk``, or Parquet files in it or in folders inside it."""
+    if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        return True
+    return next(path.rglob("*.parquet"), None) is not None
+
+
+def rows(path: Path, wanted: Address | None = None) -> Iterator[Row]:
+    """The rows of a saved dataset.
+
+    Args:
+        wanted: the dataset of the hub that this is a copy of: its configuration and splits are taken. Without, the
+            split ``test`` of several.
+
+    Raises:
+        DataError: it cannot be read, or does not say which rows are meant.
+    """
+    datasets = package(str(path))
+    splits = (USUAL_SPLIT,) if wanted is None else wanted.splits
+    for split in splits:
+        try:
+            found = _load(path, split, None if wanted is None else wanted.configuration, datasets)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"dataset {path} cannot be read: {first_line(error)}") from None
+        yield from rows_of(found, str(path), datasets, {"split": split} if len(splits) > 1 else {})
+
+
+def _load(path: Path, split: str, configuration: str | None, datasets: Any) -> Any:
+    if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+        found = datasets.load_from_disk(str(path))
+        if isinstance(found, dict):
+            if split not in found:
+                raise DataError(
+                    f"dataset {path} has the splits {', '.join(found)}; name one: {path / next(iter(found))}"
+                )
+            return found[split]
+        return found
+    files = [str(file) for file in parquet_files(path, split, configuration)]
+    return datasets.load_dataset("parquet", data_files=files, split="train")
+
+
+def parquet_files(path: Path, split: str, configuration: str | None = None) -> list[Path]:
+    """The Parquet files of a split.
+
+    Files say their split by name (``test-00000-of-00001.parquet``, ``test.parquet``) or by folder; a configuration is a
+    folder. Where nothing says so, all files count.
+
+    Raises:
+        DataError: they are of other splits, or of several configurations.
+    """
+    files = sorted(path.rglob("*.parquet"))
+    if configuration is not None:
+        files = [file for file in files if configuration in file.relative_to(path).parts[:-1]] or files
+    splits = {file: _split(file.relative_to(path), split) for file in files}
+    names = sorted({name for name in splits.values() if name is not None})
+    chosen = [file for file in files if splits[file] == split]
+    if not chosen:
+        if len(names) > 1 or (names and None in splits.values()):
+            raise DataError(f"dataset {path} has the splits {', '.join(names)}, not {split!r}; name the folder of one")
+        chosen = files
+    folders = sorted({str(file.parent.relative_to(path)) for file in chosen})
+    if len(folders) > 1:
+        raise DataError(f"dataset {path} has rows of {split!r} in {', '.join(folders)}; name one of these folders")
+    return chosen
+
+
+def _split(file: Path, wanted: str) -> str | None:
+    """The split of a Parquet file, as its name or its folder says; None if neither does."""
+    part = _PART.match(file.stem)
+    if part is not None:
+        return part[1]
+    return next((name for name in (file.stem, file.parent.name) if name in (*_SPLITS, wanted)), None)
