@@ -131,6 +131,8 @@ class Study:
         begin = time.perf_counter()
         worker = self._worker
         grid = make_grid(self.spec, worker.facts)
+        for note in worker.notes:
+            self._notice(note)
         loading = time.perf_counter() - begin
         store = Store(self.store, self._notice, write=False)
         results = {point.cell: store.get(point.cell) for point in grid.points}
