@@ -98,6 +98,8 @@ class Merger(TokenComponent):
     """Whether the recipe's ``weight`` scorer has a meaning here (dropping has no use for it)."""
     exact: ClassVar[bool] = True
     """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
+    across_heads: ClassVar[bool] = False
+    """Whether at site ``cache`` the heads of a clip may keep different numbers, which add up to what was asked for."""
     sites: ClassVar[tuple[Site, ...]] = ("input", "block")
     """Where it can act. What averages hidden states cannot act in the cache alone."""
 

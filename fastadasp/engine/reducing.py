@@ -197,7 +197,8 @@ class ReducingPass(FollowingPass):
             self._follow(index, "block", work.inside)
         left = self.stream
         audio = left.spans.per_sample(len(left.lengths))
-        self._traced.append(LayerTrace(index, audio, work.entered.lengths, left.lengths, self.keys[-1].lengths))
+        keys = self.keys[-1]
+        self._traced.append(LayerTrace(index, audio, work.entered.lengths, left.lengths, keys.lengths, keys.columns))
         return super().leave(index, states)
 
     def finish(self) -> None:
@@ -295,7 +296,8 @@ class ReducingPass(FollowingPass):
         layer = by_head(self._view(index, states, seen, self._evict, self.evictions))
         kept = plan_of(strategy, layer).cluster >= 0
         cached, removed = self.cache.layers[index], self.evictions[index]
-        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed)
+        query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
+        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed, query_heads)
         self._done.add((index, "cache"))
 
 
