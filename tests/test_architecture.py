@@ -144,6 +144,11 @@ def test_the_estimators_stand_alone() -> None:
     assert {target for target in ours if not under(target, "estimators")} == {"fastadasp.errors"}
 
 
+def test_harnesses_are_guests_at_the_top() -> None:
+    assert offenders("harness", banned=("demo", "cli", "experiments", "report", "bench", "convert")) == []
+    assert [i for i in IMPORTS if under(i.target, "harness") and not under(i.where, "harness")] == []
+
+
 def test_nothing_imports_the_command_line() -> None:
     assert [i for i in IMPORTS if under(i.target, "cli") and not under(i.where, "cli", "__main__")] == []
 
