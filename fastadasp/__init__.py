@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastadasp import ops as ops
-    from fastadasp.contracts.components import CalibratedSelector, Component, LayerSelector, Merger, Schedule, Scorer
+    from fastadasp.contracts.adapter import ModelAdapter
+    from fastadasp.contracts.components import Component, LayerSelector, Merger, Schedule, Scorer
     from fastadasp.contracts.hookspecs import API_VERSION, hookimpl
+    from fastadasp.contracts.task import Example, Task
     from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.counts.budget import Budget
     from fastadasp.counts.shape import DecoderShape
@@ -30,15 +32,13 @@ if TYPE_CHECKING:
         UnknownNameError,
     )
     from fastadasp.inference.load import LoadedModel, load_model
-    from fastadasp.models.adapter import ModelAdapter
-    from fastadasp.registry.registry import get_registry
     from fastadasp.runs import LoadedRun, compare, load_run
+    from fastadasp.selection.calibrated import CalibratedSelector
     from fastadasp.selection.calibration import Calibration, Features
     from fastadasp.selection.choice import LayerChoice, Selection
     from fastadasp.selection.select import select_layer
-    from fastadasp.strategy import Strategy, load_strategy
+    from fastadasp.strategy import Strategy, get_registry, load_strategy
     from fastadasp.tasks.manifest import ManifestTask
-    from fastadasp.tasks.task import Example, Task
     from fastadasp.transcribe.speech_model import SpeechModel, Transcript, load_speech_model
 
     __version__: str
@@ -90,7 +90,7 @@ __all__ = [
 
 _HOMES = {
     "counts.budget": ("Budget",),
-    "contracts.components": ("CalibratedSelector", "Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
+    "contracts.components": ("Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
     "contracts.token_plan": ("TokenPlan",),
     "engine.view": ("LayerView",),
     "errors": (
@@ -104,17 +104,17 @@ _HOMES = {
         "UnknownNameError",
     ),
     "contracts.hookspecs": ("API_VERSION", "hookimpl"),
-    "models.adapter": ("ModelAdapter",),
+    "contracts.adapter": ("ModelAdapter",),
     "inference.load": ("LoadedModel", "load_model"),
     "counts.shape": ("DecoderShape",),
-    "registry": ("get_registry",),
     "runs": ("LoadedRun", "compare", "load_run"),
+    "selection.calibrated": ("CalibratedSelector",),
     "selection.calibration": ("Calibration", "Features"),
     "selection.choice": ("LayerChoice", "Selection"),
     "selection.select": ("select_layer",),
-    "strategy": ("Strategy", "load_strategy"),
+    "strategy": ("Strategy", "get_registry", "load_strategy"),
     "tasks.manifest": ("ManifestTask",),
-    "tasks.task": ("Example", "Task"),
+    "contracts.task": ("Example", "Task"),
     "transcribe.speech_model": ("SpeechModel", "Transcript", "load_speech_model"),
 }
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
@@ -127,7 +127,7 @@ def __getattr__(name: str) -> Any:
     elif name == "ops":
         value = import_module(f"{__name__}.ops")
     elif name == "__version__":
-        value = _version()
+        value = import_module(f"{__name__}.version").installed_version()
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -136,12 +136,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fastadasp")
-    except PackageNotFoundError:  # run from a folder, not installed
-        return "0.0.0"

@@ -53,3 +53,9 @@ class EstimateError(FastAdaSPError):
 
 class RunError(FastAdaSPError):
     """A run that cannot start: bad arguments, or an output folder that must not be touched."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the name that comes closest, with a space before it, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

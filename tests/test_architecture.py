@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
@@ -19,7 +19,43 @@ PACKAGES = {
     "fastadasp_plugins": ROOT / "plugins",
     "fastadasp_strategies": ROOT / "strategies",
 }
-CONTRACTS = ("contracts", "registry", "recipes", "counts.budget", "errors", "ops")
+ROOMS = (
+    "fastadasp",  # the package itself: public names, each looked up when it is asked for
+    "__main__",
+    "cli",
+    "runs",
+    "report",
+    "bench",
+    "serving",
+    "testing",
+    "harness",
+    "convert",
+    "transcribe",
+    "experiments",
+    "usual",
+    "samples",
+    "demo",
+    "strategy",
+    "features",
+    "selection",
+    "inference",
+    "engine",
+    "models",
+    "tasks",
+    "recipes",
+    "registry",
+    "counts",
+    "contracts",
+    "ops",
+    "kernels",
+    "upstream",
+    "estimators",
+    "audio",
+    "files",
+    "errors",
+    "version",
+)
+"""Every room of the core, from top to bottom. A room imports only from rooms below it."""
 PUBLIC = {"fastadasp", "fastadasp.ops", "fastadasp.estimators"}
 LONGEST = 350
 
@@ -51,10 +87,12 @@ def imports(where: str, node: ast.AST, typing: bool = False, lazy: bool = False)
             yield from (Import(where, alias.name, typing, lazy) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             assert child.level == 0, f"{where}: imports are absolute here"
-            yield Import(where, str(child.module), typing, lazy)
-            # `from fastadasp import demo` imports a module too
-            names = (f"{child.module}.{alias.name}" for alias in child.names)
-            yield from (Import(where, name, typing, lazy) for name in names if name in MODULES)
+            # `from fastadasp import demo` imports a module, `from fastadasp import Scorer` a name of the package
+            names = [f"{child.module}.{alias.name}" for alias in child.names]
+            targets = [name for name in names if name in MODULES]
+            if len(targets) < len(names):
+                targets.append(str(child.module))
+            yield from (Import(where, target, typing, lazy) for target in targets)
         elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             for part in child.body:
                 yield from imports(where, ast.Module([part], []), True, lazy)
@@ -88,69 +126,76 @@ def test_the_core_imports_no_method() -> None:
     assert [i for i in IMPORTS if i.where.startswith("fastadasp.") and i.target.split(".")[0] in packages] == []
 
 
-def test_contracts_know_nothing_of_the_engine() -> None:
-    assert offenders(*CONTRACTS, banned=("engine", "experiments", "demo", "cli")) == []
+def room_of(module: str) -> str:
+    """The room of the core that a module lies in: the folder or file at the package's door."""
+    return module.split(".")[1] if "." in module else module
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which rooms each room imports, inside functions too; not for types alone."""
+    found: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for i in IMPORTS:
+        if i.where.split(".")[0] == i.target.split(".")[0] == "fastadasp" and not i.typing:
+            found.setdefault(room_of(i.where), set()).add(room_of(i.target))
+    return {room: targets - {room} for room, targets in found.items()}
+
+
+def test_every_room_has_a_place() -> None:
+    assert {room_of(name) for name, _ in modules() if name.split(".")[0] == "fastadasp"} == set(ROOMS)
+
+
+def test_imports_go_down() -> None:
+    upwards = [f"{room} imports {to}" for room, targets in arrows().items() for to in targets if not below(to, room)]
+    assert upwards == []
+
+
+def below(lower: str, upper: str) -> bool:
+    return ROOMS.index(lower) > ROOMS.index(upper)
+
+
+def drawing() -> str:
+    """The rooms from top to bottom, each with those that it imports."""
+    wide = max(map(len, ROOMS)) + 2
+    lines = [
+        f"    {room:<{wide}}{' '.join(sorted(targets, key=ROOMS.index))}".rstrip() for room, targets in arrows().items()
+    ]
+    return "\n".join(lines)
+
+
+def test_the_picture_is_drawn_from_the_imports() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert drawing() in page, f"docs/architecture.md needs this picture:\n{drawing()}"
 
 
 def test_a_strategy_loads_the_engine_only_when_applied() -> None:
     assert offenders("strategy", banned=("engine", "experiments", "tasks", "demo", "cli"), lazy=False) == []
 
 
-def test_the_engine_serves_and_does_not_ask() -> None:
-    assert offenders("engine", banned=("experiments", "tasks", "demo", "cli")) == []
-
-
-def test_kernels_serve_the_engine_alone() -> None:
-    assert offenders("kernels", banned=("engine", "experiments", "models", "tasks", "strategy", "demo", "cli")) == []
+def test_kernels_are_loaded_only_where_they_are_chosen() -> None:
     # compiled only where they are chosen: no import of the kernels at the top of any file
     assert [i for i in IMPORTS if i.target.startswith("triton") and not under(i.where, "kernels.triton_kernels")] == []
 
 
-def test_models_and_tasks_stand_below_the_comparison() -> None:
-    assert offenders("models", "tasks", "audio", banned=("experiments", "demo", "cli")) == []
-    assert offenders("tasks", banned=("engine", "models", "strategy")) == []
-
-
-def test_layer_selection_stands_between_the_comparison_and_the_engine() -> None:
-    assert offenders("selection", banned=("experiments", "demo", "cli")) == []
-    assert offenders("models", "tasks", "engine", banned=("selection",)) == []
-    assert offenders(*CONTRACTS, "strategy", banned=("selection",), lazy=False) == []
+def test_layer_selection_is_loaded_only_where_it_is_asked_for() -> None:
+    assert offenders("strategy", banned=("selection",), lazy=False) == []
 
 
 def test_conversion_stands_apart() -> None:
-    assert offenders("convert", banned=("engine", "experiments", "tasks", "strategy", "selection", "demo", "cli")) == []
-    assert offenders("models", "engine", "experiments", "tasks", banned=("convert",)) == []
-
-
-def test_experiments_stand_above_what_runs_a_model() -> None:
-    assert offenders("experiments", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
-    assert offenders("selection", "inference", "models", "tasks", "engine", banned=("experiments",)) == []
-    assert offenders("report", banned=("demo", "cli", "bench", "transcribe", "convert")) == []
-    assert offenders("experiments", banned=("report",)) == []
+    assert offenders("convert", banned=("engine", "experiments", "tasks", "strategy", "selection", "demo")) == []
+    assert [i for i in IMPORTS if under(i.target, "convert") and not under(i.where, "convert", "cli")] == []
 
 
 def test_the_demo_is_a_guest_like_any_other() -> None:
-    assert offenders("demo", banned=("engine", "experiments", "cli")) == []
-    assert offenders("experiments", banned=("demo",)) == []
+    assert offenders("demo", banned=("engine", "models", "strategy", "selection")) == []
 
 
 def test_conformance_checks_look_on_from_outside() -> None:
-    assert offenders("testing", banned=("experiments", "demo", "cli")) == []
     assert [i for i in IMPORTS if under(i.target, "testing") and not under(i.where, "testing")] == []
 
 
 def test_the_estimators_stand_alone() -> None:
     ours = {i.target for i in IMPORTS if under(i.where, "estimators") and i.target.startswith("fastadasp")}
     assert {target for target in ours if not under(target, "estimators")} == {"fastadasp.errors"}
-
-
-def test_harnesses_are_guests_at_the_top() -> None:
-    assert offenders("harness", banned=("demo", "cli", "experiments", "report", "bench", "convert")) == []
-    assert [i for i in IMPORTS if under(i.target, "harness") and not under(i.where, "harness")] == []
-
-
-def test_nothing_imports_the_command_line() -> None:
-    assert [i for i in IMPORTS if under(i.target, "cli") and not under(i.where, "cli", "__main__")] == []
 
 
 @pytest.mark.parametrize("package", ["fastadasp_plugins", "fastadasp_strategies"])
@@ -169,7 +214,7 @@ def test_the_engine_and_contracts_name_no_method() -> None:
     names = {e.name for e in get_registry().entries() if e.origin.module.split(".")[0] in list(PACKAGES)[1:]}
     assert len(names) >= 13
     for name, path in modules():
-        if under(name, *CONTRACTS, *NAMELESS):
+        if under(name, *NAMELESS):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant):
                     assert node.value not in names, f"{name}, line {node.lineno}: {node.value!r}"
@@ -194,7 +239,7 @@ def test_listing_imports_nothing_heavy(listing: str) -> None:
 
 def test_listing_needs_no_torch() -> None:
     code = (
-        "import sys, fastadasp.cli.app; from fastadasp.registry import get_registry; get_registry().entries(); "
+        "import sys, fastadasp.cli.app; from fastadasp.strategy import get_registry; get_registry().entries(); "
         "print(*sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,8 +15,8 @@ from transformers.cache_utils import Cache, QuantizedLayer
 import fastadasp
 from fastadasp import ModelError
 from fastadasp.inference.load import check_folder
-from fastadasp.models.adapter import adapter_for
-from fastadasp.registry.registry import get_registry
+from fastadasp.models.lookup import adapter_for
+from fastadasp.strategy import get_registry
 from fastadasp.upstream.names import cache_argument, cache_of
 
 

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 
 import fastadasp
 from fastadasp.audio import check_length, read_audio
+from fastadasp.contracts.task import Example
 from fastadasp.demo import model_path
 from fastadasp.errors import DataError, ModelError, PluginError
 from fastadasp.inference.clips import prepare
 from fastadasp.inference.features import FeatureCache
 from fastadasp.inference.load import LoadedModel, check_folder, load_model
-from fastadasp.registry.registry import get_registry
-from fastadasp.tasks.task import Example
+from fastadasp.strategy import get_registry
 from fastadasp.transcribe.windows import windows
 
 SOUND = (0.3 * np.sin(np.arange(8000) / 7)).astype(np.float32)
@@ -192,7 +192,7 @@ def test_markup_and_colours_in_what_a_plugin_says(
 ) -> None:
     from fastadasp.cli import plugins
     from fastadasp.registry.plugin import PluginRecord
-    from fastadasp.registry.registry import Registry
+    from fastadasp.strategy import Registry
 
     record = PluginRecord("[/red]", "x[/b]", "[bold]1", "m", (), (), "broken", "\x1b[31m[/red] fault")
     monkeypatch.setattr(Registry, "plugins", lambda self: [record])

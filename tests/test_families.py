@@ -16,8 +16,8 @@ from fastadasp.counts.schedule import removals
 from fastadasp.engine.session import attention_window
 from fastadasp.inference.clips import decoder_inputs
 from fastadasp.inference.load import LoadedModel
-from fastadasp.models.adapter import adapter_for
-from fastadasp.registry.registry import get_registry
+from fastadasp.models.lookup import adapter_for
+from fastadasp.strategy import get_registry
 from fastadasp.upstream.names import cache_argument, cache_of
 
 TOLERANCE = 1e-5

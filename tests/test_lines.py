@@ -17,7 +17,7 @@ from fastadasp.experiments.lines import draw, interval, lines
 from fastadasp.experiments.records import Cell, Efficiency
 from fastadasp.experiments.report import check_page, insert, overviews
 from fastadasp.experiments.table import rows
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 from fastadasp.tasks.manifest import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastadasp import TokenPlan, ops
-from fastadasp.engine.spans import find_spans, number_runs
+from fastadasp.contracts.spans import number_runs
+from fastadasp.engine.spans import find_spans
 from fastadasp.engine.stream import Stream, apply_plan
 from fastadasp.errors import ModelError
 

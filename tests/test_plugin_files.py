@@ -12,8 +12,8 @@ import pytest
 
 from fastadasp.errors import PluginError, RunError
 from fastadasp.registry.plugin_files import adding_files
-from fastadasp.registry.registry import Registry
 from fastadasp.registry.scaffold.single import write_single
+from fastadasp.strategy import Registry
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-method.md"
 

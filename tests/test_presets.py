@@ -12,7 +12,7 @@ import fastadasp
 from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
 from fastadasp.experiments import presets
 from fastadasp.experiments.grid import make_grid
-from fastadasp.registry.registry import Registry
+from fastadasp.strategy import Registry
 
 PAPER = Path(__file__).parents[1] / "fastadasp" / "experiments" / "paper.toml"
 DENSE = ("H2O", "random merge", "random evict", "A-ToMe", "FastV", "FastAdaSP decay", "FastAdaSP constant")

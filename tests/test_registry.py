@@ -15,7 +15,8 @@ import pytest
 
 import fastadasp
 from fastadasp import Merger, PluginError, Scorer, UnknownNameError, hookimpl
-from fastadasp.registry.registry import Problem, Registry, get_registry
+from fastadasp.registry.registry import Problem
+from fastadasp.strategy import Registry, get_registry
 
 GOOD = """
     from fastadasp import Scorer, hookimpl

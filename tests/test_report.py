@@ -22,9 +22,8 @@ from command import run
 from fastadasp.demo import data_path, model_path
 from fastadasp.inference.clips import encode, read_clip
 from fastadasp.inference.load import load_model
-from fastadasp.registry.registry import get_registry
 from fastadasp.report.timeline import BANDS, follow_tokens, spectrogram
-from fastadasp.strategy import load_strategy
+from fastadasp.strategy import get_registry, load_strategy
 
 DOCS = Path(__file__).parent.parent / "docs"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")

@@ -9,7 +9,7 @@ import pytest
 from strangers import lay_out
 
 from fastadasp import Merger, PluginError, Schedule, Scorer, hookimpl
-from fastadasp.registry.registry import Registry
+from fastadasp.strategy import Registry
 
 SCORER = """
 from fastadasp import Scorer

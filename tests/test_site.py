@@ -19,7 +19,7 @@ from pydantic import BaseModel
 import fastadasp
 from fastadasp import estimators, ops, testing
 from fastadasp.registry.plugin import HOOKS
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -19,8 +19,8 @@ from strangers import fastadasp, good, lay_out
 import fastadasp as package
 from fastadasp.contracts.hookspecs import API_VERSION
 from fastadasp.registry.plugin import SLOW
-from fastadasp.registry.registry import Registry
 from fastadasp.registry.scaffold import Names, write_plugin
+from fastadasp.strategy import Registry
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "examples" / "fastadasp-example"

@@ -24,8 +24,7 @@ from fastadasp import (
     hookimpl,
     load_strategy,
 )
-from fastadasp.registry.registry import Registry
-from fastadasp.strategy import parse_overrides
+from fastadasp.strategy import Registry, parse_overrides
 
 
 class Likeness(Scorer):

@@ -18,6 +18,7 @@ import pytest
 
 import fastadasp
 from fastadasp import RunError
+from fastadasp.contracts.task import Example
 from fastadasp.experiments import identity
 from fastadasp.experiments.identity import cell_hash, cell_identity, hash_examples
 from fastadasp.experiments.leases import Leases
@@ -33,7 +34,6 @@ from fastadasp.experiments.records import (
 )
 from fastadasp.experiments.spec import Spec, StudyFile, make_spec
 from fastadasp.experiments.store import Store
-from fastadasp.tasks.task import Example
 
 DOCS = Path(__file__).parent.parent / "docs" / "studies.md"
 USUAL: dict[str, list[Any]] = {"tasks": ["er"], "strategies": ["weighted"], "budgets": ["0.5"], "seeds": [0]}

@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 from transformers.models.auto import modeling_auto
 
-from fastadasp.registry import get_registry
+from fastadasp.strategy import get_registry
 
 SOUND = ("audio", "speech", "sound", "input_features", "input_values")
 """Arguments of a model's ``forward`` that start like this hold sound."""

@@ -18,7 +18,7 @@ from typing import Any
 from drawing import Picture
 
 import fastadasp
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 
 HERE = Path(__file__).parent
 TEXTS = tomllib.loads((HERE / "catalogue.toml").read_text(encoding="utf-8"))

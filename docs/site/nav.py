@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SECTION = "Guides"
+DECISIONS = "Decisions"
 
 
 def pages(nav: Any) -> Iterator[str]:
@@ -22,5 +23,7 @@ def on_config(config: Any) -> Any:
     """Called by MkDocs: appends what lies in the folder itself and has no place yet."""
     named = set(pages(config.nav))
     (guides,) = (entry[SECTION] for entry in config.nav if SECTION in entry)
-    guides += [page.name for page in sorted(Path(config.docs_dir).glob("*.md")) if page.name not in named]
+    folder = Path(config.docs_dir)
+    guides += [page.name for page in sorted(folder.glob("*.md")) if page.name not in named]
+    config.nav.append({DECISIONS: [str(page.relative_to(folder)) for page in sorted(folder.glob("decisions/*.md"))]})
     return config

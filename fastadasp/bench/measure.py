@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastadasp.bench.machine import held_bytes, peak_bytes, reset_peak, wait
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.inference.costs import sample_costs
-from fastadasp.models.adapter import adapter_for
+from fastadasp.models.lookup import adapter_for
 from fastadasp.upstream.names import cache_of
 
 if TYPE_CHECKING:

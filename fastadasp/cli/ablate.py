@@ -115,7 +115,7 @@ def ablate(
 def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Sequence[str]) -> None:
     """Puts the axes of options in place of those that a file names."""
     from fastadasp.experiments.spec import FIELDS, OUTER
-    from fastadasp.recipes.reading import parse_overrides
+    from fastadasp.strategy import parse_overrides
 
     axes: dict[str, Any] = {}
     for name, text in given.items():
@@ -138,7 +138,7 @@ def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Se
 
 def _add_rules(content: dict[str, Any], leave_out: Sequence[str], fixed: Sequence[str], baseline: str | None) -> None:
     """Adds cells to pass over and fixed values to those of a file, and puts another baseline in place of its own."""
-    from fastadasp.recipes.reading import parse_overrides
+    from fastadasp.strategy import parse_overrides
 
     if leave_out and isinstance(content.get("leave_out", []), list):
         content["leave_out"] = [*content.get("leave_out", []), *(_pairs("--leave-out", item) for item in leave_out)]

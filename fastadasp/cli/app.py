@@ -20,6 +20,7 @@ from fastadasp.cli import (
     presets,
     report,
     select_layer,
+    serve,
     strategies,
     tasks,
     transcribe,
@@ -28,7 +29,7 @@ from fastadasp.cli.terminal import say, tolerate_encoding
 from fastadasp.errors import FastAdaSPError, UnknownNameError
 from fastadasp.registry.enabled import leaving_out
 from fastadasp.registry.plugin_files import adding_files
-from fastadasp.registry.registry import Registry
+from fastadasp.strategy import Registry
 
 app = typer.Typer(
     name="fastadasp",
@@ -74,9 +75,9 @@ def _program_first(arguments: list[str]) -> list[str]:
 
 def _show_version(value: bool) -> None:
     if value:
-        import fastadasp
+        from fastadasp.version import installed_version
 
-        print(f"fastadasp {fastadasp.__version__}")
+        print(f"fastadasp {installed_version()}")
         raise typer.Exit
 
 
@@ -112,6 +113,7 @@ app.command()(plugins.plugins)
 app.command()(new_plugin.new_plugin)
 app.command()(transcribe.transcribe)
 app.command()(report.report)
+app.command(context_settings=serve.EVERYTHING_ELSE)(serve.serve)
 app.command()(inspect.inspect)
 app.command()(strategies.strategies)
 app.command()(tasks.tasks)

@@ -11,7 +11,7 @@ from fastadasp.cli.plugins import plain
 from fastadasp.cli.terminal import print_listing, print_problems
 
 if TYPE_CHECKING:
-    from fastadasp.models.adapter import ModelAdapter
+    from fastadasp.contracts.adapter import ModelAdapter
 
 
 def state(adapter: ModelAdapter) -> str:
@@ -23,7 +23,7 @@ def state(adapter: ModelAdapter) -> str:
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
     """List the model families: which work with strategies, and why others cannot."""
-    from fastadasp.registry.registry import get_registry
+    from fastadasp.strategy import get_registry
 
     entries = get_registry().entries("model")
     listed: list[dict[str, Any]] = [

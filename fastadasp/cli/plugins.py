@@ -17,7 +17,7 @@ KEYS = ("name", "distribution", "version", "module", "api", "state", "fault", "s
 
 def plugins(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
     """List the plugins that are installed: where they come from, what they bring, and what is wrong with them."""
-    from fastadasp.registry.registry import get_registry
+    from fastadasp.strategy import get_registry
 
     records = get_registry().plugins()
     if as_json:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from fastadasp.contracts.task import Example, Task
     from fastadasp.experiments.sweep import Sweep
     from fastadasp.selection.choice import Selection
     from fastadasp.selection.curve import Panel
     from fastadasp.strategy import Strategy
-    from fastadasp.tasks.task import Example, Task
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _fitting(recipe: Strategy, variants: Sequence[dict[str, Any]]) -> list[Strat
 
 
 def _calibrates(recipe: Strategy) -> bool:
-    from fastadasp.contracts.components import CalibratedSelector
+    from fastadasp.selection.calibrated import CalibratedSelector
 
     return isinstance(recipe.layers, CalibratedSelector)
 

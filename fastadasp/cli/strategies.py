@@ -11,7 +11,7 @@ from fastadasp.cli.terminal import origin_of, print_listing, print_problems
 
 def strategies(as_json: Json = False) -> None:
     """List the strategies that are installed, with their parts and origin."""
-    from fastadasp.registry.registry import get_registry
+    from fastadasp.strategy import get_registry
 
     listed: list[dict[str, Any]] = []
     for entry in get_registry().entries("strategy"):

@@ -18,7 +18,7 @@ def tasks(
     as_json: Json = False,
 ) -> None:
     """List the tasks that are installed."""
-    from fastadasp.registry.registry import get_registry
+    from fastadasp.strategy import get_registry
 
     entries = get_registry().entries("task")
     chosen = [entry for entry in entries if bool(getattr(entry.value, "source", "")) == pack]

@@ -148,7 +148,7 @@ def origin_of(origin: Origin) -> str:
 
 def print_problems() -> None:
     """What is wrong with installed plugins, on stderr."""
-    from fastadasp.registry.registry import get_registry
+    from fastadasp.strategy import get_registry
 
     for problem in get_registry().problems:
         say(f"problem: {problem}")

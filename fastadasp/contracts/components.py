@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from fastadasp.errors import StrategyError
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.engine.view import LayerView
-    from fastadasp.selection.calibration import Calibration
-    from fastadasp.selection.choice import LayerChoice
 
 ScoreKind = Literal["importance", "affinity"]
 Need = Literal["attention", "text", "order"]
@@ -52,6 +48,8 @@ class Component(BaseModel):
     """Where the method comes from: a paper, released code, or "baseline"."""
     cost: ClassVar[str] = ""
     """What it computes beside the model, in multiply-adds."""
+    must_define: ClassVar[tuple[str, ...]] = ()
+    """Methods that a contract leaves to its subclasses; a contract sets it, a component does not."""
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by name, as plain Python values that TOML can hold."""
@@ -93,12 +91,15 @@ class Scorer(TokenComponent):
 class Merger(TokenComponent):
     """Turns scores and a count of tokens to remove into a token plan."""
 
+    must_define = ("plan",)
     reads: ClassVar[ScoreKind]
     """What the recipe's ``select`` scorer must give."""
     uses_weight: ClassVar[bool] = True
     """Whether the recipe's ``weight`` scorer has a meaning here (dropping has no use for it)."""
     exact: ClassVar[bool] = True
     """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
+    across_heads: ClassVar[bool] = False
+    """Whether at site ``cache`` the heads of a clip may keep different numbers, which add up to what was asked for."""
     sites: ClassVar[tuple[Site, ...]] = ("input", "block")
     """Where it can act. What averages hidden states cannot act in the cache alone."""
 
@@ -126,6 +127,8 @@ class Merger(TokenComponent):
 class Schedule(Component):
     """How one ratio r spreads over the layers."""
 
+    must_define = ("ratios",)
+
     def ratios(self, ratio: float, start: int, num_layers: int) -> tuple[float, ...]:
         """The fraction of its current audio tokens that each layer removes.
 
@@ -151,37 +154,13 @@ class Schedule(Component):
 class LayerSelector(Component):
     """Chooses the layer the schedule starts at."""
 
+    must_define = ("start_layer",)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it has still to see the model at work before it can say a layer."""
+        return False
+
     def start_layer(self, num_layers: int) -> int:
         """The first acting layer, 0-based, in [0, num_layers). Raises StrategyError if it does not fit the model."""
-        raise NotImplementedError
-
-
-class CalibratedSelector(LayerSelector):
-    """A layer selector that has to see the model at work before it can choose.
-
-    Subclasses define `choose`. What was chosen stands in the parameter `layer`, so a recipe that names a layer needs no
-    calibration any more. Candidates are compared at the recipe's own budget if that is one of FLOPs, else at `flops`
-    (the fraction of the decoder's prefill FLOPs removed).
-    """
-
-    layer: int | None = Field(default=None, ge=0, description="what was chosen, or None for not yet")
-    flops: float = Field(
-        default=0.3,
-        gt=0,
-        lt=1,
-        description="the fraction of the prefill FLOPs at which candidates are compared, unless the budget is one",
-    )
-
-    def start_layer(self, num_layers: int) -> int:
-        if self.layer is None:
-            raise StrategyError(
-                f"layer selector {self.name!r} has not chosen a layer yet: fastadasp select-layer finds one (fastadasp "
-                "compare does so by itself), and so does strategy.calibrated(model, examples); or set layers.layer"
-            )
-        if self.layer >= num_layers:
-            raise StrategyError(f"start layer {self.layer} does not exist: the model has layers 0 to {num_layers - 1}")
-        return self.layer
-
-    def choose(self, calibration: Calibration) -> LayerChoice:
-        """Scores every layer in ``calibration.candidates`` and picks one of them."""
         raise NotImplementedError

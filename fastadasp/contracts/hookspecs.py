@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from fastadasp.contracts.adapter import ModelAdapter
     from fastadasp.contracts.components import Component, LayerSelector, Merger, Schedule, Scorer
-    from fastadasp.models.adapter import ModelAdapter
+    from fastadasp.contracts.task import Task
     from fastadasp.strategy import Strategy
-    from fastadasp.tasks.task import Task
 
 PROJECT = "fastadasp"
 HOOK_PREFIX = f"{PROJECT}_"

@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 
 from fastadasp.contracts.components import Schedule
-from fastadasp.errors import StrategyError
-from fastadasp.registry.checks import did_you_mean
+from fastadasp.errors import StrategyError, did_you_mean
 
 BudgetKind = Literal["tokens", "flops", "kv", "ratio"]
 KINDS: tuple[BudgetKind, ...] = get_args(BudgetKind)

@@ -10,17 +10,17 @@ from fastadasp.counts.budget import ratios_of
 from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
-def layer_ratios(strategy: Strategy, num_layers: int) -> tuple[float, ...]:
+def layer_ratios(strategy: Recipe, num_layers: int) -> tuple[float, ...]:
     """The fraction of its current audio tokens that each layer is to remove, for budgets that hold in any prompt."""
     start = strategy.layers.start_layer(num_layers)
     ratio = strategy.budget.ratio_for(strategy.schedule, start, num_layers)
     return strategy.schedule.ratios(ratio, start, num_layers)
 
 
-def check_fit(strategy: Strategy, num_layers: int) -> None:
+def check_fit(strategy: Recipe, num_layers: int) -> None:
     """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
     if strategy.then is not None:
         check_fit(strategy.then, num_layers)
@@ -37,7 +37,7 @@ def check_fit(strategy: Strategy, num_layers: int) -> None:
 
 
 def clip_survivors(
-    strategy: Strategy, ratio: float, num_layers: int, tokens: int, current: int | None = None, first: int = 0
+    strategy: Recipe, ratio: float, num_layers: int, tokens: int, current: int | None = None, first: int = 0
 ) -> tuple[int, ...]:
     """Audio tokens of one clip that leave each layer from `first` on, for the schedule's own `ratio`.
 
@@ -59,14 +59,14 @@ def clip_survivors(
     return tuple(counts)
 
 
-def known_ratio(strategy: Strategy, num_layers: int) -> float:
+def known_ratio(strategy: Recipe, num_layers: int) -> float:
     """The schedule's own ratio, for budgets that hold in any prompt."""
     start = strategy.layers.start_layer(num_layers)
     return strategy.budget.ratio_for(strategy.schedule, start, num_layers)
 
 
 def survivors_by_layer(
-    strategy: Strategy, ratios: Sequence[float], tokens: int, current: int | None = None, first: int = 0
+    strategy: Recipe, ratios: Sequence[float], tokens: int, current: int | None = None, first: int = 0
 ) -> tuple[int, ...]:
     """Audio tokens of one clip that leave each layer from `first` on.
 
@@ -92,7 +92,7 @@ def survivors_by_layer(
     return tuple(counts)
 
 
-def removals(strategy: Strategy, num_layers: int, clips: Sequence[int]) -> list[tuple[int, ...]]:
+def removals(strategy: Recipe, num_layers: int, clips: Sequence[int]) -> list[tuple[int, ...]]:
     """What each layer takes from each clip: `num_layers` tuples, one count a clip; not for ``flops`` and ``kv``."""
     ratio = known_ratio(strategy, num_layers)
     paths = [(tokens, *clip_survivors(strategy, ratio, num_layers, tokens)) for tokens in clips]
@@ -100,7 +100,7 @@ def removals(strategy: Strategy, num_layers: int, clips: Sequence[int]) -> list[
 
 
 def removals_after(
-    strategy: Strategy, num_layers: int, layer: int, clips: Sequence[int], current: Sequence[int]
+    strategy: Recipe, num_layers: int, layer: int, clips: Sequence[int], current: Sequence[int]
 ) -> list[tuple[int, ...]]:
     """What the layers after `layer` take, given what each clip has `current`ly; for mergers that are not exact."""
     ratio = known_ratio(strategy, num_layers)
@@ -112,7 +112,7 @@ def removals_after(
 
 
 def evictions(
-    strategy: Strategy, clips: Sequence[int], plans: Sequence[Sequence[int]], *, site: str
+    strategy: Recipe, clips: Sequence[int], plans: Sequence[Sequence[int]], *, site: str
 ) -> list[tuple[int, ...]]:
     """What a second stage at site ``cache`` evicts from each layer's cache, one count a clip.
 

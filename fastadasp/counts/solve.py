@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from fastadasp.counts.budget import cut, ratios_of
 from fastadasp.counts.schedule import clip_survivors, evictions, removals, removals_after
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import StrategyError
-from fastadasp.strategy import Strategy
+
+if TYPE_CHECKING:
+    from fastadasp.recipes.recipe import Recipe
 
 EXACT = 0.002
 """A budget is met if the fraction removed is this close to it."""
@@ -63,7 +66,7 @@ class _Trial:
 class _Problem:
     """A strategy and a prompt; hashable if the strategy's components are. `done`: layers that are behind us."""
 
-    strategy: Strategy
+    strategy: Recipe
     shape: DecoderShape
     text: int
     clips: tuple[int, ...]
@@ -115,9 +118,7 @@ class _Problem:
         return f"{what} of {self.shape.layers}, on a prompt of {self.text} text and {sound} audio tokens,"
 
 
-def solve(
-    strategy: Strategy, shape: DecoderShape, text: int, audio: Sequence[int], *, nearest: bool = False
-) -> Solution:
+def solve(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int], *, nearest: bool = False) -> Solution:
     """The r and the token counts that meet `strategy.budget` in one prompt.
 
     Args:
@@ -137,7 +138,7 @@ def solve(
         return _solve.__wrapped__(problem, nearest)
 
 
-def reach(strategy: Strategy, shape: DecoderShape, text: int, audio: Sequence[int]) -> tuple[float, float]:
+def reach(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]) -> tuple[float, float]:
     """The least and the largest fraction that a budget of this strategy's kind may ask for in one prompt."""
     problem = _Problem(strategy, shape, text, tuple(audio))
     return problem.trial(0.0).share, problem.trial(MOST).share
@@ -232,7 +233,7 @@ class BatchLengths:
 
 
 def batch_removals(
-    strategy: Strategy, num_layers: int, shape: Callable[[], DecoderShape], batch: BatchLengths
+    strategy: Recipe, num_layers: int, shape: Callable[[], DecoderShape], batch: BatchLengths
 ) -> list[tuple[int, ...]]:
     """What each layer takes from each clip of a batch: `num_layers` tuples of one count a clip.
 
@@ -252,7 +253,7 @@ def batch_removals(
 
 
 def batch_removals_after(
-    strategy: Strategy,
+    strategy: Recipe,
     num_layers: int,
     shape: Callable[[], DecoderShape],
     batch: BatchLengths,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fastadasp.contracts.hookspecs import hookimpl
+from fastadasp.contracts.task import Task
 from fastadasp.demo import data_path
 from fastadasp.demo.prompts import INSTRUCTIONS
 from fastadasp.tasks.manifest import ManifestTask
-from fastadasp.tasks.task import Task
 
 
 @hookimpl

@@ -13,16 +13,14 @@ from fastadasp.engine.session import Session
 from fastadasp.engine.trace import Trace
 from fastadasp.engine.wrappers import unwrapped
 from fastadasp.errors import ModelError
-from fastadasp.strategy import Strategy
+from fastadasp.recipes.recipe import Recipe
 from fastadasp.upstream.contracts import check_transformers
 
 _applied: dict[int, Session] = {}
 """By the id of a decoder, what is applied to it."""
 
 
-def apply_strategy(
-    strategy: Strategy, model: nn.Module, *, spans: Tensor | None = None
-) -> AbstractContextManager[Trace]:
+def apply_strategy(strategy: Recipe, model: nn.Module, *, spans: Tensor | None = None) -> AbstractContextManager[Trace]:
     """Runs `model` with `strategy` for as long as the context is open; works with ``model(...)`` and ``generate``.
 
     Several threads may call the model meanwhile.
@@ -48,7 +46,7 @@ class Application(AbstractContextManager[Trace]):
     more undoes itself.
     """
 
-    def __init__(self, strategy: Strategy, model: nn.Module, spans: Tensor | None) -> None:
+    def __init__(self, strategy: Recipe, model: nn.Module, spans: Tensor | None) -> None:
         self._given = strategy, model, spans
         self._entered = False
         self._session: Session | None = None

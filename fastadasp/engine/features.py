@@ -18,7 +18,7 @@ from fastadasp.engine.view import LayerView, fingerprint_clips
 from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Reduced:
     places: Tensor
 
 
-def why_not(strategy: Strategy, layers: int) -> str | None:
+def why_not(strategy: Recipe, layers: int) -> str | None:
     """Why a strategy cannot act on features alone, in one sentence; None if it can.
 
     Args:
@@ -75,13 +75,13 @@ def why_not(strategy: Strategy, layers: int) -> str | None:
     return None
 
 
-def check(strategy: Strategy, layers: int) -> None:
+def check(strategy: Recipe, layers: int) -> None:
     """Raises StrategyError, in one sentence, if the strategy cannot act on features alone (`why_not`)."""
     if fault := why_not(strategy, layers):
         raise StrategyError(fault)
 
 
-def left(strategy: Strategy, tokens: int, layers: int) -> int:
+def left(strategy: Recipe, tokens: int, layers: int) -> int:
     """How many of a clip's `tokens` are left; known before any feature exists.
 
     Args:
@@ -98,7 +98,7 @@ def left(strategy: Strategy, tokens: int, layers: int) -> int:
     return clip_survivors(strategy, known_ratio(strategy, layers), layers, tokens)[0]
 
 
-def reduce(strategy: Strategy, clips: Sequence[Tensor], layers: int) -> list[Reduced]:
+def reduce(strategy: Recipe, clips: Sequence[Tensor], layers: int) -> list[Reduced]:
     """Shortens clips, each as if it were alone: exactly what the engine does before layer 0.
 
     Args:
@@ -113,7 +113,7 @@ def reduce(strategy: Strategy, clips: Sequence[Tensor], layers: int) -> list[Red
     return reduce_to(strategy, clips, layers, [left(strategy, len(clip), layers) for clip in _checked(clips)])
 
 
-def reduce_to(strategy: Strategy, clips: Sequence[Tensor], layers: int, kept: Sequence[int]) -> list[Reduced]:
+def reduce_to(strategy: Recipe, clips: Sequence[Tensor], layers: int, kept: Sequence[int]) -> list[Reduced]:
     """As `reduce`, but to counts that the caller found with `left`, perhaps for another budget each."""
     whole = all(n == len(clip) for n, clip in zip(kept, clips, strict=True))
     if whole:

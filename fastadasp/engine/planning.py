@@ -11,10 +11,10 @@ from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.contracts.token_plan import TokenPlan
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
-def plan_of(strategy: Strategy, layer: LayerView) -> TokenPlan:
+def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:
     """What becomes of each audio token: the strategy's scores, handed to its merger.
 
     Args:

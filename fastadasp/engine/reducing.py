@@ -27,7 +27,7 @@ from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,8 @@ class ReducingPass(FollowingPass):
             self._follow(index, "block", work.inside)
         left = self.stream
         audio = left.spans.per_sample(len(left.lengths))
-        self._traced.append(LayerTrace(index, audio, work.entered.lengths, left.lengths, self.keys[-1].lengths))
+        keys = self.keys[-1]
+        self._traced.append(LayerTrace(index, audio, work.entered.lengths, left.lengths, keys.lengths, keys.columns))
         return super().leave(index, states)
 
     def finish(self) -> None:
@@ -285,7 +286,7 @@ class ReducingPass(FollowingPass):
 
     def _evict_keys(self, index: int, states: Tensor, seen: Seen) -> None:
         """Each key/value head keeps its own choice of audio keys in the cache."""
-        strategy: Strategy = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
+        strategy: Recipe = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
         if not self.holds_keys(index):
             raise StrategyError(
                 f"strategy {self.session.strategy.name!r} is to evict keys and values in layer {index}, but the model "
@@ -295,7 +296,8 @@ class ReducingPass(FollowingPass):
         layer = by_head(self._view(index, states, seen, self._evict, self.evictions))
         kept = plan_of(strategy, layer).cluster >= 0
         cached, removed = self.cache.layers[index], self.evictions[index]
-        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed)
+        query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
+        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed, query_heads)
         self._done.add((index, "cache"))
 
 

@@ -37,8 +37,8 @@ from fastadasp.engine.reducing import ReducingPass
 from fastadasp.engine.survivors import Rotary
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
-from fastadasp.models.adapter import adapter_for
-from fastadasp.strategy import Strategy
+from fastadasp.models.lookup import adapter_for
+from fastadasp.recipes.recipe import Recipe
 from fastadasp.upstream.contracts import check_decoder
 from fastadasp.upstream.names import cache_in
 
@@ -46,7 +46,7 @@ from fastadasp.upstream.names import cache_in
 class Session:
     """A strategy applied to a model: what stays the same from call to call."""
 
-    def __init__(self, strategy: Strategy, model: nn.Module, spans: Tensor | None) -> None:
+    def __init__(self, strategy: Recipe, model: nn.Module, spans: Tensor | None) -> None:
         self.strategy, self.model, self.given_spans = strategy, model, spans
         self.evicting = strategy if strategy.site == "cache" else strategy.then
         self.adapter = adapter_for(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.grid import Row
 from fastadasp.experiments.lines import Draws, draw, interval
 from fastadasp.experiments.records import Cell, Prediction
@@ -12,9 +13,8 @@ from fastadasp.experiments.starts import Starts
 from fastadasp.inference import runner
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
-from fastadasp.models.adapter import adapter_for
+from fastadasp.models.lookup import adapter_for
 from fastadasp.tasks.groups import group_scores
-from fastadasp.tasks.task import Example, Task
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError
 from fastadasp.experiments.about import device_name, git_commit, now, versions
 from fastadasp.experiments.folder import RunFolder, check_free
@@ -15,9 +16,8 @@ from fastadasp.experiments.lines import Draws, Line, lines
 from fastadasp.experiments.records import Cell, Run
 from fastadasp.experiments.report import tables
 from fastadasp.recipes.reading import SECTIONS
-from fastadasp.registry.registry import get_registry
 from fastadasp.selection.cache import Notice, warn
-from fastadasp.tasks.task import Example, Task
+from fastadasp.strategy import get_registry
 
 
 @dataclass(frozen=True)

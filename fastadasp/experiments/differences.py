@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from fastadasp.contracts.task import Task
 from fastadasp.experiments.records import Standing
-from fastadasp.tasks.task import Task
 
 FIGURES = ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", "rank")
 

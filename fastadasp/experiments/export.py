@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fastadasp.contracts.task import Example
 from fastadasp.errors import RunError
 from fastadasp.experiments.cell import budget_value, predictions
 from fastadasp.experiments.drive import Outcome
 from fastadasp.experiments.folder import RUN, check_free, told, write_whole
 from fastadasp.experiments.plan import Point
 from fastadasp.experiments.records import TIMES, Record, Result, Standing, StudyCell, StudyPrediction, StudyRun, Times
-from fastadasp.tasks.task import Example
 
 STUDY, RESULTS, PREDICTIONS = "study.json", "results.jsonl", "predictions.jsonl"
 STATISTICS, CLOCK, TABLE = "statistics.jsonl", "times.jsonl", "table.md"

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, RunError
-from fastadasp.registry.registry import get_registry
-from fastadasp.strategy import Strategy, load_strategy
+from fastadasp.strategy import Strategy, get_registry, load_strategy
 from fastadasp.tasks.definition import SUFFIX, read_task
 from fastadasp.tasks.manifest import ManifestTask, listing
-from fastadasp.tasks.task import Example, Task
 
 FULL = "full"
 ALL = "all"

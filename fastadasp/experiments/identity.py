@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from fastadasp.errors import DataError, RunError
 from fastadasp.experiments.records import FORMAT
 from fastadasp.recipes.reading import SECTIONS
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 
 if TYPE_CHECKING:
+    from fastadasp.contracts.task import Example, Task
     from fastadasp.inference.load import LoadedModel
     from fastadasp.registry.checks import Kind
     from fastadasp.strategy import Strategy
-    from fastadasp.tasks.task import Example, Task
 
 PACKAGES = ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu")
 """Distributions whose version is part of every cell."""

@@ -9,8 +9,9 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from fastadasp.experiments.records import Cell, Efficiency
-from fastadasp.tasks.task import Task
+from fastadasp.contracts.task import Task
+from fastadasp.experiments.records import Cell
+from fastadasp.inference.costs import Efficiency
 
 ROUNDS = 1000
 """Bootstrap samples of an interval."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fastadasp.counts.budget import BudgetKind
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 
 if TYPE_CHECKING:
     from rich.table import Table

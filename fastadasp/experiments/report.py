@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from fastadasp.contracts.task import Task
 from fastadasp.errors import RunError
 from fastadasp.experiments.grid import FULL
 from fastadasp.experiments.lines import Line
 from fastadasp.experiments.table import markdown, task_title
-from fastadasp.tasks.task import Task
 
 BEGIN = {"table": "<!-- compare-table -->", "overview": "<!-- compare-overview -->"}
 """What stands before a place that is filled: with tables of every column, or with overviews."""

@@ -11,12 +11,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fastadasp.counts.budget import Budget
-from fastadasp.errors import FastAdaSPError, RunError
+from fastadasp.errors import FastAdaSPError, RunError, did_you_mean
 from fastadasp.experiments.grid import ALL, FULL, expand
 from fastadasp.recipes.reading import SECTIONS, explain, show
-from fastadasp.registry.checks import did_you_mean
-from fastadasp.registry.registry import get_registry
-from fastadasp.strategy import Strategy
+from fastadasp.strategy import Strategy, get_registry
 
 OUTER = ("tasks", "strategies", "budgets", "seeds")
 """Axes that are no field of a recipe."""

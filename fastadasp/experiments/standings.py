@@ -8,6 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.cell import budget_value
 from fastadasp.experiments.drive import Outcome
 from fastadasp.experiments.lines import draw, interval
@@ -15,7 +16,6 @@ from fastadasp.experiments.plan import Point, describe
 from fastadasp.experiments.records import Result, Standing
 from fastadasp.experiments.spec import Spec
 from fastadasp.experiments.statistics import Difference, Floats, Sample, difference, holm, rank
-from fastadasp.tasks.task import Example, Task
 
 
 @dataclass(frozen=True)

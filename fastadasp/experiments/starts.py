@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fastadasp.contracts.task import Example
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import StrategyError
 from fastadasp.experiments.grid import Grid, Row
@@ -11,12 +12,11 @@ from fastadasp.experiments.records import StartLayer
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import check_reach
-from fastadasp.models.adapter import adapter_for
+from fastadasp.models.lookup import adapter_for
 from fastadasp.selection.cache import Notice
 from fastadasp.selection.choice import Selection
 from fastadasp.selection.select import at_layer, calibration_examples, select_layer
 from fastadasp.strategy import Strategy
-from fastadasp.tasks.task import Example
 
 
 def needed_examples(grid: Grid) -> dict[str, tuple[list[Example], str]]:

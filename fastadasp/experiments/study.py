@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError
 from fastadasp.experiments import export
 from fastadasp.experiments.about import git_commit, now, versions
@@ -21,7 +22,6 @@ from fastadasp.experiments.store import Store
 from fastadasp.experiments.worker import Settings, Worker
 from fastadasp.files import cache_folder
 from fastadasp.selection.cache import Notice
-from fastadasp.tasks.task import Example, Task
 
 EXECUTORS = ("local", "ray")
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from pydantic import Field
 
+from fastadasp.contracts.task import Task
 from fastadasp.experiments.records import Record
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import run_cell
+from fastadasp.recipes.recipe import Recipe
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.select import check_choice, common_budget, selector_of
 from fastadasp.strategy import Strategy
-from fastadasp.tasks.task import Task
 
 SPLITS = 40
 """Random halvings of the clips that the outcome's own reliability is measured on."""
@@ -95,7 +96,7 @@ def sweep(
         choices.append((selector, check_choice(selector, selector.choose(seen), seen), time.monotonic() - begin))
         begin = time.monotonic()
 
-    def answers(strategy: Strategy | None) -> list[str]:
+    def answers(strategy: Recipe | None) -> list[str]:
         return run_cell(
             loaded,
             strategy,

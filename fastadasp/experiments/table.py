@@ -8,10 +8,10 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
+from fastadasp.contracts.task import Task
 from fastadasp.experiments.grid import FULL
 from fastadasp.experiments.lines import FEWEST, Line
-from fastadasp.experiments.records import Efficiency
-from fastadasp.tasks.task import Task
+from fastadasp.inference.costs import Efficiency
 
 COLUMNS = (
     "strategy",

@@ -20,11 +20,11 @@ from fastadasp.selection.cache import Notice
 from fastadasp.strategy import Strategy
 
 if TYPE_CHECKING:
+    from fastadasp.contracts.task import Example, Task
     from fastadasp.experiments.cell import Scored
     from fastadasp.experiments.starts import Starts
     from fastadasp.inference.clips import ReadyClip
     from fastadasp.inference.load import LoadedModel
-    from fastadasp.tasks.task import Example, Task
 
     Clips = tuple[dict[str, Task], dict[str, list[Example]]]
     """Tasks by name, and the clips of each."""

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastadasp.audio import read_audio
+from fastadasp.contracts.task import Example
 from fastadasp.errors import DataError, ModelError
 from fastadasp.inference.features import FeatureCache
 from fastadasp.inference.load import LoadedModel
-from fastadasp.models.adapter import adapter_for
-from fastadasp.tasks.task import Example
+from fastadasp.models.lookup import adapter_for
 
 SHORTEST = 0.1
 """Seconds to which shorter recordings are padded with silence, so that every encoder gives at least one audio token."""

@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import fastadasp
 from fastadasp.errors import RunError
 from fastadasp.files import cache_folder, is_file
+from fastadasp.version import installed_version
 
 if TYPE_CHECKING:
     from fastadasp.inference.load import LoadedModel
@@ -71,7 +71,7 @@ class FeatureCache:
             "processor": repr(sorted(loaded.processor.feature_extractor.to_dict().items(), key=str)),
             "dtype": loaded.dtype,
             "device": loaded.device,
-            "versions": (fastadasp.__version__, torch.__version__, transformers.__version__),
+            "versions": (installed_version(), torch.__version__, transformers.__version__),
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 

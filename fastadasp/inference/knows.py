@@ -19,7 +19,7 @@ from fastadasp.errors import ModelError
 from fastadasp.files import read_text
 
 if TYPE_CHECKING:
-    from fastadasp.tasks.task import Example
+    from fastadasp.contracts.task import Example
 
 FILE = "knows.json"
 

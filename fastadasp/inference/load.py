@@ -112,7 +112,7 @@ def check_folder(path: str) -> None:
     except (OSError, ValueError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else "" if isinstance(error, AttributeError) else str(error)
         raise ModelError(f"{config} is not a model configuration" + (f": {why}" if why else "")) from None
-    from fastadasp.models.adapter import adapter_of_type
+    from fastadasp.models.lookup import adapter_of_type
 
     if adapter_of_type(str(kind), path).audio_token is None:
         raise ModelError(f"{path} is a model of type {kind!r}, which has no audio tokens")
@@ -145,7 +145,7 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
 
     import transformers
 
-    from fastadasp.models.adapter import adapter_for
+    from fastadasp.models.lookup import adapter_for
 
     local = Path(path).is_dir() or not _hub_answers(path)
     own = _own_classes(path)

@@ -14,13 +14,14 @@ import torch
 
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.counts.solve import reach
+from fastadasp.engine.apply import apply_strategy
 from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.inference.clips import Batch, ReadyClip, batches
 from fastadasp.inference.costs import Efficiency, SampleCost, sample_costs
 from fastadasp.inference.load import LoadedModel
-from fastadasp.models.adapter import adapter_for
-from fastadasp.strategy import Strategy
+from fastadasp.models.lookup import adapter_for
+from fastadasp.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _no_collector() -> Iterator[None]:
 @torch.inference_mode()
 def run_cell(
     loaded: LoadedModel,
-    strategy: Strategy | None,
+    strategy: Recipe | None,
     clips: Sequence[ReadyClip],
     *,
     max_new_tokens: int,
@@ -105,7 +106,7 @@ def run_cell(
     return Outcome(answers, ordered, _efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops))
 
 
-def check_reach(strategy: Strategy, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
+def check_reach(strategy: Recipe, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
     """Raises StrategyError if some of the clips cannot meet the budget: how many, and the one furthest from it."""
     if not strategy.budget.per_prompt:
         return
@@ -122,13 +123,13 @@ def check_reach(strategy: Strategy, shape: DecoderShape, clips: Sequence[ReadyCl
 
 def _generate(
     loaded: LoadedModel,
-    strategy: Strategy | None,
+    strategy: Recipe | None,
     batch: Batch,
     max_new_tokens: int,
     choices: tuple[str, str] | None = None,
 ) -> tuple[list[str], list[LayerTrace], tuple[float, float, int]]:
     watch = _Stopwatch(loaded.device)
-    work = nullcontext() if strategy is None else strategy.apply(loaded.model, spans=batch.span_ids)
+    work = nullcontext() if strategy is None else apply_strategy(strategy, loaded.model, spans=batch.span_ids)
     with work as trace:
         handle = loaded.model.register_forward_hook(watch.after_forward)
         try:

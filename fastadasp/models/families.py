@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fastadasp.contracts.adapter import ModelAdapter
 from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.errors import ModelError
-from fastadasp.models.adapter import ModelAdapter
 
 if TYPE_CHECKING:
     import numpy as np

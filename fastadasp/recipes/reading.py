@@ -6,20 +6,19 @@ import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from fastadasp.contracts.components import Component, Scorer
 from fastadasp.counts.budget import KINDS
-from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
+from fastadasp.errors import FastAdaSPError, StrategyError, did_you_mean
 from fastadasp.files import parse_toml, read_text
-from fastadasp.registry.checks import BASES, Kind, did_you_mean, name_fault
+from fastadasp.registry.checks import BASES, Kind, name_fault
 from fastadasp.registry.registry import get_registry
 
 if TYPE_CHECKING:
-    from fastadasp.strategy import Strategy
+    from fastadasp.recipes.recipe import Recipe
 
 SECTIONS: dict[str, Kind] = {
     "select": "scorer",
@@ -135,7 +134,7 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def override(strategy: Strategy, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def override(strategy: Recipe, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `strategy` with `overrides` (see `load_strategy`) laid over them."""
     fields: dict[str, Any] = {field: getattr(strategy, field) for field in type(strategy).model_fields}
     for field, value in _gather(overrides).items():
@@ -178,43 +177,6 @@ def _gather(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return gathered
 
 
-def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """Overrides written as ``field=value`` or ``field.parameter=value``, as the command line's ``--set`` has it.
-
-    Values are read as TOML (``3``, ``0.5``, ``true``, ``[1, 2]``, ``"text"``); whatever is not TOML is text.
-
-    Raises:
-        StrategyError: an item without ``=``, with an unknown field, or given twice.
-    """
-    from fastadasp.strategy import Strategy
-
-    known = [*Strategy.model_fields, *SHORTHANDS]
-    overrides: dict[str, Any] = {}
-    for item in items:
-        key, equals, text = (part.strip() for part in item.partition("="))
-        field = key.partition(".")[0]
-        if not equals or not key:
-            raise StrategyError(f"--set {item!r}: write field=value, e.g. schedule.name=decay")
-        if field not in known:
-            guess = did_you_mean(field, known)
-            allowed = ", ".join(sorted(known))
-            raise StrategyError(f"--set {item!r}: unknown field {field!r}.{guess} Allowed: {allowed}")
-        if key in overrides:
-            raise StrategyError(f"--set {item!r}: {key!r} is given twice")
-        overrides[key] = _toml_value(text)
-    return overrides
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        table = parse_toml(f"value = {text}")
-    except ValueError:
-        return text
-    value = table["value"]
-    # Dates are text here, and so is text that smuggled in a second line.
-    return value if len(table) == 1 and isinstance(value, str | int | float | list | dict) else text
-
-
 def gives(scorer: Scorer) -> str:
     """What a scorer gives, in words."""
     return " and ".join(scorer.gives)
@@ -240,16 +202,3 @@ def whole(value: Any) -> Any:
         return operator.index(value)
     except TypeError:
         return value
-
-
-def installed(name: str) -> Any:
-    """The installed strategy of this name. Raises UnknownNameError, with a hint where a file has the name."""
-    try:
-        return get_registry().get("strategy", name)
-    except UnknownNameError as error:
-        if Path(f"{name}.toml").is_file():
-            raise UnknownNameError(
-                "strategy", name, [e.name for e in get_registry().entries("strategy")],
-                f"For the file in this folder write {name + '.toml'!r}.",
-            ) from error  # fmt: skip
-        raise

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
+from fastadasp.contracts.adapter import ModelAdapter
 from fastadasp.contracts.components import (
-    CalibratedSelector,
     Component,
     LayerSelector,
     Merger,
@@ -20,6 +18,7 @@ from fastadasp.contracts.components import (
     Site,
 )
 from fastadasp.contracts.hookspecs import API_ATTRIBUTE, API_VERSION
+from fastadasp.contracts.task import Task
 
 Kind = Literal["scorer", "merger", "schedule", "layer-selector", "model", "task", "strategy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -32,8 +31,6 @@ BASES: dict[Kind, type[Component]] = {
 }
 """The kinds that plugins give as classes, with the class each must derive from."""
 
-METHODS = {"merger": ("plan",), "schedule": ("ratios",), "layer-selector": ("start_layer",)}
-"""What a component of a kind defines; a scorer what it ``gives``, a calibrated selector ``choose``."""
 _SCORES: tuple[str, ...] = get_args(ScoreKind)
 _NEEDS: tuple[str, ...] = get_args(Need)
 _SITES: tuple[str, ...] = get_args(Site)
@@ -78,12 +75,6 @@ def api_fault(stated: object) -> str | None:
     return f"is made for version {stated} of the plugin interface, and this is {API_VERSION}: {advice}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question with the name that comes closest, with a space before it, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
 def describe(value: Any) -> str:
     """A short name for any object, without calling its own (perhaps broken) repr."""
     if inspect.isclass(value):
@@ -99,7 +90,7 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         return f"{describe(value)} is not a subclass of {base.__name__}"
     if value is base:
         return f"class {base.__name__} is the contract itself, not an implementation"
-    methods = METHODS.get(kind, ())
+    methods = value.must_define
     if kind == "scorer":
         gives = getattr(value, "gives", None)
         if not isinstance(gives, tuple) or not gives or not set(gives) <= set(_SCORES):
@@ -107,8 +98,6 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         methods = gives
     if kind == "merger" and getattr(value, "reads", None) not in _SCORES:
         return f"{describe(value)} must set `reads` to {' or '.join(map(repr, _SCORES))}"
-    if issubclass(value, CalibratedSelector):
-        base, methods = CalibratedSelector, ("choose",)
     if kind in ("scorer", "merger"):
         needs = getattr(value, "needs", None)
         if not isinstance(needs, frozenset) or not needs <= set(_NEEDS):
@@ -118,17 +107,18 @@ def _class_fault(kind: Kind, value: Any) -> str | None:
         if not isinstance(sites, tuple) or not sites or not set(sites) <= set(_SITES):
             return f"{describe(value)} must set `sites` to a tuple of {' and/or '.join(map(repr, _SITES))}"
     for method in methods:
-        if fault := _method_fault(base, value, method):
+        if fault := _method_fault(value, method):
             return f"{describe(value)} {fault}"
     return None
 
 
-def _method_fault(base: type, value: type, method: str) -> str | None:
-    if getattr(value, method) is getattr(base, method):
+def _method_fault(value: type, method: str) -> str | None:
+    contract = next(cls for cls in value.__mro__ if method in _declared(cls))
+    if getattr(value, method) is getattr(contract, method):
         return f"does not define `{method}`"
     if not inspect.isfunction(inspect.getattr_static(value, method)):
         return None  # static methods, descriptors: beyond what a signature tells
-    wanted = list(inspect.signature(getattr(base, method)).parameters)
+    wanted = list(inspect.signature(getattr(contract, method)).parameters)
     try:
         inspect.signature(getattr(value, method)).bind(*wanted)
     except TypeError as error:
@@ -136,11 +126,12 @@ def _method_fault(base: type, value: type, method: str) -> str | None:
     return None
 
 
+def _declared(cls: type) -> tuple[str, ...]:
+    """The methods that a contract declares itself, for its subclasses to define."""
+    return _SCORES if cls is Scorer else vars(cls).get("must_define", ())
+
+
 def _object_fault(kind: Kind, value: Any) -> str | None:
     if kind == "task":
-        from fastadasp.tasks.task import Task
-
         return None if isinstance(value, Task) else f"{describe(value)} is not a Task object"
-    from fastadasp.models.adapter import ModelAdapter
-
     return None if isinstance(value, ModelAdapter) else f"{describe(value)} is not a ModelAdapter object"

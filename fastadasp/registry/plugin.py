@@ -17,7 +17,8 @@ import pluggy
 
 from fastadasp.contracts import hookspecs
 from fastadasp.contracts.hookspecs import API_ATTRIBUTE
-from fastadasp.registry.checks import Kind, api_fault, did_you_mean
+from fastadasp.errors import did_you_mean
+from fastadasp.registry.checks import Kind, api_fault
 from fastadasp.registry.enabled import normalised
 from fastadasp.registry.search import with_hooks
 

@@ -10,33 +10,48 @@ import importlib.metadata
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from fastadasp.contracts.hookspecs import API_ATTRIBUTE, PROJECT
-from fastadasp.errors import FastAdaSPError, PluginError, UnknownNameError
+from fastadasp.errors import PluginError, UnknownNameError
 from fastadasp.registry.checks import BASES, KINDS, Kind, api_fault, component_fault, describe, kind_of
 from fastadasp.registry.enabled import Enabled
 from fastadasp.registry.plugin import HOOKS, SLOW, Entry, Origin, Plugin, PluginManager, PluginRecord, Problem, explain
 from fastadasp.registry.plugin_files import files_from_environment
 
 if TYPE_CHECKING:
+    from fastadasp.contracts.adapter import ModelAdapter
     from fastadasp.contracts.components import LayerSelector, Merger, Schedule, Scorer
-    from fastadasp.models.adapter import ModelAdapter
+    from fastadasp.contracts.task import Task
     from fastadasp.strategy import Strategy
-    from fastadasp.tasks.task import Task
 
 __all__ = ["Entry", "Origin", "PluginRecord", "Problem", "Registry", "get_registry"]
+
+
+class ReadRecipe(NamedTuple):
+    """What a reader made of a recipe that a plugin handed over: the recipe, or what is wrong with it."""
+
+    name: str | None
+    recipe: object | None
+    fault: str = ""
+    file: Path | None = None
+
+
+Reader = Callable[[object], ReadRecipe]
+"""Turns what a plugin handed over (a path, a table, an object) into a recipe."""
 
 
 class Registry:
     """Everything that is installed, by kind and name."""
 
-    def __init__(self, *, discover: bool = True) -> None:
+    def __init__(self, *, discover: bool = True, reader: Reader | None = None) -> None:
         """Reads every installed plugin that is enabled (`fastadasp.registry.enabled`), or none with ``discover=False``.
+
+        Recipes are kept as they were handed over until there is a `reader`, here or from `read_recipes`.
 
         Raises UnknownNameError where the environment names a plugin that is not installed.
         """
@@ -45,6 +60,8 @@ class Registry:
         self._entries: dict[tuple[str, str], Entry] = {}
         self._owners: dict[tuple[str, str], str] = {}
         self._loading = False
+        self._reader = reader
+        self._unread: list[tuple[Plugin, str, object]] = []
         if discover:
             self._discover()
 
@@ -132,6 +149,7 @@ class Registry:
             raise PluginError(str(UnknownNameError("plugin", name, self._plugins)))
         if self._manager.has_plugin(plugin.key):
             self._manager.unregister(name=plugin.key)
+        self._unread = [entry for entry in self._unread if entry[0] is not plugin]
         for key in [key for key, owner in self._owners.items() if owner == name]:
             del self._entries[key], self._owners[key]
 
@@ -143,6 +161,17 @@ class Registry:
             yield self
         finally:
             _active.reset(token)
+
+    def read_recipes(self, reader: Reader) -> None:
+        """Turns the recipes that were handed over into entries, and all later ones; does nothing the second time."""
+        with _lock:
+            if self._reader is not None:
+                return
+            self._reader = reader
+            unread, self._unread = self._unread, []
+            with self.in_use(), redirect_stdout(sys.stderr):
+                for plugin, hook, item in unread:
+                    self._add_strategy(plugin, hook, item)
 
     # Reading plugins
 
@@ -228,30 +257,16 @@ class Registry:
             module = plugin.origin.module
         self._add(plugin, hook, kind, value.name, value, str(getattr(value, "summary", "") or ""), module)
 
-    def _add_strategy(self, plugin: Plugin, hook: str, item: Any) -> None:
-        from fastadasp.recipes.reading import read_toml
-        from fastadasp.strategy import Strategy
-
-        file: Path | None = None
-        name: Any = None
-        try:
-            if isinstance(item, Strategy):
-                recipe = item
-            elif isinstance(item, dict):
-                name = item.get("name")
-                recipe = Strategy.from_dict(item)
-            elif isinstance(item, str | Path):
-                file = Path(item)
-                name = file.stem  # what a person would ask for, should the file be unreadable
-                name = (data := read_toml(file)).get("name", name)
-                recipe = Strategy.from_dict(data, file=file)
-            else:
-                plugin.fault(f"{describe(item)} is not a path, a dictionary or a Strategy", hook, "strategy")
-                return
-        except FastAdaSPError as error:
-            plugin.fault(str(error), hook, "strategy", name if isinstance(name, str) else None)
+    def _add_strategy(self, plugin: Plugin, hook: str, item: object) -> None:
+        if self._reader is None:
+            self._unread.append((plugin, hook, item))
             return
-        self._add(plugin, hook, "strategy", recipe.name, recipe, recipe.summary, plugin.origin.module, file)
+        read = self._reader(item)
+        if read.name is None or read.recipe is None:
+            plugin.fault(read.fault, hook, "strategy", read.name)
+            return
+        summary = str(getattr(read.recipe, "summary", ""))
+        self._add(plugin, hook, "strategy", read.name, read.recipe, summary, plugin.origin.module, read.file)
 
     def _add(
         self, plugin: Plugin, hook: str, kind: Kind, name: str, value: Any, summary: str, module: str,
@@ -268,6 +283,8 @@ class Registry:
 
     def _find(self, kind: str, name: str) -> Entry:
         _check_kind(kind)
+        if kind == "strategy" and self._reader is None:
+            raise RuntimeError("strategies are read by fastadasp.strategy.get_registry")
         if entry := self._entries.get((kind, name)):
             return entry
         for problem in self.problems:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastadasp.contracts.task import Example
 from fastadasp.experiments.grid import FULL
 from fastadasp.inference.load import LoadedModel
 from fastadasp.report import clips
@@ -14,7 +15,6 @@ from fastadasp.report.clips import Clip
 from fastadasp.report.page import render
 from fastadasp.report.timeline import Timeline, follow_tokens, picture, plain, spectrogram
 from fastadasp.strategy import Strategy
-from fastadasp.tasks.task import Example
 
 
 @dataclass(frozen=True)

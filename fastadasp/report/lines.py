@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastadasp.contracts.task import Task
 from fastadasp.errors import FastAdaSPError
 from fastadasp.experiments.grid import FULL, find_task
 from fastadasp.experiments.lines import draw, interval
@@ -16,7 +17,6 @@ from fastadasp.experiments.records import Cell, Prediction, StudyCell
 from fastadasp.experiments.standings import by_clip
 from fastadasp.experiments.statistics import Sample, difference, holm, rank
 from fastadasp.report.source import Source, key
-from fastadasp.tasks.task import Task
 
 
 @dataclass

@@ -7,10 +7,10 @@ import math
 from importlib.resources import files
 from typing import Any
 
-import fastadasp
 from fastadasp.report import clips, timeline
 from fastadasp.report.figures import COLUMNS, row
 from fastadasp.report.report import SAME, Report
+from fastadasp.version import installed_version
 
 
 def html(report: Report, title: str = "fastadasp report") -> str:
@@ -36,7 +36,7 @@ def render(template: str, data: dict[str, Any], **values: Any) -> str:
     pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     room = files("fastadasp.report") / "templates"
     return pages.get_template(template).render(
-        version=fastadasp.__version__,
+        version=installed_version(),
         style=(room / "page.css").read_text(encoding="utf-8"),
         script=(room / "page.js").read_text(encoding="utf-8"),
         data=_safe(data),

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ValidationError
 
-import fastadasp
 from fastadasp.errors import RunError
 from fastadasp.experiments.export import CLOCK, STATISTICS, STUDY
 from fastadasp.experiments.folder import PREDICTIONS, RESULTS, RUN
 from fastadasp.experiments.records import Cell, Prediction, Run, Standing, StudyCell, StudyPrediction, StudyRun, Times
+from fastadasp.version import installed_version
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -135,7 +135,7 @@ def _parse(kind: type[Parsed], text: str, where: str, newer: Callable[[], str | 
         version = newer() or _newer_text(text)
         if version is not None:
             raise RunError(
-                f"{where} was written by fastadasp {version}, and this is {fastadasp.__version__}; update fastadasp"
+                f"{where} was written by fastadasp {version}, and this is {installed_version()}; update fastadasp"
             ) from None
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -158,6 +158,6 @@ def _newer_text(text: str) -> str | None:
 
 def _if_newer(version: str | None) -> str | None:
     try:
-        return version if version and Version(version) > Version(fastadasp.__version__) else None
+        return version if version and Version(version) > Version(installed_version()) else None
     except InvalidVersion:
         return None

@@ -13,11 +13,12 @@ from torch import Tensor
 from fastadasp.contracts.components import LayerSelector
 from fastadasp.counts.budget import Budget
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.engine.apply import apply_strategy
 from fastadasp.errors import StrategyError
 from fastadasp.inference.clips import ReadyClip, batches
 from fastadasp.inference.load import LoadedModel
-from fastadasp.models.adapter import adapter_for
-from fastadasp.strategy import Strategy
+from fastadasp.models.lookup import adapter_for
+from fastadasp.recipes.recipe import Recipe
 from fastadasp.upstream.names import cache_argument, cache_of
 
 WORDS = 1024
@@ -78,7 +79,7 @@ class Calibration:
     def __init__(
         self,
         loaded: LoadedModel,
-        strategy: Strategy,
+        strategy: Recipe,
         clips: Sequence[ReadyClip],
         budget: Budget,
         *,
@@ -113,7 +114,7 @@ class Calibration:
         self._answers: list[Tensor] | None = None
         self._words: Tensor | None = None
 
-    def at(self, layer: int) -> Strategy:
+    def at(self, layer: int) -> Recipe:
         """The strategy, started at `layer` under the common budget."""
         return self.strategy.replace(layers=_Start(layer=layer), budget=self.budget)
 
@@ -161,14 +162,14 @@ class Calibration:
             self._answers = answers
         return self._answers
 
-    def _run(self, clip: ReadyClip, answer: Tensor, strategy: Strategy | None) -> tuple[Tensor, ...]:
+    def _run(self, clip: ReadyClip, answer: Tensor, strategy: Recipe | None) -> tuple[Tensor, ...]:
         """One clip's `Features`, field by field. One clip at a time: nothing is padded."""
         model, device, length = self.loaded.model, self.loaded.device, clip.tokens
         spans = clip.span_ids.to(device).unsqueeze(0)
         seen: list[Tensor] = []
         handle = self._decoder.register_forward_hook(lambda _m, _a, out: seen.append(out[0][0].float().cpu()))
         try:
-            with nullcontext() if strategy is None else strategy.apply(model, spans=spans) as trace:
+            with nullcontext() if strategy is None else apply_strategy(strategy, model, spans=spans) as trace:
                 if trace is not None:
                     trace.keep_assignment = True
                 whole = torch.ones(1, length + answer.shape[1], dtype=torch.int64, device=device)

@@ -7,21 +7,23 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
-from fastadasp.contracts.components import CalibratedSelector
+from fastadasp.contracts.task import Example, Task
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, StrategyError
 from fastadasp.inference.clips import ReadyClip, prepare
 from fastadasp.inference.load import LoadedModel
+from fastadasp.recipes.recipe import Recipe
 from fastadasp.selection.cache import Notice, entry_path, read_entry, warn, write_entry
+from fastadasp.selection.calibrated import CalibratedSelector
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.choice import CalibrationClip, LayerChoice, Selection
-from fastadasp.strategy import Strategy
-from fastadasp.tasks.task import Example, Task
 
 CLIPS = 16
 """Calibration clips, unless told otherwise."""
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 OWN, FIRST, GIVEN = "the task's calibration clips", "the first clips of the task", "clips given by the caller"
 
 
@@ -31,7 +33,7 @@ def calibration_examples(task: Task, count: int = CLIPS) -> tuple[list[Example],
     return (own, OWN) if own else (task.examples(count), FIRST)
 
 
-def selector_of(strategy: Strategy) -> CalibratedSelector:
+def selector_of(strategy: Recipe) -> CalibratedSelector:
     """The strategy's layer selector. Raises StrategyError if it is not one that is calibrated."""
     if not isinstance(strategy.layers, CalibratedSelector):
         raise StrategyError(
@@ -41,14 +43,14 @@ def selector_of(strategy: Strategy) -> CalibratedSelector:
     return strategy.layers
 
 
-def common_budget(strategy: Strategy) -> Budget:
+def common_budget(strategy: Recipe) -> Budget:
     """What the candidates are compared at: the recipe's own FLOPs, or those that its selector names."""
     return strategy.budget if strategy.budget.kind == "flops" else Budget(flops=selector_of(strategy).flops)
 
 
 def select_layer(
     loaded: LoadedModel,
-    strategy: Strategy,
+    strategy: Recipe,
     examples: Sequence[Example],
     *,
     label: str = "clips",
@@ -139,7 +141,7 @@ def check_choice(selector: CalibratedSelector, choice: LayerChoice, calibration:
     return choice
 
 
-def at_layer(strategy: Strategy, layer: int) -> Strategy:
+def at_layer(strategy: AnyRecipe, layer: int) -> AnyRecipe:
     """The strategy with its selector's choice filled in."""
     return strategy.replace(layers=selector_of(strategy).model_copy(update={"layer": layer}))
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastadasp.errors import StrategyError
-from fastadasp.registry.checks import did_you_mean
+from fastadasp.errors import StrategyError, did_you_mean
 from fastadasp.strategy import Strategy, load_strategy
 
 FIELD = "fastadasp"

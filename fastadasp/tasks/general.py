@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fastadasp.contracts.hookspecs import hookimpl
+from fastadasp.contracts.task import Task
 from fastadasp.tasks.manifest import ManifestTask
-from fastadasp.tasks.task import Task
 
 
 @hookimpl

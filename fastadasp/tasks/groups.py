@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from fastadasp.tasks.task import Example, Task
+from fastadasp.contracts.task import Example, Task
 
 
 def group_scores(task: Task, examples: Sequence[Example], predictions: Sequence[str]) -> dict[str, float]:

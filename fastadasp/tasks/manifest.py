@@ -9,15 +9,14 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
-from fastadasp.errors import DataError
-from fastadasp.registry.checks import did_you_mean
+from fastadasp.contracts.task import Example, Reading, Tally, Task
+from fastadasp.errors import DataError, did_you_mean
 from fastadasp.tasks.metrics import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
 from fastadasp.tasks.options import find_label, letters, options_of, reference_of, settle
 from fastadasp.tasks.pairs import join
 from fastadasp.tasks.sources import COLUMNS, REFERENCES, Names, Row, read_rows
 from fastadasp.tasks.sources.address import is_address, read_address
-from fastadasp.tasks.task import Example, Reading, Tally, Task
 from fastadasp.tasks.tokenizers import check_tokenizer
 
 _FIELD = re.compile(r"{(\w+)}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fastadasp.tasks.task import Tally
+    from fastadasp.contracts.task import Tally
 
 Texts = Sequence[str]
 YES, NO = ("yes", "true", "same", "target", "1"), ("no", "false", "different", "nontarget", "0")
@@ -148,7 +148,7 @@ def tally_ngrams(
     import numpy as np
     from sacrebleu.metrics.bleu import BLEU
 
-    from fastadasp.tasks.task import Tally
+    from fastadasp.contracts.task import Tally
     from fastadasp.tasks.tokenizers import sacrebleu_for
 
     pairs = _pairs(predictions, references, normaliser)
@@ -173,7 +173,7 @@ def _share(parts: Sequence[float], wholes: Sequence[float]) -> Tally:
     """The percentage that sums of `parts` are of sums of `wholes`."""
     import numpy as np
 
-    from fastadasp.tasks.task import Tally
+    from fastadasp.contracts.task import Tally
 
     counts = np.array([parts, wholes], dtype=np.float64).reshape(2, -1).T
     return Tally(counts, lambda sums: float(100 * sums[0] / max(sums[1], 1)))

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from fastadasp.errors import DataError
-from fastadasp.registry.checks import did_you_mean
+from fastadasp.errors import DataError, did_you_mean
 
 TOKENIZERS = ("13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "none")
 """Names that a task may give: sacrebleu's, without those that download a model."""

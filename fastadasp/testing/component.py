@@ -9,7 +9,7 @@ import tomli_w
 
 from fastadasp.contracts.components import Component
 from fastadasp.registry.checks import BASES, Kind, component_fault
-from fastadasp.registry.registry import get_registry
+from fastadasp.strategy import get_registry
 from fastadasp.testing.failure import ConformanceError, Subject, describe
 
 C = TypeVar("C", bound=Component)

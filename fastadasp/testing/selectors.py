@@ -7,16 +7,17 @@ from pathlib import Path
 
 import torch
 
-from fastadasp.contracts.components import CalibratedSelector, LayerSelector
+from fastadasp.contracts.components import LayerSelector
+from fastadasp.contracts.task import Example
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import StrategyError
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
+from fastadasp.selection.calibrated import CalibratedSelector
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.choice import LayerChoice
 from fastadasp.selection.select import check_choice
 from fastadasp.strategy import Strategy
-from fastadasp.tasks.task import Example
 from fastadasp.testing.component import component
 from fastadasp.testing.failure import Subject, describe
 from fastadasp.testing.model import embeddings, small_decoder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.engine.trace import LayerTrace
-from fastadasp.models.adapter import adapter_for
+from fastadasp.models.lookup import adapter_for
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.testing.failure import Subject, difference
 from fastadasp.testing.model import embeddings, small_decoder

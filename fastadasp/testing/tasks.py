@@ -6,9 +6,9 @@ import math
 from typing import get_args, get_type_hints
 
 from fastadasp.audio import read_audio
+from fastadasp.contracts.task import Example, Task
 from fastadasp.registry.checks import name_fault
-from fastadasp.registry.registry import get_registry
-from fastadasp.tasks.task import Example, Task
+from fastadasp.strategy import get_registry
 from fastadasp.testing.failure import ConformanceError, Subject, describe
 
 FEW = 3
@@ -90,9 +90,9 @@ def _check_score(subject: Subject, task: Task, examples: list[Example]) -> None:
             total = at.call("the metric", tally.total, tally.counts.sum(0))
             near = math.isclose(total, totals[what], rel_tol=1e-6, abs_tol=1e-6)
             at.expect(near, f"{task.metric} {total:.6g}", f"{totals[what]:.6g}, as score() has it")
-    best, wrong = totals["the references"], [totals["wrong answers"], totals["empty answers"]]
+    best, others = totals["the references"], [totals["wrong answers"], totals["empty answers"]]
     worse = (
-        min(wrong) if task.higher_is_better else max(wrong)
+        min(others) if task.higher_is_better else max(others)
     )  # an answer that names an option is right with any words
     at = subject.when("score(predictions, references) with the references and with wrong answers as predictions")
     direction = "higher" if task.higher_is_better else "lower"

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastadasp.contracts.task import Example
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import DataError, FastAdaSPError, RunError, StrategyError
 from fastadasp.inference.clips import ReadyClip, encode, long_enough
 from fastadasp.inference.load import LoadedModel, load_model
 from fastadasp.inference.runner import Outcome, check_reach, run_cell
-from fastadasp.models.adapter import adapter_for
+from fastadasp.models.lookup import adapter_for
 from fastadasp.samples import Samples, recording_of
 from fastadasp.strategy import Strategy, load_strategy
-from fastadasp.tasks.task import Example
 from fastadasp.transcribe.windows import Window, whole, windows
 
 TRANSCRIBE = "Transcribe the speech into text."

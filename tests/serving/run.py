@@ -21,15 +21,15 @@ ARCHITECTURE = "Qwen2AudioForConditionalGeneration"
 
 
 def prompts(kind: str) -> list[tuple[str, list[Any]]]:
-    """Prompts with their waves: ``plain``, ``other`` (the same clips before another instruction), ``two`` clips."""
+    """Prompts with their waves: ``plain``, ``two`` clips in each, or one clip before the instruction that `kind` is."""
     rows = [row for task in ("asr", "er") for row in read_rows(data_path(), [task], COUNT)]
     waves = [read_audio(data_path() / row["audio_filepath"], 16000) for row in rows]
     if kind == "plain":
         return [(build_prompt(instruction(row)), [wave]) for row, wave in zip(rows, waves, strict=True)]
-    text = build_prompt("Is the speaker female or male?")
-    if kind == "other":
-        return [(text, [wave]) for wave in waves]
+    if kind != "two":
+        return [(build_prompt(kind), [wave]) for wave in waves]
     pairs = zip(waves, waves[1:] + waves[:1], strict=True)
+    text = build_prompt("Which of them is louder?")
     return [(text.replace(AUDIO_PLACEHOLDER, 2 * AUDIO_PLACEHOLDER), list(pair)) for pair in pairs]
 
 

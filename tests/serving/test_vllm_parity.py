@@ -11,10 +11,11 @@ OWN = {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"}
 EVEN = {"strategy": "uniform", "budget": 0.5, "positions": "even"}
 COMPACT = {"strategy": "divprune", "budget": 0.5, "positions": "compact"}
 PLAIN = {"kind": "plain"}
+OTHER = "Is the speaker female or male?"
 ASKS = {
     "all at once": PLAIN,
     "again, from the caches": PLAIN,
-    "after a cached prefix": {"kind": "other"},
+    "after a cached prefix": {"kind": OTHER},
     "two clips a prompt": {"kind": "two"},
     "a budget by request": {"kind": "plain", "budgets": [0.3]},
     "mixed budgets": {"kind": "plain", "budgets": [None, 0.3]},
@@ -33,7 +34,7 @@ REFERENCES = {
     "even": EVEN,
     "compact": COMPACT,
     "own at 30 %": OWN | {"budget": 0.3},
-    "other": OWN | {"ask": "other"},
+    "other": OWN | {"ask": OTHER},
     "two": OWN | {"ask": "two"},
     "bfloat16": OWN | {"dtype": "bfloat16"},
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastadasp.contracts.adapter import ModelAdapter
 from fastadasp.contracts.hookspecs import hookimpl
-from fastadasp.models.adapter import ModelAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastadasp.contracts.hookspecs import hookimpl
+from fastadasp.contracts.task import Task
 from fastadasp.tasks.definition import SUFFIX, read_task
-from fastadasp.tasks.task import Task
 
 FOLDER = Path(__file__).parent
 

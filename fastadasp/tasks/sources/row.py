@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastadasp.errors import DataError
-from fastadasp.registry.checks import did_you_mean
+from fastadasp.errors import DataError, did_you_mean
 
 _TEXTS = ("text", "sentence", "transcript", "transcription", "translation")
 _LABELS = ("label", "emotion", "intent")

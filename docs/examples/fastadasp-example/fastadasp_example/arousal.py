@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastadasp import ManifestTask
 
 if TYPE_CHECKING:
-    from fastadasp.tasks.task import Tally
+    from fastadasp.contracts.task import Tally
 
 AROUSAL = {"angry": "high", "happy": "high", "neutral": "low", "sad": "low"}
 
