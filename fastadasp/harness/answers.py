@@ -96,9 +96,9 @@ class Answering:
             DataError: a recording that cannot be used.
             StrategyError: a budget that some recording cannot meet.
         """
+        from fastadasp.contracts.task import Example
         from fastadasp.inference.clips import prepare
         from fastadasp.inference.runner import run_cell
-        from fastadasp.tasks.task import Example
 
         examples = [
             Example(f"question {number}", self._file(one.recording), one.text, "")
