@@ -127,7 +127,8 @@ def _lines(
 ) -> list[Parsed]:
     if not path.exists():
         if not optional:
-            raise RunError(f"{path.parent} has no {path.name}")
+            unfinished = "; it was stopped before its first cell" if about.status == "running" else ""
+            raise RunError(f"{path.parent} has no {path.name}{unfinished}")
         notes.append(f"{path.name} is missing")
         return []
     lines = _text(path).split("\n")
