@@ -12,8 +12,8 @@ from inside import end
 from fastadasp import load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
-from fastadasp.demo.evaluate import instruction, read_rows
 from fastadasp.demo.prompts import AUDIO_PLACEHOLDER, build_prompt
+from fastadasp.demo.rows import instruction, read_rows
 from fastadasp.serving.options import overrides
 
 NEW, COUNT = 48, 4
