@@ -14,6 +14,9 @@ VARIABLE = "FASTADASP_CACHE"
 """The environment variable that names another folder."""
 
 
+UNFINISHED = "unfinished-conversion.json"
+"""Stands in a model folder that ``fastadasp convert`` has not finished."""
+
 LARGEST = 1 << 30
 """Most bytes of a text file: 1 GiB. What is larger is no list of clips and no recipe."""
 

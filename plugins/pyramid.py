@@ -29,9 +29,14 @@ class Pyramid(Schedule):
     window: int = Field(default=0, ge=0, description="audio tokens that the scorer keeps in any case")
 
     def ratios(self, ratio: float, start: int, num_layers: int) -> tuple[float, ...]:
-        left = [1.0, *self._kept(1.0, 0.0, ratio, num_layers - start)]
-        taken = (1 - after / before for before, after in pairwise(left))
-        return tuple([0.0] * start + [max(fraction, 0.0) for fraction in taken])
+        layers, top = num_layers - start, 2 - 1 / self.beta
+        steep = _falls([top - i * (top - 1 / self.beta) / max(layers - 1, 1) for i in range(layers)])
+        if layers == 1:
+            return tuple([0.0] * start + [ratio])
+        if (1 - ratio) * top < 1:
+            return tuple([0.0] * start + [1 - (1 - ratio) * top, *steep])
+        flat = _falls(self._kept(1.0, 0.0, ratio, layers))
+        return tuple([0.0] * (start + 1) + [max(min(pair), 0.0) for pair in zip(flat, steep, strict=True)])
 
     def counts(self, tokens: int, ratio: float, start: int, num_layers: int) -> tuple[int, ...]:
         left = [min(round(x), tokens) for x in self._kept(tokens, self.window, ratio, num_layers - start)]
@@ -47,3 +52,8 @@ class Pyramid(Schedule):
         if layers == 1 or not tokens >= high >= low >= window:
             return [mean] * layers
         return [high - i * (high - low) / (layers - 1) for i in range(layers)]
+
+
+def _falls(left: list[float]) -> list[float]:
+    """The fraction that goes from each entry to the next."""
+    return [1 - after / before for before, after in pairwise(left)]

@@ -16,6 +16,7 @@ from typing import Any
 import original_qwen_audio as original
 import pytest
 import torch
+import transformers
 from command import run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,7 @@ from fastadasp.convert import qwen_audio, writer
 from fastadasp.convert.kinds import KINDS, convert
 from fastadasp.convert.plan import Target
 from fastadasp.errors import ModelError, RunError
+from fastadasp.inference.load import check_folder
 
 LIMIT = 40_000
 """Bytes of a file in these tests: some twenty files."""
@@ -198,6 +200,55 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+def change_audio(folder: Path, **changes: Any) -> None:
+    audio = json.loads((folder / "config.json").read_text())["audio"]
+    change_json(folder / "config.json", audio=audio | changes)
+
+
+def put_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+INDEX = "model.safetensors.index.json"
+WRONG |= {
+    "layers": (
+        lambda f: change_json(f / "config.json", num_hidden_layers=10**6),
+        "num_hidden_layers is 1000000, but the weights are of 3 layers",
+    ),
+    "many layers": (lambda f: change_json(f / "config.json", num_hidden_layers=10**30), "at most 16777216"),
+    "audio layers": (lambda f: change_audio(f, n_layer=10**5), "audio.n_layer is 100000, but the weights are of 2"),
+    "huge size": (lambda f: change_json(f / "config.json", vocab_size=10**30), "vocab_size is 1000000000"),
+    "heads": (lambda f: change_audio(f, n_head=3), "the sizes do not fit together"),
+    "length": (lambda f: change_json(f / "config.json", seq_length=-1), "seq_length is -1; expected a whole number"),
+    "base": (
+        lambda f: change_json(f / "config.json", rotary_emb_base="x"),
+        "rotary_emb_base is 'x'; expected a number",
+    ),
+    "base below 0": (lambda f: change_json(f / "config.json", rotary_emb_base=-5), "expected a number above 0"),
+    "epsilon": (lambda f: change_json(f / "config.json", layer_norm_epsilon=None), "layer_norm_epsilon is None"),
+    "odd": (lambda f: change_json(f / "config.json", intermediate_size=97), "intermediate_size is 97, which is odd"),
+    "channels": (lambda f: change_json(f / "config.json", kv_channels=None), "kv_channels is None"),
+    "nested": (lambda f: (f / "config.json").write_text("[" * 60_000), "not usable JSON (nested too deep)"),
+    "digits": (lambda f: (f / "config.json").write_text('{"a": ' + "9" * 6000 + "}"), "a number with too many digits"),
+    "a pipe": (lambda f: put_pipe(f / "generation_config.json"), "no ordinary file, but a pipe"),
+    "a pipe of weights": (lambda f: put_pipe(f / "model-00002-of-00003.safetensors"), "lacks the shard"),
+    "formats": (lambda f: change_json(f / "generation_config.json", chat_format=[]), "chat_format is []; known"),
+    "tokens": (
+        lambda f: change_json(f / "generation_config.json", max_new_tokens=-5),
+        "max_new_tokens is -5; expected a whole number of at least 1",
+    ),
+    "top_p": (
+        lambda f: change_json(f / "generation_config.json", top_p=7),
+        "top_p is 7; expected a number from 0 to 1",
+    ),
+    "sampling": (lambda f: change_json(f / "generation_config.json", do_sample="yes"), "do_sample is 'yes'"),
+    "a list for a map": (lambda f: change_json(f / INDEX, weight_map=[]), "has no weight_map"),
+    "numbers for files": (lambda f: change_json(f / INDEX, weight_map={"a": 5}), "lacks the shard 5"),
+    "files outside": (lambda f: change_json(f / INDEX, weight_map={"a": "../x"}), "which is not in the folder"),
+}
+
+
 @pytest.mark.parametrize("fault", WRONG)
 def test_wrong_checkpoints_are_refused_before_anything_is_written(fault: str, copy: Path, tmp_path: Path) -> None:
     change, message = WRONG[fault]
@@ -268,6 +319,46 @@ class Harm:
 
     def __reduce__(self) -> Any:
         return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("done", [5, [], "ab", {"model-00001-of-00001.safetensors": {"size": "x"}}, None])
+def test_a_damaged_note_of_what_is_finished_counts_as_nothing(done: Any, copy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    assert run("convert", "qwen-audio", str(copy), str(tmp_path / "whole")) == (0, "")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(qwen_audio.prepare(copy), folder, progress=stop)
+    change_json(folder / writer.STATE, done=done)
+    with pytest.raises(ModelError, match="its conversion was cut off; run the same fastadasp convert again"):
+        check_folder(str(folder))
+    assert command("qwen-audio", str(copy), str(folder)) == (0, "")
+    assert (folder / "config.json").read_bytes() == (tmp_path / "whole" / "config.json").read_bytes()
+    check_folder(str(folder))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / writer.STATE).write_text("[" * 50_000)
+    code, told = command("qwen-audio", str(copy), str(tmp_path / "other"))
+    assert (code, "not usable JSON" in told) == (2, True)
+
+
+def test_a_disk_that_fills_up_while_the_tokenizer_is_written(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library that saves it raises a plain Exception."""
+    folder = tmp_path / "model"
+
+    def full(*_: Any, **__: Any) -> None:
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "save_pretrained", full)
+    code, told = command("qwen-audio", str(source), str(folder))
+    assert code == 2
+    assert "cannot be written: No space left on device (os error 28); free some space and run the same" in told
+    assert not (folder / "config.json").exists()
+    monkeypatch.undo()
+    assert command("qwen-audio", str(source), str(folder))[0] == 0
 
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:

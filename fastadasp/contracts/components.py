@@ -98,6 +98,8 @@ class Merger(TokenComponent):
     """Whether the recipe's ``weight`` scorer has a meaning here (dropping has no use for it)."""
     exact: ClassVar[bool] = True
     """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
+    across_heads: ClassVar[bool] = False
+    """Whether at site ``cache`` the heads of a clip may keep different numbers, which add up to what was asked for."""
     sites: ClassVar[tuple[Site, ...]] = ("input", "block")
     """Where it can act. What averages hidden states cannot act in the cache alone."""
 
@@ -139,6 +141,13 @@ class Schedule(Component):
             `num_layers` fractions in [0, 1), rising (weakly) with `ratio` at every layer.
         """
         raise NotImplementedError
+
+    def exit_layer(self, start: int, num_layers: int) -> int | None:
+        """The layer, after `start`, at which all audio that is left leaves whatever the budget; None if it stays.
+
+        A budget in tokens counts what is gone before that.
+        """
+        return None
 
     def counts(self, tokens: int, ratio: float, start: int, num_layers: int) -> tuple[int, ...] | None:
         """The tokens that a clip of `tokens` has after each layer, for schedules that round in a way of their own.

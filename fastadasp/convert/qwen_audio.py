@@ -16,6 +16,7 @@ Source of names and formulas: ``modeling_qwen.py``, ``audio.py`` and ``config.js
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,29 @@ from torch import Tensor
 
 from fastadasp.convert.plan import Conversion, Target
 from fastadasp.convert.qwen_tokenizer import AUDIO, END, FORMATS, START, make_processor, token_ids
-from fastadasp.convert.source import Source, open_folder, read_json
+from fastadasp.convert.source import Source, counted, open_folder, read_json
 from fastadasp.errors import ModelError
 
 BUFFERS = (r".*\.(masked_bias|inv_freq|logn_tensor)",)
 """Constants that some versions of the original saved with the weights."""
+
+LARGEST = 1 << 24
+"""Of any size in a configuration: far above those of models that exist, and within what tensors can have."""
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+GENERATION: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "do_sample": (lambda x: isinstance(x, bool), "true or false"),
+    "top_k": (lambda x: _whole(x) and x >= 0, "a whole number of at least 0"),
+    "top_p": (lambda x: _is_number(x) and 0 <= x <= 1, "a number from 0 to 1"),
+    "temperature": (lambda x: _is_number(x) and x >= 0, "a number of at least 0"),
+    "repetition_penalty": (lambda x: _is_number(x) and x > 0, "a number above 0"),
+    "max_new_tokens": (lambda x: _whole(x) and x >= 1, "a whole number of at least 1"),
+}
+"""The settings of generation that are taken over, and what each may be."""
 
 
 def prepare(folder: Path) -> Conversion:
@@ -42,10 +61,8 @@ def prepare(folder: Path) -> Conversion:
     vocabulary = folder / "qwen.tiktoken"
     if not vocabulary.is_file():
         raise ModelError(f"{folder} lacks qwen.tiktoken, the vocabulary of its tokenizer")
-    settings = read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    settings = _settings(folder / "generation_config.json")
     style = settings.get("chat_format", "raw")
-    if style not in FORMATS:
-        raise ModelError(f"{folder / 'generation_config.json'}: chat_format is {style!r}; known: {', '.join(FORMATS)}")
     ids = token_ids(vocabulary)
     start = config["audio"].get("audio_start_id")
     if ids[START] != start or ids[END] >= config["vocab_size"]:
@@ -54,14 +71,26 @@ def prepare(folder: Path) -> Conversion:
             f"but qwen.tiktoken puts it at {ids[START]}"
         )
     source = open_folder(folder)
-    made = _configuration(config, ids, source)
+    for name, said, layer in (
+        ("num_hidden_layers", config["num_hidden_layers"], r"transformer\.h\.(\d+)\."),
+        ("audio.n_layer", config["audio"]["n_layer"], r"transformer\.audio\.blocks\.(\d+)\."),
+    ):
+        if (held := counted(source.shapes, layer)) != said:
+            raise ModelError(f"{folder}: config.json says {name} is {said}, but the weights are of {held} layers")
+    try:
+        made = _configuration(config, ids, source)
+        shapes = _shapes(made)
+    except (ValueError, TypeError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder / 'config.json'}: the sizes do not fit together: {first}") from None
+    generation = _generation(settings, ids, style)
 
     def finish(target: Path) -> None:
         make_processor(vocabulary, style, config["audio"]["n_mels"], config["audio"]["n_ctx"]).save_pretrained(target)
-        _generation(settings, ids, style).save_pretrained(target)
+        generation.save_pretrained(target)
         made.save_pretrained(target)
 
-    return Conversion("qwen-audio", source, _expected(config), _targets(config, ids), _shapes(made), finish, BUFFERS)
+    return Conversion("qwen-audio", source, _expected(config), _targets(config, ids), shapes, finish, BUFFERS)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -77,15 +106,27 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     usual = {"kv_channels": 128, "rotary_pct": 1.0, "rotary_emb_base": 10000, "no_bias": True, "seq_length": 2048}
     config = {"layer_norm_epsilon": 1e-6, "tie_word_embeddings": False, **usual, **config}
-    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "kv_channels",
+    )
+    sizes += ("seq_length",)
     audio = ("n_mels", "n_ctx", "n_state", "n_head", "n_layer", "output_dim")
     for section, names in ((config, sizes), (config["audio"], audio)):
         for name in names:
             _check_size(path, name, section)
+    for name in ("rotary_emb_base", "layer_norm_epsilon"):
+        if not _is_number(config[name]) or config[name] <= 0:
+            raise ModelError(f"{path}: {name} is {_told(config[name])}; expected a number above 0")
     width = config["kv_channels"] * config["num_attention_heads"]
     for wrong, message in (
         (width != config["hidden_size"], f"kv_channels x num_attention_heads is {width}, not hidden_size"),
-        (config["rotary_pct"] != 1.0, f"rotary_pct is {config['rotary_pct']}; only 1.0 is known"),
+        (config["intermediate_size"] % 2, f"intermediate_size is {config['intermediate_size']}, which is odd"),
+        (config["rotary_pct"] != 1.0, f"rotary_pct is {_told(config['rotary_pct'])}; only 1.0 is known"),
         (not config["no_bias"], "no_bias is false; Qwen2 has no biases there"),
         (config["tie_word_embeddings"], "tie_word_embeddings is true; the start and end embeddings would change it"),
         (not config["audio"].get("avg_pool", True), "audio.avg_pool is false; Qwen2-Audio always pools"),
@@ -99,8 +140,31 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _check_size(path: Path, name: str, section: dict[str, Any]) -> None:
     value = section.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{path}: {name} is {value!r}; expected a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+        wanted = "at least 1" if not isinstance(value, int) or value < 1 else f"at most {LARGEST}"
+        raise ModelError(f"{path}: {name} is {_told(value)}; expected a whole number of {wanted}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _told(value: Any) -> str:
+    """A value of somebody's file, for a message."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """``generation_config.json``, whose values can be what they are for; empty where there is none."""
+    settings = read_json(path) if path.exists() or path.is_symlink() else {}
+    style = settings.get("chat_format", "raw")
+    if not isinstance(style, str) or style not in FORMATS:
+        raise ModelError(f"{path}: chat_format is {_told(style)}; known: {', '.join(FORMATS)}")
+    for name, (good, wanted) in GENERATION.items():
+        if name in settings and not good(settings[name]):
+            raise ModelError(f"{path}: {name} is {_told(settings[name])}; expected {wanted}")
+    return settings
 
 
 def _configuration(config: dict[str, Any], ids: dict[str, int], source: Source) -> Any:
@@ -143,9 +207,8 @@ def _generation(settings: dict[str, Any], ids: dict[str, int], style: str) -> An
     """The original's settings; its stop words, a single token each, become ends of text."""
     from transformers import GenerationConfig
 
-    known = ("do_sample", "top_k", "top_p", "temperature", "repetition_penalty", "max_new_tokens")
     ends = [ids[token] for token in FORMATS[style].ends]
-    kept = {name: settings[name] for name in known if name in settings}
+    kept = {name: settings[name] for name in GENERATION if name in settings}
     return GenerationConfig(**kept, eos_token_id=ends, pad_token_id=ids["<|endoftext|>"])
 
 

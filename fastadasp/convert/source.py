@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fastadasp.errors import ModelError
+from fastadasp.files import parse_json, read_text
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -104,6 +104,8 @@ def load_pickled(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file cannot be read, or holds objects that would run code.
     """
+    if not path.is_file():
+        raise ModelError(f"{path} is no ordinary file; expected a checkpoint")
     try:
         with torch.serialization.safe_globals(PLAIN):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -159,12 +161,17 @@ def _open_indexed(folder: Path, index: Path, source: Source, prefix: str) -> Sou
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelError that names the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+        content = parse_json(read_text(path))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object")
     return content
+
+
+def counted(names: Iterable[str], pattern: str) -> int:
+    """How many different numbers the first group of `pattern` finds at the beginning of names."""
+    return len({found[1] for name in names if (found := re.match(pattern, name))})
 
 
 def _either(names: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.convert.plan import Conversion, Target
-from fastadasp.convert.source import Source, load_pickled, open_folder, read_json
+from fastadasp.convert.source import Source, counted, load_pickled, open_folder, read_json
 from fastadasp.errors import ModelError
 
 WHISPER_HEAD, LLAMA_HEAD = 64, 128
@@ -136,8 +136,9 @@ def _tokenizer(folder: Path) -> Any:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # tokenizers raises plain Exceptions for files that it cannot use
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the tokenizer in {folder} cannot be read: {first}") from None
     if tokenizer.bos_token is None or tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer in {folder} has no start or end token; expected LLaMA's")
     tokenizer.add_special_tokens({"additional_special_tokens": [AUDIO]})
@@ -160,8 +161,7 @@ def _configuration(source: Source, words: int) -> Any:
         return shape[dimension]
 
     def count(pattern: str) -> int:
-        found = {int(m[1]) for name in source.shapes if (m := re.match(pattern, name))}
-        return len(found)
+        return counted(source.shapes, pattern)
 
     def heads(width: int, each: int, of: str) -> int:
         if width % each:

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 
 from fastadasp.convert.plan import SHARD_BYTES, Conversion, Target
 from fastadasp.convert.source import read_json
-from fastadasp.errors import ModelError, RunError
+from fastadasp.errors import FastAdaSPError, ModelError, RunError
+from fastadasp.files import UNFINISHED
 
-STATE = "unfinished-conversion.json"
+STATE = UNFINISHED
 """Stands in the folder until all of it is written; says which files are."""
 
 
@@ -35,9 +36,9 @@ class _State:
         """Whether a file is finished and still as it was written."""
         path = self.path.parent / name
         known = self.done.get(name)
-        return bool(
-            known and path.is_file() and path.stat().st_size == known["size"] and _hash(path) == known["sha256"]
-        )
+        if not isinstance(known, dict) or not path.is_file():
+            return False
+        return path.stat().st_size == known.get("size") and _hash(path) == known.get("sha256")
 
     def add(self, name: str) -> None:
         path = self.path.parent / name
@@ -88,7 +89,11 @@ def write(
         _replace(folder / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
         conversion.finish(folder)
         state.path.unlink()
-    except (OSError, SafetensorError) as error:
+    except FastAdaSPError:
+        raise
+    except Exception as error:  # what saves tokenizers tells of a full disk by a plain Exception
+        if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
+            raise
         raise _refusal(folder, error) from None
 
 
@@ -106,7 +111,8 @@ def _open(folder: Path, identity: dict[str, Any]) -> _State:
             )
         for scrap in folder.glob("*.part"):
             scrap.unlink()
-        return _State(path, identity, dict(known.get("done", {})))
+        done = known.get("done")
+        return _State(path, identity, done if isinstance(done, dict) else {})
     if folder.is_dir() and any(folder.iterdir()):
         raise RunError(f"{folder} is not empty; give a folder that is empty or does not exist yet")
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,10 @@ class Keys:
 
     Attributes:
         length: columns.
-        lengths: keys of each sample without padding, on the host.
-        valid: bool [B, length], False for padding; None where there is none.
+        lengths: keys of each sample without padding, on the host; the mean over its heads where these differ.
+        valid: bool [B, length], False for padding; None where there is none. Where heads keep different numbers of
+            keys, bool [B, query heads, length].
+        columns: keys of each sample's longest head.
         plain: whether they are the plain model's keys, so that its own mask fits them.
     """
 
@@ -30,6 +32,11 @@ class Keys:
     lengths: tuple[int, ...]
     valid: Tensor | None
     plain: bool = True
+    columns: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            object.__setattr__(self, "columns", self.lengths)
 
     def then(self, stream: Stream, *, plain: bool) -> Keys:
         """These keys followed by those of a new chunk; `plain` says whether the chunk is as the plain model has it."""
@@ -40,9 +47,12 @@ class Keys:
         if padded is not None:
             left = padded.new_ones(rows, self.length) if before.valid is None else before.valid.to(padded.device)
             right = padded.new_ones(rows, stream.width) if stream.valid is None else stream.valid.to(padded.device)
-            both = torch.cat([left, right], 1)
+            if left.dim() == 3:  # each head has padding of its own
+                right = right.unsqueeze(1).expand(-1, left.shape[1], -1)
+            both = torch.cat([left, right], -1)
         totals = tuple(a + b for a, b in zip(before.lengths, stream.lengths, strict=True))
-        return Keys(self.length + stream.width, totals, both, self.plain and plain)
+        columns = tuple(a + b for a, b in zip(before.columns, stream.lengths, strict=True))
+        return Keys(self.length + stream.width, totals, both, self.plain and plain, columns)
 
     def repeated(self, rows: int) -> Keys:
         """The same keys for a batch that was expanded row by row (beams) after the prompt."""
@@ -54,9 +64,9 @@ class Keys:
                 "after a reduction a batch may only be repeated, not shrunk"
             )
         times = rows // len(self.lengths)
-        lengths = tuple(n for n in self.lengths for _ in range(times))
+        lengths, columns = (tuple(n for n in counts for _ in range(times)) for counts in (self.lengths, self.columns))
         valid = None if self.valid is None else self.valid.repeat_interleave(times, dim=0)
-        return Keys(self.length, lengths, valid, self.plain)
+        return Keys(self.length, lengths, valid, self.plain, columns)
 
 
 @dataclass
@@ -86,7 +96,12 @@ class CacheState:
             return self
         return CacheState(
             [
-                replace(keys, length=keys.length + self.steps, lengths=tuple(n + self.steps for n in keys.lengths))
+                replace(
+                    keys,
+                    length=keys.length + self.steps,
+                    lengths=tuple(n + self.steps for n in keys.lengths),
+                    columns=tuple(n + self.steps for n in keys.columns),
+                )
                 for keys in self.layers
             ],
             shown=tuple(n + self.steps for n in self.shown),

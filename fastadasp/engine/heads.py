@@ -96,14 +96,18 @@ def by_head(layer: LayerView) -> HeadView:
     return HeadView(**given, of=layer)
 
 
-def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...]) -> Keys:
+def evict(
+    cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...], query_heads: int | None = None
+) -> Keys:
     """Shrinks one layer's cache to what each head keeps; its memory is freed.
 
     Args:
         cached: the cache layer, with tensors `keys` and `values` [B, heads, columns, head_dim].
         keys: what is known of them; the last columns are this pass's `stream`.
         kept: bool [clips x heads, N], the audio tokens that each head keeps.
-        removed: how many audio tokens each clip loses, on the host, in every head alike.
+        removed: how many audio tokens each clip loses, on the host, in every head alike or on average over the heads.
+        query_heads: how many query heads there are, if the key/value heads keep different numbers. Then all are as wide
+            as the longest, and a mask by head hides what stands before the shorter ones.
 
     Returns:
         What is known of the cache now. Order is kept; shorter samples are padded on the left.
@@ -121,8 +125,11 @@ def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[
     stay = put(stay, (columns + (total + 1) * row).where(real, total), kept)[:, :total]
     gone = stream.spans.per_sample(batch, removed)
     lengths = tuple(n - k for n, k in zip(keys.lengths, gone, strict=True))
-    width = max(lengths)
     order = stay.cumsum(1)
+    columns_held = lengths
+    if query_heads is not None:  # only the device knows how many each head keeps
+        columns_held = tuple(int(n) for n in order[:, -1].view(batch, heads).amax(1).cpu())
+    width = max(columns_held)
     padding = width - order[:, -1:]
     place = (order - 1 + padding).where(stay, width)
     source = torch.zeros(batch * heads, width + 1, dtype=torch.int64, device=kept.device)
@@ -131,6 +138,9 @@ def evict(cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[
     cached.keys = cached.keys.gather(2, chosen.expand(-1, -1, -1, cached.keys.shape[-1]))
     cached.values = cached.values.gather(2, chosen.expand(-1, -1, -1, cached.values.shape[-1]))
     filled = None
-    if min(lengths) != width:
+    if query_heads is not None:
+        filled = torch.arange(width, device=kept.device) >= padding.view(batch, heads, 1)
+        filled = filled.repeat_interleave(query_heads // heads, dim=1)
+    elif min(lengths) != width:
         filled = torch.arange(width, device=kept.device) >= padding.view(batch, heads, 1)[:, 0]
-    return replace(keys, length=width, lengths=lengths, valid=filled, plain=False)
+    return replace(keys, length=width, lengths=lengths, valid=filled, plain=False, columns=columns_held)

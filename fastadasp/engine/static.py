@@ -28,7 +28,7 @@ class ShortLayer(StaticLayer):
 
     Attributes:
         keys, values: [B, heads, columns, head_dim].
-        valid: bool [B, columns], False for what is to be ignored of the prompt's part.
+        valid: bool [B, columns] or [B, query heads, columns], False for what is to be ignored of the prompt's part.
     """
 
     keys: Tensor
@@ -58,10 +58,11 @@ class ShortLayer(StaticLayer):
         self.v_head_dim = self.values.shape[-1]
         end = columns - (self.max_cache_len - seen)
         self.keys, self.values = (_placed(states, end, columns) for states in (self.keys, self.values))
-        self.valid = torch.ones(self.batch_size, columns, dtype=torch.bool, device=self.device)
-        self.valid[:, : end - held.length] = False
+        rows = (self.batch_size,) if held.valid is None else held.valid.shape[:-1]
+        self.valid = torch.ones(*rows, columns, dtype=torch.bool, device=self.device)
+        self.valid[..., : end - held.length] = False
         if held.valid is not None:
-            self.valid[:, end - held.length : end] = held.valid
+            self.valid[..., end - held.length : end] = held.valid
         self.cumulative_length = torch.full_like(self.cumulative_length, seen, device=self.device)
         for tensor in (self.keys, self.values, self.valid, self.cumulative_length):
             torch._dynamo.mark_static_address(tensor)  # as transformers marks its own: CUDA graphs need it
@@ -72,8 +73,8 @@ class ShortLayer(StaticLayer):
 
     def mask(self, given: Any) -> Any:
         """The layer's mask, of the model's [B, 1, T, columns of the cache]: bool, or additive."""
-        valid = self.valid[:, None, None]
-        own = given[..., -self.valid.shape[1] :]
+        valid = self.valid[:, None, None] if self.valid.dim() == 2 else self.valid[:, :, None]
+        own = given[..., -self.valid.shape[-1] :]
         if own.dtype == torch.bool:
             return own & valid
         return own.masked_fill(~valid, torch.finfo(own.dtype).min)

@@ -18,7 +18,9 @@ class LayerTrace:
         audio_tokens_per_sample: audio tokens that leave the layer.
         tokens_in_per_sample: all tokens that enter its attention.
         tokens_out_per_sample: all tokens that its MLP sees and that leave it.
-        kv_length_per_sample: keys in its cache after the prompt (earlier turns included).
+        kv_length_per_sample: keys in its cache after the prompt (earlier turns included); the mean over the heads where
+            these keep different numbers.
+        kv_columns_per_sample: keys of the longest head, which all heads take the memory of.
     """
 
     layer: int
@@ -26,6 +28,7 @@ class LayerTrace:
     tokens_in_per_sample: tuple[int, ...]
     tokens_out_per_sample: tuple[int, ...]
     kv_length_per_sample: tuple[int, ...]
+    kv_columns_per_sample: tuple[int, ...]
 
     @property
     def audio_tokens(self) -> int:

@@ -35,7 +35,8 @@ class Efficiency(BaseModel):
     audio_tokens_left: float = Field(description="audio tokens of a clip that leave the last layer, mean")
     audio_tokens_removed: float = Field(description="fraction of all audio tokens gone by the last layer")
     kv_bytes: float = Field(
-        description="bytes of keys and values after the prompt, mean of a clip, padding not counted"
+        description="bytes of keys and values after the prompt, mean of a clip, padding not counted; heads are as wide "
+        "as the longest"
     )
     kv_removed: float = Field(description="fraction of those bytes removed against the full model")
     flops: float = Field(description="FLOPs of the decoder's prefill, mean of a clip (analytic; encoder not counted)")
@@ -69,7 +70,7 @@ def sample_costs(
         path = [(x.tokens_in_per_sample[i], x.tokens_out_per_sample[i]) for x in layers] or [
             (total, total)
         ] * shape.layers
-        keys = [x.kv_length_per_sample[i] for x in layers] or [total] * shape.layers
+        keys = [x.kv_columns_per_sample[i] for x in layers] or [total] * shape.layers
         out.append(
             SampleCost(
                 audio_tokens=sound,

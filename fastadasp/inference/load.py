@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadasp.errors import ModelError, RunError
-from fastadasp.files import is_file, parse_json, read_text
+from fastadasp.files import UNFINISHED, is_file, parse_json, read_text
 from fastadasp.inference.knows import Knowledge, knowledge_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -104,6 +104,8 @@ def check_folder(path: str) -> None:
             f"there is no model folder {path}; give a folder with config.json, or a hub id such as Qwen/Qwen2-Audio-7B"
         )
     config = folder / "config.json"
+    if (folder / UNFINISHED).exists():
+        raise ModelError(f"{path} is not whole: its conversion was cut off; run the same fastadasp convert again")
     if not config.is_file():
         raise ModelError(f"{path} is not a model: it has no config.json")
     try:

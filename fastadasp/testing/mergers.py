@@ -161,17 +161,22 @@ def _expect_plan(subject: Subject, merger: Merger, view: LayerView, plan: Any) -
         good = bool((real.isfinite() & (real >= 0)).all())
         subject.expect(good, "weights that are negative or not finite", "weights of at least 0")
     for row, (tokens, remove) in enumerate(zip(view.tokens, view.removals or (), strict=True)):
-        _expect_clip(subject, merger, plan.merges, cluster[row, :tokens].tolist(), remove)
+        exact = merger.is_exact() and not (merger.across_heads and view.heads > 1)
+        _expect_clip(subject, merger, plan.merges, cluster[row, :tokens].tolist(), remove, exact)
+    if merger.across_heads:
+        gone = (view.valid & (cluster < 0)).sum(1).view(-1, view.heads).sum(1).tolist()
+        asked = [view.heads * k for k in (view.removals or ())[:: view.heads]]
+        subject.expect(gone == asked, f"{gone} tokens go from all heads together", f"{asked}, as asked")
 
 
-def _expect_clip(subject: Subject, merger: Merger, merges: bool, clusters: list[int], remove: int) -> None:
+def _expect_clip(subject: Subject, merger: Merger, merges: bool, clusters: list[int], remove: int, exact: bool) -> None:
     """One clip: `clusters` of its tokens."""
     tokens, shown = len(clusters), f"clusters {clusters}"
     kept = list(dict.fromkeys(number for number in clusters if number != -1))
     ordered = "clusters numbered 0, 1, 2, ... in the order of their first tokens, -1 for tokens that go"
     subject.expect(kept == list(range(len(kept))), shown, ordered)
-    if merger.is_exact() or remove == 0:
-        why = "as asked" if merger.is_exact() else "since nothing is to go"
+    if exact or remove == 0:
+        why = "as asked" if exact else "since nothing is to go"
         left = f"{len(kept)} of {tokens} tokens left: {shown}"
         subject.expect(len(kept) == tokens - remove, left, f"{tokens - remove} tokens left, {why}")
     subject.expect(len(kept) >= 1, "no token left", "at least one token left of every clip")

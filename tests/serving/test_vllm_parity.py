@@ -11,10 +11,11 @@ OWN = {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"}
 EVEN = {"strategy": "uniform", "budget": 0.5, "positions": "even"}
 COMPACT = {"strategy": "divprune", "budget": 0.5, "positions": "compact"}
 PLAIN = {"kind": "plain"}
+OTHER = "Is the speaker female or male?"
 ASKS = {
     "all at once": PLAIN,
     "again, from the caches": PLAIN,
-    "after a cached prefix": {"kind": "other"},
+    "after a cached prefix": {"kind": OTHER},
     "two clips a prompt": {"kind": "two"},
     "a budget by request": {"kind": "plain", "budgets": [0.3]},
     "mixed budgets": {"kind": "plain", "budgets": [None, 0.3]},
@@ -27,13 +28,15 @@ ENGINES: dict[str, dict[str, Any]] = {
     "bfloat16": {"setting": OWN, "asks": [PLAIN], "dtype": "bfloat16"},
     "even": {"setting": EVEN, "asks": [PLAIN]},
     "compact": {"setting": COMPACT, "asks": [PLAIN]},
+    # vLLM as it is, with what `fastadasp export-embeddings` writes in the place of sound
+    "embeddings": {"setting": None, "asks": [PLAIN | {"embeddings": COMPACT}], "enable_mm_embeds": True},
 }  # fmt: skip
 REFERENCES = {
     "own": OWN,
     "even": EVEN,
     "compact": COMPACT,
     "own at 30 %": OWN | {"budget": 0.3},
-    "other": OWN | {"ask": "other"},
+    "other": OWN | {"ask": OTHER},
     "two": OWN | {"ask": "two"},
     "bfloat16": OWN | {"dtype": "bfloat16"},
 }
@@ -78,10 +81,10 @@ def test_a_prompt_counts_short_clips(engines) -> None:
     assert all((len(b) > len(a)) is bool(i % 2) for i, (a, b) in enumerate(zip(plain, mixed, strict=True)))
 
 
-@pytest.mark.parametrize("engine", ["compiled", "bfloat16", "even", "compact"])
+@pytest.mark.parametrize("engine", ["compiled", "bfloat16", "even", "compact", "embeddings"])
 def test_however_the_engine_runs(reference, engines, engine: str) -> None:
     assert engines[engine][0]["compiles"] is (engine == "compiled")
-    assert engines[engine][0]["tokens"] == reference[engine if engine != "compiled" else "own"]
+    assert engines[engine][0]["tokens"] == reference[{"compiled": "own", "embeddings": "compact"}.get(engine, engine)]
 
 
 def test_what_cannot_be_served_is_refused_at_the_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ BUDGET = "fastadasp_budget"
 """The budget of one request, among its ``mm_processor_kwargs``."""
 TOKENS, KEPT = "fastadasp_tokens", "fastadasp_kept"
 """Fields of a clip: its audio tokens before, and after."""
+_REHEARSAL: ContextVar[bool] = ContextVar("rehearsal", default=False)
+"""While vLLM prepares made-up clips, to know sizes and to warm up; these are no requests."""
 
 
 def others(kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +113,14 @@ class ReducedProcessor:
             for u in updates
         ]
 
+    def get_dummy_mm_inputs(self, *given: Any, **named: Any) -> Any:
+        """What vLLM tries itself out with."""
+        token = _REHEARSAL.set(True)
+        try:
+            return super().get_dummy_mm_inputs(*given, **named)  # type: ignore[misc]
+        finally:
+            _REHEARSAL.reset(token)
+
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """The processed request; its counts go to the log and the metrics, whether or not a cache knew its clips."""
         out = super().apply(inputs, timing_ctx)  # type: ignore[misc]
@@ -118,7 +129,7 @@ class ReducedProcessor:
         for name, item in zip(hashes, out["mm_kwargs"].get("audio", ()), strict=True):
             if item is not None and TOKENS in item:
                 known[name] = int(item[TOKENS].data)
-        if hashes and all(name in known for name in hashes):
+        if hashes and all(name in known for name in hashes) and not _REHEARSAL.get():
             record(sum(known[name] for name in hashes), sum(_audio(at) for at in out["mm_placeholders"]["audio"]))
         return out
 

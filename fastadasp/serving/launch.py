@@ -1,0 +1,180 @@
+"""Starting vLLM's own server with a strategy, and ending it: a child process that receives our signals."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastadasp.errors import FastAdaSPError, ModelError, StrategyError
+from fastadasp.serving.options import overrides, serving, strategy_for
+
+SERVER = "vllm.entrypoints.openai.api_server"
+OURS = ("--hf-overrides", "--model", "--host", "--port")
+"""Options of vLLM's that `server_command` gives itself."""
+GRACE = 60.0
+"""Seconds that the server has to end after a signal, before it is killed."""
+_POLL = 0.3
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model and options that go together.
+
+    Attributes:
+        overrides: for vLLM's ``--hf-overrides``.
+        name: the recipe's.
+    """
+
+    overrides: dict[str, Any]
+    name: str
+
+
+def checked(model: str, options: dict[str, Any]) -> Checked:
+    """Whether a model can be served with a strategy, told before a server starts.
+
+    Args:
+        model: a folder with config.json, or a hub id.
+        options: as for `serving.options.strategy_for`.
+
+    Raises:
+        StrategyError: the recipe has a fault, needs more than features, or the family cannot be served.
+        ModelError: the configuration cannot be read.
+    """
+    recipe = strategy_for(options)  # its faults before a hub is asked
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the configuration of {model} cannot be read: {str(error).splitlines()[0]}") from None
+    named = list(getattr(config, "architectures", None) or ())
+    if not named:
+        raise StrategyError(f"the configuration of {model} names no architecture")
+    made = overrides(options, named[0])
+    text = getattr(config, "thinker_config", config).get_text_config()
+    serving(options, int(text.num_hidden_layers))
+    return Checked(made, recipe.name)
+
+
+def server_command(
+    model: str, name: str, changes: dict[str, Any], host: str, port: int, more: Sequence[str] = ()
+) -> list[str]:
+    """The command line of vLLM's server.
+
+    Args:
+        model: a folder, or a hub id.
+        name: what requests call the model, unless `more` says otherwise.
+        changes: `Checked.overrides`.
+        host: address to listen at.
+        port: its port.
+        more: options of vLLM's own, as they are.
+
+    Raises:
+        StrategyError: `more` has an option that is given here already.
+    """
+    given = [word.partition("=")[0] for word in more]
+    if twice := [word for word in given if word in OURS]:
+        raise StrategyError(f"{twice[0]} among vLLM's options would undo what fastadasp serve sets; leave it out")
+    names = [] if "--served-model-name" in given else ["--served-model-name", name]
+    return [
+        sys.executable, "-m", SERVER, "--model", model, *names, "--host", host, "--port", str(port),
+        "--hf-overrides", json.dumps(changes), *more,
+    ]  # fmt: skip
+
+
+def address(host: str, port: int) -> str:
+    """The URL under which this machine reaches a server that listens at `host`."""
+    near = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return f"http://{near}:{port}"
+
+
+def request_line(url: str, name: str, sound: Path, text: str) -> str:
+    """A line for a shell that sends a recording and `text` to the server at `url`.
+
+    The recording stands between two pieces of JSON that are piped, so it may be longer than a command line.
+    """
+    data = json.dumps({"type": "input_audio", "input_audio": {"data": "@", "format": sound.suffix.lstrip(".")}})
+    content = f"[{data}, {json.dumps({'type': 'text', 'text': text})}]"
+    body = json.dumps({"model": name, "temperature": 0, "messages": "@"})
+    body = body.replace('"@"', f'[{{"role": "user", "content": {content}}}]')
+    before, after = (shlex.quote(part) for part in body.split("@"))
+    return (
+        f"(printf %s {before}; base64 < {shlex.quote(str(sound))} | tr -d '\\n'; printf %s {after}) | "
+        f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d @-"
+    )
+
+
+def serve(command: Sequence[str], url: str, ready: Callable[[str], None]) -> int:
+    """Runs a server until it ends, or SIGINT or SIGTERM end it.
+
+    Args:
+        command: of the server.
+        url: its address.
+        ready: called once when it answers, with the name of its model.
+
+    Returns:
+        The server's exit code; 0 if a signal ended it.
+
+    Raises:
+        FastAdaSPError: another server answers at the address already.
+    """
+    if _answers(url):
+        raise FastAdaSPError(f"something answers at {url} already; choose another --port")
+    # In a session of its own a terminal's Ctrl-C reaches it through us, once. Its log is no result of ours.
+    child = subprocess.Popen(list(command), stdout=sys.stderr, start_new_session=True)
+    with _signals_to(child) as ended:
+        told = False
+        while child.poll() is None:
+            if not told and not ended and _answers(url):
+                told = True
+                ready(_model_name(url))
+            time.sleep(_POLL)
+            if ended and time.monotonic() - ended[0] > GRACE:
+                child.kill()
+    return 0 if ended else child.returncode
+
+
+@contextmanager
+def _signals_to(child: subprocess.Popen[bytes]) -> Iterator[list[float]]:
+    """Inside, SIGINT and SIGTERM go to the child; the list has the times at which that was so. A third one kills."""
+    ended: list[float] = []
+
+    def on(number: int, _: Any) -> None:
+        ended.append(time.monotonic())
+        if child.poll() is None:
+            child.send_signal(number if len(ended) < 3 else signal.SIGKILL)
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, on) for kind in kinds]
+    try:
+        yield ended
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _model_name(url: str) -> str:
+    """What the server calls its model."""
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+        return str(json.load(answer)["data"][0]["id"])

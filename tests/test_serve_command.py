@@ -1,0 +1,175 @@
+"""`fastadasp serve` without vLLM: what is refused, the command line that is made, and how a server is ended."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command import run
+
+from fastadasp import StrategyError
+from fastadasp.demo import model_path
+from fastadasp.errors import FastAdaSPError
+from fastadasp.serving import vllm as plugin
+from fastadasp.serving.launch import address, checked, request_line, serve, server_command
+
+OPTIONS = {"strategy": "uniform", "budget": 0.5, "positions": "even"}
+
+SERVER = """
+import http.server, json, signal, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200), self.end_headers()
+        self.wfile.write(json.dumps({"data": [{"id": "a model"}]}).encode())
+    def log_message(self, *given): pass
+def end(number, frame): print("told", signal.Signals(number).name, flush=True); sys.exit(7)
+for kind in (signal.SIGINT, signal.SIGTERM): signal.signal(kind, end)
+print("a log", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+PARENT = """
+import sys
+from fastadasp.serving.launch import serve
+def ready(name): print("ready", name, flush=True)
+sys.exit(serve([sys.executable, *sys.argv[2:]], sys.argv[1], ready))
+"""
+
+REFUSALS = {
+    "no strategy": ([], "--strategy uniform"),
+    "a recipe that needs attention": (["--strategy", "fastadasp-dense"], "needs queries and keys"),
+    "a budget of the prompt": (["--strategy", "uniform", "--budget", "flops=0.5"], "depends on the whole prompt"),
+    "an unknown strategy": (["--strategy", "unifrm"], "Did you mean 'uniform'"),
+    "unknown positions": (["--strategy", "uniform", "--positions", "evenly"], "positions"),
+    "a fault in --set": (["--strategy", "uniform", "--set", "bugdet=0.5"], "budget"),
+    "no model": (["nowhere/at/all", "--strategy", "uniform"], "there is no model folder"),
+}
+
+
+@pytest.fixture
+def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "installed", lambda: None)
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_served_is_refused(case: str, no_vllm) -> None:
+    options, words = REFUSALS[case]
+    code, told = run("serve", *options)
+    assert code == 2
+    assert words in told
+    assert "Traceback" not in told
+
+
+def test_vllm_has_to_be_there(no_vllm) -> None:
+    code, told = run("serve", "--strategy", "uniform")
+    assert (code, told.count("\n")) == (2, 1)
+    assert "vLLM is not installed here" in told
+
+
+@pytest.mark.parametrize("release", ["0.31.2", "0.33.0", "1.0"])
+def test_releases_that_were_not_tested_are_refused(release: str, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr(plugin, "installed", lambda: release)
+    code, told = run("serve", "--strategy", "uniform")
+    assert code == 2
+    assert f"{release} is installed" in told
+    assert str(plugin.TESTED) in told
+    with caplog.at_level("INFO", logger="vllm.fastadasp"):
+        plugin.register()  # and imports nothing of vLLM
+    assert f"{release} is installed" in caplog.text
+
+
+def test_releases_inside_the_range_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for release in ("0.32.0", "0.32.1", "0.32.0+cpu"):
+        monkeypatch.setattr(plugin, "installed", lambda release=release: release)
+        assert plugin.fault() is None
+
+
+def test_another_family_is_refused(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StrategyError, match="architecture 'LlamaForCausalLM' cannot be served"):
+        checked(str(tmp_path), OPTIONS)
+
+
+def test_the_command_line() -> None:
+    found = checked(str(model_path()), OPTIONS)
+    line = server_command("folder", "name", found.overrides, "0.0.0.0", 80, ["--max-model-len", "9"])
+    assert line[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
+    assert json.loads(line[line.index("--hf-overrides") + 1])["fastadasp"] == OPTIONS
+    assert line[-2:] == ["--max-model-len", "9"]
+    assert line[line.index("--served-model-name") + 1] == "name"
+    named = server_command("folder", "name", {}, "::", 80, ["--served-model-name=other"])
+    assert "--served-model-name" not in named
+    with pytest.raises(StrategyError, match="--hf-overrides among vLLM's options would undo"):
+        server_command("folder", "name", {}, "::", 80, ["--hf-overrides={}"])
+    assert (address("0.0.0.0", 80), address("::", 80)) == ("http://127.0.0.1:80", "http://[::1]:80")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a line for a shell of Unix")
+def test_the_request_line_says_what_it_should(tmp_path: Path) -> None:
+    """Names with quotes and signs, and a recording longer than a command line may be."""
+    sound = tmp_path / "it's 100% loud.wav"
+    sound.write_bytes(bytes(range(256)) * 2000)
+    line = request_line("http://127.0.0.1:1", 'a "model" \\n %s', sound, "What's said?")
+    assert "curl -s http://127.0.0.1:1/v1/chat/completions" in line
+    piped = line.rpartition(" | curl")[0]
+    body = json.loads(subprocess.run(["sh", "-c", piped], capture_output=True, check=True).stdout)
+    audio, text = body["messages"][0]["content"]
+    assert (body["model"], text["text"], audio["input_audio"]["format"]) == ('a "model" \\n %s', "What's said?", "wav")
+    assert base64.b64decode(audio["input_audio"]["data"]) == sound.read_bytes()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def started(*server: str, url: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT, url, *server], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_server(kind: str) -> None:
+    port = free_port()
+    process = started("-c", SERVER, str(port), url=f"http://127.0.0.1:{port}")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready a model\n"
+    process.send_signal(getattr(signal, kind))
+    out, told = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")  # the server's log is on stderr
+    assert told.split("\n")[:2] == ["a log", f"told {kind}"]
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_server_that_fails_by_itself_is_told() -> None:
+    process = started("-c", "import sys; sys.exit(3)", url=f"http://127.0.0.1:{free_port()}")
+    assert (process.communicate(timeout=60)[0], process.returncode) == ("", 3)
+
+
+def test_an_address_in_use_is_refused() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    other = subprocess.Popen([sys.executable, "-c", SERVER, str(port)], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        with pytest.raises(FastAdaSPError, match="something answers at"):
+            serve(["false"], url, print)
+    finally:
+        other.kill()
+        other.wait()
