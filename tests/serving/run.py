@@ -14,12 +14,9 @@ from fastadasp import load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
 from fastadasp.demo.prompts import AUDIO_PLACEHOLDER, build_prompt
-<<<<<<< HEAD
 from fastadasp.demo.rows import instruction, read_rows
-=======
 from fastadasp.inference.load import load_model
 from fastadasp.serving.embeddings import embed
->>>>>>> main
 from fastadasp.serving.options import overrides
 
 NEW, COUNT = 48, 4
