@@ -28,6 +28,7 @@ ROOMS = (
     "bench",
     "serving",
     "testing",
+    "harness",
     "convert",
     "transcribe",
     "experiments",

@@ -13,6 +13,7 @@ from fastadasp.cli import (
     bench,
     compare,
     convert,
+    export_embeddings,
     inspect,
     models,
     new_plugin,
@@ -113,6 +114,7 @@ app.command()(plugins.plugins)
 app.command()(new_plugin.new_plugin)
 app.command()(transcribe.transcribe)
 app.command()(report.report)
+app.command()(export_embeddings.export_embeddings)
 app.command(context_settings=serve.EVERYTHING_ELSE)(serve.serve)
 app.command()(inspect.inspect)
 app.command()(strategies.strategies)
