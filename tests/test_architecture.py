@@ -52,6 +52,7 @@ ROOMS = (
     "estimators",
     "audio",
     "files",
+    "display",
     "errors",
     "version",
 )

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadasp.audio import read_audio
+from fastadasp.audio import file_seconds, read_audio
 from fastadasp.contracts.task import Example
 from fastadasp.errors import DataError, ModelError
 from fastadasp.inference.features import FeatureCache
@@ -190,7 +189,7 @@ def prepare(
     cache = FeatureCache(loaded)
     sounds = {path: tokens for path in {e.audio for e in wanted} if (tokens := cache.get(path)) is not None}
     first = [e for path, e in {e.audio: e for e in reversed(wanted)}.items() if path not in sounds]
-    first.sort(key=lambda e: soundfile.info(e.audio).duration)
+    first.sort(key=lambda e: file_seconds(e.audio))
     chosen = {(str(e.audio), e.instruction) for e in first}
     again = [e for e in wanted if (str(e.audio), e.instruction) not in chosen]
     for group in (first, again):
