@@ -20,18 +20,10 @@ import fastadasp
 from fastadasp import RunError
 from fastadasp.contracts.task import Example
 from fastadasp.experiments import identity
+from fastadasp.experiments.combinations import make_grid, recipes
 from fastadasp.experiments.identity import cell_hash, cell_identity, hash_examples
 from fastadasp.experiments.leases import Leases
-from fastadasp.experiments.plan import make_plan, recipes
-from fastadasp.experiments.records import (
-    RefusedCell,
-    Result,
-    Standing,
-    StudyCell,
-    StudyPrediction,
-    StudyRun,
-    Times,
-)
+from fastadasp.experiments.records import Result
 from fastadasp.experiments.spec import Spec, StudyFile, make_spec
 from fastadasp.experiments.store import Store
 
@@ -49,7 +41,7 @@ def spec(**content: Any) -> Spec:
 
 
 def plan(**content: Any) -> Any:
-    return make_plan(spec(**content), FACTS)
+    return make_grid(spec(**content), FACTS)
 
 
 def result(cell: str = "ab" * 32, **changes: Any) -> Result:
@@ -158,7 +150,7 @@ def test_every_source_that_a_cell_runs_through_is_hashed() -> None:
     """Whatever of fastadasp is loaded once a worker and a runner are, counts; the command line does not."""
     code = (
         "import sys, fastadasp.experiments.worker, fastadasp.experiments.cell, fastadasp.experiments.starts;"
-        "import fastadasp.inference.clips; from fastadasp.registry.registry import get_registry; get_registry();"
+        "import fastadasp.inference.clips; from fastadasp.strategy import get_registry; get_registry();"
         "print(*sorted(m.__file__ for n, m in sys.modules.items() if n.startswith('fastadasp.') and m.__file__))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -212,6 +204,32 @@ def test_a_damaged_cell_is_put_aside(damage: str, tmp_path: Path) -> None:
     assert len(list((tmp_path / "store" / "cells").glob("*/*.damaged-*"))) == 1
     store.put(result(cell))
     assert store.get(cell) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_in_a_store_is_said(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", pytest.fail)
+    path = store._file("ab" * 32)
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match="no ordinary file"):
+        store.get("ab" * 32)
+
+
+def test_a_store_file_that_is_nested_too_deep_is_put_aside(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = Store(tmp_path / "store", told.append)
+    store._file("ab" * 32).parent.mkdir()
+    store._file("ab" * 32).write_text("[" * 100_000 + "\n{}\n")
+    assert store.get("ab" * 32) is None
+    assert "was damaged" in told[0]
+
+
+def test_each_fault_of_a_study_is_told_once() -> None:
+    axes = {"tasks": [1], "strategies": ["nothing"], "budgets": ["2"], "seeds": [-1], "merger": ["rums"]}
+    with pytest.raises(RunError, match="study has 4 faults") as told:
+        make_spec({"axes": axes}, USUAL)
+    assert [str(told.value).count(f"`axes.{name}`") for name in ("tasks", "budgets", "seeds", "merger")] == [1] * 4
 
 
 def test_a_dry_run_moves_nothing(tmp_path: Path) -> None:
@@ -318,6 +336,16 @@ def test_an_owner_elsewhere_is_dead_when_its_heart_stops(tmp_path: Path) -> None
         assert lease.take("b") is False  # it is ours by now
 
 
+def test_a_lease_from_the_future_is_not_waited_for(tmp_path: Path) -> None:
+    """Its owner is dead when nothing changes, whatever the date of the file."""
+    (tmp_path / "a.json").write_text(json.dumps({"host": "elsewhere", "boot": "", "process": 1, "token": "x"}))
+    os.utime(tmp_path / "a.json", (time.time() + 1e8,) * 2)
+    with Leases(tmp_path, patience=0.2) as lease:
+        assert not lease.take("a")
+        time.sleep(0.3)
+        assert lease.take("a")
+
+
 def test_leases_are_renewed(tmp_path: Path) -> None:
     with Leases(tmp_path, beat=0.05) as lease:
         lease.take("a")
@@ -335,8 +363,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_study import FACTS, USUAL, result
-from fastadasp.experiments.drive import Outcome, Redo, run
-from fastadasp.experiments.plan import make_plan
+from fastadasp.experiments.drive import Finished, Redo, run
+from fastadasp.experiments.combinations import make_grid
 from fastadasp.experiments.spec import make_spec
 from fastadasp.experiments.store import Store
 
@@ -354,9 +382,9 @@ class Sleeper:
     def close(self): pass
 
 spec = make_spec({{"axes": {{"select": ["random"], "layers": [1, 2, 3], "seeds": list(range(40))}}}}, USUAL)
-outcome = Outcome(make_plan(spec, FACTS))
-run(outcome, Store(Path("store"), print), Sleeper(), redo=Redo(), notice=print)
-assert outcome.status == "finished" and len(outcome.results) == 121
+finished = Finished(make_grid(spec, FACTS))
+run(finished, Store(Path("store"), print), Sleeper(), redo=Redo(), notice=print)
+assert finished.status == "finished" and len(finished.results) == 121
 """
 
 
@@ -398,10 +426,9 @@ def test_kills_lose_at_most_the_cell_in_flight(tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    records = (StudyFile, StudyCell, StudyPrediction, Standing, Times, StudyRun, RefusedCell, Result)
+    records = (StudyFile, Result)
     for model in records:
-        own = {n: f for n, f in model.model_fields.items() if model is not StudyPrediction or n in ("cell", "axes")}
-        for name, field in own.items():
+        for name, field in model.model_fields.items():
             assert f"| `{name}` | {field.description} |" in text, f"docs/studies.md lacks {model.__name__}.{name}"
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     assert documented <= {name for model in records for name in model.model_fields}
