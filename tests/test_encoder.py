@@ -369,3 +369,37 @@ def test_no_square_of_frames_is_kept():
         assert torch.allclose(getattr(whole, name), getattr(blocks, name), atol=1e-6)
     additive = torch.zeros(2, 1, 21, 21).masked_fill(~mask, torch.finfo(torch.float32).min)
     assert torch.equal(EncoderSeen.of(query, key, 0.5, additive, 2).received, whole.received)
+
+
+def test_commands_keep_what_the_encoder_saw(monkeypatch, tmp_path):
+    """Clips that were encoded before, by this process or another, give what recordings give."""
+    from fastadasp.contracts.task import Example
+    from fastadasp.demo import data_path, model_path
+    from fastadasp.inference.clips import prepare
+    from fastadasp.inference.load import load_model
+    from fastadasp.inference.runner import run_cell
+
+    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path))
+    loaded = load_model(str(model_path()))
+    lines = (data_path() / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    path = data_path() / next(row for row in map(json.loads, lines) if row["task"] == "asr")["audio_filepath"]
+    examples = [Example(f"clip-{i}", path, text, "x") for i, text in enumerate(("Write down what is said.", "Say it."))]
+    first, again = (prepare(loaded, examples, 2, lambda _: None) for _ in range(2))
+    for key, clip in first.items():
+        for name in ("received", "own", "keys"):
+            assert torch.equal(getattr(clip.encoder, name), getattr(again[key].encoder, name))
+        assert clip.encoder.keys.shape[1] == clip.audio_tokens
+    method = fastadasp.load_strategy("vispruner")
+    cells = [
+        run_cell(loaded, method, list(ready.values()), max_new_tokens=6, batch_size=2, progress=lambda _: None)
+        for ready in (first, again)
+    ]
+    assert cells[0].predictions == cells[1].predictions
+    for cost in cells[0].costs:
+        assert abs(cost.audio_tokens_left - cost.audio_tokens / 2) <= 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "cdpruner"])
+def test_features_alone_have_no_encoder(name):
+    assert "needs the attention of the audio encoder" in fastadasp.load_strategy(name).why_not_on_features(10)
+    assert fastadasp.load_strategy("cdpruner").why_not_on_features(10) is None

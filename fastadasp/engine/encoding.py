@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from fastadasp.contracts.adapter import ModelAdapter
 from fastadasp.engine import attention
 from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.errors import ModelError
@@ -46,6 +49,33 @@ class EncoderWatch:
         if arrival is not None:
             with torch.no_grad():
                 arrival.encoder = EncoderSeen.of(query, key, scale, mask, self._session.adapter.encoder_frames)
+
+
+@dataclass
+class EncoderHeard:
+    """What `listening` has seen; None before the encoder ran."""
+
+    seen: EncoderSeen | None = None
+
+
+@contextmanager
+def listening(adapter: ModelAdapter, model: nn.Module) -> Iterator[EncoderHeard]:
+    """Sees the encoder's last attention while the context is open; nothing of families that do not show it."""
+    heard, module = EncoderHeard(), adapter.encoder_attention(model)
+
+    def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
+        with torch.no_grad():
+            heard.seen = EncoderSeen.of(query, key, scale, mask, adapter.encoder_frames)
+
+    if module is None:
+        yield heard
+        return
+    config: Any = module.config
+    attention.watch(heard, config, {module: see})
+    try:
+        yield heard
+    finally:
+        attention.unwatch(heard, config, [module])
 
 
 def seen_for(session: Session, clips: int, device: torch.device, *, plain: bool) -> EncoderSeen | None:
