@@ -95,7 +95,7 @@ def test_counts_are_as_planned_and_text_and_clips_stay_apart(family: str, name: 
     with method.apply(model) as trace:
         trace.keep_assignment = True
         cache = cache_of(model(**inputs, use_cache=True))
-    assert cache_lengths(cache) == [layer.kv_length for layer in trace.layers]
+    assert cache_lengths(cache) == [layer.kv_columns for layer in trace.layers]
     if method.site != "cache" and method.merger.is_exact():
         count = FAMILIES[family].tokens
         left = torch.tensor([count] * 3)
