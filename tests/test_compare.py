@@ -18,7 +18,7 @@ from fastadasp.demo import model_path
 from fastadasp.experiments import comparison
 from fastadasp.experiments.comparison import Settings, compare
 from fastadasp.experiments.grid import make_grid
-from fastadasp.experiments.records import Cell, Efficiency, Prediction, Run, StartLayer
+from fastadasp.experiments.records import Cell, Efficiency, Prediction, Run, StartLayer, TaskFacts
 from fastadasp.inference.clips import batches, encoder_flops, prepare, read_clip
 from fastadasp.inference.load import LoadedModel, load_model
 from fastadasp.inference.runner import run_cell
@@ -109,9 +109,9 @@ def test_budgets_out_of_reach_fail_their_cell_before_it_runs(tmp_path: Path) -> 
 def test_every_key_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    keys = {name for model in (Cell, Efficiency, Prediction, Run, StartLayer) for name in model.model_fields}
+    keys = {name for model in (Cell, Efficiency, Prediction, Run, StartLayer, TaskFacts) for name in model.model_fields}
     assert documented == keys
-    for model in (Cell, Efficiency, Prediction, Run, StartLayer):
+    for model in (Cell, Efficiency, Prediction, Run, StartLayer, TaskFacts):
         for name, field in model.model_fields.items():
             assert f"| `{name}` | {field.description} |" in text
 

@@ -14,6 +14,7 @@ from fastadasp.cli import (
     compare,
     convert,
     inspect,
+    leaderboard,
     models,
     new_plugin,
     plugins,
@@ -22,6 +23,7 @@ from fastadasp.cli import (
     select_layer,
     serve,
     strategies,
+    submit,
     tasks,
     transcribe,
 )
@@ -113,6 +115,8 @@ app.command()(plugins.plugins)
 app.command()(new_plugin.new_plugin)
 app.command()(transcribe.transcribe)
 app.command()(report.report)
+app.command()(submit.submit)
+app.command()(leaderboard.leaderboard)
 app.command(context_settings=serve.EVERYTHING_ELSE)(serve.serve)
 app.command()(inspect.inspect)
 app.command()(strategies.strategies)

@@ -121,7 +121,10 @@ def compare(
 
 
 def _print_tables(grid: Grid, result: Comparison, wide: bool) -> None:
-    from fastadasp.experiments.table import LESS, rich_table
+    from fastadasp.experiments.table import LESS, rich_groups, rich_table
 
     for task, lines in result.results(grid):
         print_table(rich_table(task, lines), LESS, wide)
+        parts = rich_groups(task, lines)
+        if parts is not None:
+            console().print(parts)

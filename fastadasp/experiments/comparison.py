@@ -199,6 +199,7 @@ def check_lengths(examples: Iterable[Example], loaded: Any) -> None:
 def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
     import torch
 
+    from fastadasp.experiments.identity import facts_of, hash_code
     from fastadasp.inference.clips import prompt_text
     from fastadasp.inference.load import hash_weights
 
@@ -219,6 +220,8 @@ def _describe(grid: Grid, settings: Settings, loaded: Any) -> Run:
         origins=_origins(grid),
         tasks={name: len(examples) for name, examples in grid.examples.items()},
         prompts={name: prompt_text(loaded, examples[0]) for name, examples in grid.examples.items()},
+        facts={name: facts_of(task, grid.examples[name]) for name, task in grid.tasks.items()},
+        code=hash_code(),
     )
 
 

@@ -92,12 +92,50 @@ def rich_table(task: Task, lines: Sequence[Line]) -> Table:
     return table
 
 
+def groups(task: Task, lines: Sequence[Line]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Header and rows of a further table: the metric by groups of clips, and how many answers named no option.
+
+    Both are empty for a task that has neither.
+    """
+    done = [cell for line in lines for cell in line.cells if cell.error is None]
+    names = [name for cell in done[:1] for name in cell.metrics if name.startswith((f"{task.metric}[", "no_answer"))]
+    if not names:
+        return [], []
+    out: list[tuple[str, ...]] = []
+    for line in lines:
+        found = [cell.metrics for cell in line.cells if cell.error is None]
+        values = [f"{fmean(one[name] for one in found):.1f}" if found else "" for name in names]
+        out.append((line.strategy, line.budget, *values))
+    shown = [name.removeprefix(task.metric).strip("[]") for name in names]
+    heads = ["no option named" if name == "no_answer" else name if "=" in name else f"mean by {name}" for name in shown]
+    return ["strategy", "budget", *heads], out
+
+
+def rich_groups(task: Task, lines: Sequence[Line]) -> Table | None:
+    """`groups` for the terminal; None if there are none."""
+    header, cells = groups(task, lines)
+    if not header:
+        return None
+    table = Table(title=f"{task.name}: parts, in %", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(header):
+        table.add_column(column, justify="left" if place == 0 else "right")
+    for one in cells:
+        table.add_row(*one)
+    return table
+
+
+def _markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    head = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
+    return head + [f"| {' | '.join(line)} |" for line in cells]
+
+
 def markdown(task: Task, lines: Sequence[Line]) -> str:
     """For a README."""
-    header = _header(task)
-    out = [f"**{task_title(task, lines)}**", "", f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
-    out += [f"| {' | '.join(line)} |" for line in rows(lines)]
-    return "\n".join([*out, "", note(lines)]) + "\n"
+    out = [f"**{task_title(task, lines)}**", "", *_markdown_table(_header(task), rows(lines)), "", note(lines)]
+    header, cells = groups(task, lines)
+    if header:
+        out += ["", *_markdown_table(header, cells)]
+    return "\n".join(out) + "\n"
 
 
 def _header(task: Task) -> tuple[str, ...]:
