@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from copy import deepcopy
 from pathlib import Path
@@ -43,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def content(made: Path) -> dict[str, Any]:
     """The submission of that run, as JSON."""
-    return deepcopy(submission_of(load_run(made)).model_dump(mode="json"))
+    return deepcopy(submission_of(load_run(made), "the embedded model").model_dump(mode="json"))
 
 
 def sealed(content: dict[str, Any], folder: Path, name: str = "s.json") -> Path:
@@ -131,10 +132,7 @@ def test_files_that_are_nothing(tmp_path: Path) -> None:
 
 
 def test_runs_that_cannot_be_submitted(made: Path, tmp_path: Path) -> None:
-    old = tmp_path / "old"
-    old.mkdir()
-    for file in made.iterdir():
-        (old / file.name).write_bytes(file.read_bytes())
+    old = shutil.copytree(made, tmp_path / "old")
     about = json.loads((old / "run.json").read_text())
     (old / "run.json").write_text(json.dumps(about | {"facts": {}}))
     with pytest.raises(RunError, match="did not record hashes"):

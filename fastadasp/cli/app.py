@@ -13,6 +13,7 @@ from fastadasp.cli import (
     bench,
     compare,
     convert,
+    export_embeddings,
     inspect,
     leaderboard,
     models,
@@ -117,6 +118,7 @@ app.command()(transcribe.transcribe)
 app.command()(report.report)
 app.command()(submit.submit)
 app.command()(leaderboard.leaderboard)
+app.command()(export_embeddings.export_embeddings)
 app.command(context_settings=serve.EVERYTHING_ELSE)(serve.serve)
 app.command()(inspect.inspect)
 app.command()(strategies.strategies)

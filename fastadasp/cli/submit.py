@@ -11,7 +11,7 @@ from fastadasp.cli.terminal import say
 
 
 def submit(
-    run: Annotated[Path, typer.Argument(help="folder that compare wrote")],
+    run: Annotated[Path, typer.Argument(help="folder that compare or ablate wrote")],
     output: Annotated[
         Path | None, typer.Option(help="file to write; default: submission.json in the run's folder")
     ] = None,
@@ -19,7 +19,7 @@ def submit(
         str | None, typer.Option(help="what the model is called; default: its hub id, or the name of its folder")
     ] = None,
 ) -> None:
-    """Put a run of compare into one JSON file: results, costs, hashes of model, data and code, prompts, machine."""
+    """Put a run into one JSON file: results, costs, hashes of model, data and code, prompts, machine."""
     from fastadasp.demo import model_path
     from fastadasp.experiments.folder import told, write_whole
     from fastadasp.leaderboard.submission import submission_of

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastadasp.errors import RunError
-from fastadasp.experiments.records import Run, TaskFacts
+from fastadasp.experiments.records import TaskFacts
 from fastadasp.files import parse_json, read_text
 from fastadasp.runs import LoadedRun
 
@@ -29,7 +29,7 @@ class Model(Part):
     """The model of a submission."""
 
     name: str = Field(min_length=1, description="hub id, or name of the folder")
-    hash: str | None = Field(description="SHA-256 over the weight files of a local model; null for a hub id")
+    hash: str | None = Field(description="SHA-256 over the weights, or a hub's commit; null if not known")
     dtype: str = Field(description="number format")
 
 
@@ -65,7 +65,9 @@ class Row(Part):
 
     task: str = Field(description="name of the task")
     strategy: str = Field(description="name of the strategy; `full` for the model without any")
-    recipe: dict[str, Any] | None = Field(description="its content; null for the full model")
+    recipe: dict[str, Any] | None = Field(
+        description="its content, before the budget and what a study changed; null for the full model"
+    )
     budget: str = Field(description="fraction removed, with its kind; `-` for the full model")
     seeds: list[int] = Field(min_length=1, description="seeds of the cells that finished")
     value: float = Field(description="the headline metric, mean over seeds")
@@ -140,11 +142,9 @@ def submission_of(run: LoadedRun, name: str | None = None) -> Submission:
         name: what the model is called; None for its hub id, or the last part of its folder.
 
     Raises:
-        RunError: it is a study, an older run without what makes figures comparable, or still running.
+        RunError: it is an older run without what makes figures comparable, or still running.
     """
     about = run.source.about
-    if not isinstance(about, Run):
-        raise RunError(f"{run.folder} is a study of fastadasp ablate; submit a run of fastadasp compare")
     if not about.facts:
         raise RunError(
             f"{run.folder} was written by an earlier version, which did not record hashes of its clips and questions; "
@@ -182,7 +182,7 @@ def submission_of(run: LoadedRun, name: str | None = None) -> Submission:
                 decode_seconds=line.decode_seconds,
             )
         )
-    local = Path(about.model).name if about.model_hash is not None else about.model
+    local = Path(about.model).name if Path(about.model).is_dir() else about.model
     made = Submission(
         started=about.started,
         model=Model(name=name or local, hash=about.model_hash, dtype=about.dtype),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,18 +15,24 @@ from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
 from fastadasp.demo.evaluate import instruction, read_rows
 from fastadasp.demo.prompts import AUDIO_PLACEHOLDER, build_prompt
+from fastadasp.inference.load import load_model
+from fastadasp.serving.embeddings import embed
 from fastadasp.serving.options import overrides
 
 NEW, COUNT = 48, 4
 ARCHITECTURE = "Qwen2AudioForConditionalGeneration"
 
 
+def sounds() -> list[tuple[dict, Path]]:
+    rows = [row for task in ("asr", "er") for row in read_rows(data_path(), [task], COUNT)]
+    return [(row, data_path() / row["audio_filepath"]) for row in rows]
+
+
 def prompts(kind: str) -> list[tuple[str, list[Any]]]:
     """Prompts with their waves: ``plain``, ``two`` clips in each, or one clip before the instruction that `kind` is."""
-    rows = [row for task in ("asr", "er") for row in read_rows(data_path(), [task], COUNT)]
-    waves = [read_audio(data_path() / row["audio_filepath"], 16000) for row in rows]
+    waves = [read_audio(path, 16000) for _, path in sounds()]
     if kind == "plain":
-        return [(build_prompt(instruction(row)), [wave]) for row, wave in zip(rows, waves, strict=True)]
+        return [(build_prompt(instruction(row)), [wave]) for (row, _), wave in zip(sounds(), waves, strict=True)]
     if kind != "two":
         return [(build_prompt(kind), [wave]) for wave in waves]
     pairs = zip(waves, waves[1:] + waves[:1], strict=True)
@@ -57,19 +64,29 @@ def reference(settings: list[dict]) -> list[list[list[int]]]:
     return answers
 
 
-def served(setting: dict, asks: list[dict], **options: Any) -> list[dict]:
+def embeddings(setting: dict) -> list[torch.Tensor]:
+    """What `fastadasp export-embeddings` writes of the clips."""
+    loaded = load_model(str(model_path()), "cpu")
+    changes = {"budget": setting["budget"], "site": "input", "layers": {"layer": 0}}
+    made = embed(loaded, load_strategy(setting["strategy"], **changes), [path for _, path in sounds()])
+    return [clip.features for clip in made]
+
+
+def served(setting: dict | None, asks: list[dict], **options: Any) -> list[dict]:
     """Greedy tokens of vLLM with a strategy, all prompts of an ask at once, one ask after the other.
 
     Args:
-        setting: the strategy.
-        asks: each with a ``kind`` of prompts and ``budgets`` by request, which go round; None for the server's.
+        setting: the strategy; None for vLLM without one.
+        asks: each with a ``kind`` of prompts and ``budgets`` by request, which go round, None for the server's; with
+            ``embeddings``, the strategy that shortens clips outside of vLLM, which gets embeddings then.
         options: of the engine.
     """
     from vllm import LLM, SamplingParams
 
     standard: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 8}
     standard |= {"limit_mm_per_prompt": {"audio": 2}, "disable_log_stats": True}
-    engine = LLM(model=str(model_path()), hf_overrides=overrides(setting, ARCHITECTURE), **(standard | options))
+    changes = {} if setting is None else overrides(setting, ARCHITECTURE)
+    engine = LLM(model=str(model_path()), hf_overrides=changes, **(standard | options))
     audio = engine.get_tokenizer().convert_tokens_to_ids("<|AUDIO|>")
 
     def places(tokens: list[int]) -> list[int]:
@@ -82,6 +99,9 @@ def served(setting: dict, asks: list[dict], **options: Any) -> list[dict]:
             {"prompt": text, "multi_modal_data": {"audio": [(wave, 16000) for wave in waves]}}
             for text, waves in prompts(ask["kind"])
         ]
+        if "embeddings" in ask:
+            for request, made in zip(requests, embeddings(ask["embeddings"]), strict=True):
+                request["multi_modal_data"] = {"audio": [made]}
         for i, request in enumerate(requests):
             if (budget := budgets[i % len(budgets)]) is not None:
                 request["mm_processor_kwargs"] = {"fastadasp_budget": budget}

@@ -28,6 +28,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "bfloat16": {"setting": OWN, "asks": [PLAIN], "dtype": "bfloat16"},
     "even": {"setting": EVEN, "asks": [PLAIN]},
     "compact": {"setting": COMPACT, "asks": [PLAIN]},
+    # vLLM as it is, with what `fastadasp export-embeddings` writes in the place of sound
+    "embeddings": {"setting": None, "asks": [PLAIN | {"embeddings": COMPACT}], "enable_mm_embeds": True},
 }  # fmt: skip
 REFERENCES = {
     "own": OWN,
@@ -79,10 +81,10 @@ def test_a_prompt_counts_short_clips(engines) -> None:
     assert all((len(b) > len(a)) is bool(i % 2) for i, (a, b) in enumerate(zip(plain, mixed, strict=True)))
 
 
-@pytest.mark.parametrize("engine", ["compiled", "bfloat16", "even", "compact"])
+@pytest.mark.parametrize("engine", ["compiled", "bfloat16", "even", "compact", "embeddings"])
 def test_however_the_engine_runs(reference, engines, engine: str) -> None:
     assert engines[engine][0]["compiles"] is (engine == "compiled")
-    assert engines[engine][0]["tokens"] == reference[engine if engine != "compiled" else "own"]
+    assert engines[engine][0]["tokens"] == reference[{"compiled": "own", "embeddings": "compact"}.get(engine, engine)]
 
 
 def test_what_cannot_be_served_is_refused_at_the_start() -> None:
