@@ -54,7 +54,8 @@ def clip_survivors(
         raise StrategyError(
             f"schedule {strategy.schedule.name!r} is faulty: it counts {len(own)} of {num_layers} layers"
         )
-    now, counts = tokens if current is None else current, []
+    now = tokens if current is None else current
+    counts: list[int] = []
     for wanted in own[first:]:
         now -= min(max(now - wanted, 0), strategy.merger.capacity(now))
         counts.append(now if last is None or first + len(counts) < last else 0)

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastadasp.demo.evaluate import read_rows
 from inside import MARKS, QUIET, results
 
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
-from fastadasp.demo.evaluate import read_rows
 from fastadasp.demo.prompts import build_prompt
 from fastadasp.strategy import load_strategy
 
