@@ -18,7 +18,7 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Check submissions, rank what may be compared, and write one page with tables, plots and Pareto fronts."""
-    from fastadasp.experiments.folder import told, write_whole
+    from fastadasp.files import told, write_whole
     from fastadasp.leaderboard.boards import boards_of
     from fastadasp.leaderboard.page import COLUMNS, cells, html
     from fastadasp.leaderboard.submission import read_submission

@@ -21,7 +21,7 @@ def submit(
 ) -> None:
     """Put a run into one JSON file: results, costs, hashes of model, data and code, prompts, machine."""
     from fastadasp.demo import model_path
-    from fastadasp.experiments.folder import told, write_whole
+    from fastadasp.files import told, write_whole
     from fastadasp.leaderboard.submission import submission_of
     from fastadasp.runs import load_run
 
