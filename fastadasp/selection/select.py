@@ -73,6 +73,14 @@ def select_layer(
     Raises:
         StrategyError: the selector needs no calibration, or no layer meets the budget.
         DataError: there are no clips, or one cannot be read.
+
+    Example::
+
+        >>> loaded = fastadasp.load_model(model_folder)
+        >>> clips = fastadasp.get_registry().get("task", "er").examples(2)
+        >>> choice = fastadasp.select_layer(loaded, fastadasp.load_strategy("fastadasp-sparse"), clips).choice
+        >>> choice.layer in choice.losses
+        True
     """
     begin = time.monotonic()
     selector = selector_of(strategy)
