@@ -12,6 +12,7 @@ from fastadasp.contracts.task import Example
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.features import OnFeatures
+from fastadasp.files import is_file
 from fastadasp.recipes.overrides import parse_overrides
 from fastadasp.recipes.reading import read_toml, show
 from fastadasp.recipes.recipe import Recipe
@@ -138,7 +139,7 @@ def _installed(name: str) -> Strategy:
         found: Strategy = get_registry().get("strategy", name)
         return found
     except UnknownNameError as error:
-        if Path(f"{name}.toml").is_file():
+        if is_file(Path(f"{name}.toml")):
             raise UnknownNameError(
                 "strategy", name, [e.name for e in get_registry().entries("strategy")],
                 f"For the file in this folder write {name + '.toml'!r}.",

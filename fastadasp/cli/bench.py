@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from fastadasp.cli.terminal import Bar, console, say, split
+from fastadasp.cli.options import Wide
+from fastadasp.cli.terminal import Bar, print_table, say, split
 from fastadasp.errors import RunError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 app = typer.Typer(
     help="Measure time and memory; nothing is downloaded, weights are random.", invoke_without_command=True
@@ -63,9 +63,10 @@ def bench(
         bool | None, typer.Option("--compile", help="compile the decoding, over static caches", show_default=False)
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="draw time and memory against length, PNG or SVG")] = None,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """Measure prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
+    """Measure encoder, prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
     if context.invoked_subcommand is not None:
         return
     from fastadasp.bench import presets, report
@@ -102,14 +103,14 @@ def bench(
     for options in chosen.operators:
         operators += _operator_rows({**options, "device": place}, as_json)
     for plan in plans:
-        rows += _model_rows(plan, as_json)
+        rows += _model_rows(plan, as_json, wide)
     if plot is not None and rows:
         report.draw(plot, rows)
         say(f"picture: {plot}")
     if as_json:
         print(json.dumps([*rows, *operators], indent=1))
     elif chosen.paper:
-        _show(report.paper_table(rows))
+        print_table(report.paper_table(rows), (), wide)
 
 
 @app.command()
@@ -156,50 +157,44 @@ def _plan(options: dict[str, Any]) -> Any:
 
     plan = Plan(**{**options, "shape": find_shape(options["shape"])})
     plan.check()
+    plan.check_room()
     return plan
 
 
-def _model_rows(plan: Any, as_json: bool) -> list[dict[str, Any]]:
+def _model_rows(plan: Any, as_json: bool, wide: bool) -> list[dict[str, Any]]:
     from fastadasp.bench import grid, report
 
     rows: list[dict[str, Any]] = []
-    for part in grid.run(plan, _tell):
-        rows += part
+    with _progress(as_json) as progress:
+        for part in grid.run(plan, progress):
+            rows += part
     if not as_json:
-        _show(report.model_table(rows))
+        print_table(report.model_table(rows), report.LESS, wide)
     return rows
 
 
-def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any]]:
-    from fastadasp.bench import operator as alone
-    from fastadasp.bench import report
-
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar; where none is drawn, a line on stderr for each case."""
     silent, told = as_json or sys.stderr.isatty(), set[str]()
 
     with Bar() as bar:
 
         def progress(what: str, done: int, total: int) -> None:
             bar.update(what, done, total)
-            if not silent and what not in told:  # where no bar is drawn, a line for each case
+            if not silent and what not in told:
                 told.add(what)
                 say(what)
 
+        yield progress
+
+
+def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any]]:
+    from fastadasp.bench import operator as alone
+    from fastadasp.bench import report
+
+    with _progress(as_json) as progress:
         rows = list(alone.run(**options, progress=progress))
     if not as_json:
-        _show(report.operator_table(rows))
+        print_table(report.operator_table(rows), ("hidden memory",), wide=True)
     return rows
-
-
-def _show(*tables: Table) -> None:
-    """Prints tables as wide as they are."""
-    out = console()
-    for table in tables:
-        needed = table.__rich_measure__(out, out.options.update(width=10_000)).maximum
-        out.width = max(out.width, needed)
-        out.print(table)
-
-
-def _tell(message: str) -> None:
-    """Progress for a person at a terminal."""
-    if sys.stderr.isatty():
-        say(message)

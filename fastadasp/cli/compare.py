@@ -115,10 +115,12 @@ def compare(
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:
-        from fastadasp.experiments.tables import rich_table
+        from fastadasp.experiments.tables import rich_groups, rich_table
 
         for heading, entries in found.tables:
             print_table(rich_table(study.face, heading, entries), study.face.less, wide)
+            if (parts := rich_groups(heading, entries)) is not None:
+                console().print(parts)
         for table in presets.paper_tables(preset) if preset else ():
             console().print(table)
         print(f"results: {folder}")
