@@ -58,7 +58,8 @@ class Features:
 
         >>> import torch
         >>> rows = torch.zeros(3, 8)
-        >>> fastadasp.Features(audio=rows, survivors=rows[:2], prompt=rows, answer=rows, probabilities=rows).survivors.shape
+        >>> features = fastadasp.Features(rows, survivors=rows[:2], prompt=rows, answer=rows, probabilities=rows)
+        >>> features.survivors.shape
         torch.Size([2, 8])
     """
 

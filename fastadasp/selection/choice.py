@@ -72,7 +72,7 @@ class Selection(BaseModel):
 
     Example::
 
-        >>> strategy = fastadasp.load_strategy("fastadasp-sparse")
+        >>> strategy = fastadasp.load_strategy("fastadasp-sparse", layers={"features": "audio"})
         >>> task = fastadasp.get_registry().get("task", "er")
         >>> selection = fastadasp.select_layer(fastadasp.load_model(model_folder), strategy, task.examples(2))
         >>> selection.budget

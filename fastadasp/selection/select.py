@@ -78,7 +78,8 @@ def select_layer(
 
         >>> loaded = fastadasp.load_model(model_folder)
         >>> clips = fastadasp.get_registry().get("task", "er").examples(2)
-        >>> choice = fastadasp.select_layer(loaded, fastadasp.load_strategy("fastadasp-sparse"), clips).choice
+        >>> strategy = fastadasp.load_strategy("fastadasp-sparse", layers={"features": "audio"})
+        >>> choice = fastadasp.select_layer(loaded, strategy, clips).choice
         >>> choice.layer in choice.losses
         True
     """
