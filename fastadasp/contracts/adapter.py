@@ -40,6 +40,11 @@ class ModelAdapter:
         encoder_frames: frames of the encoder that one audio token is made of.
         module: the module that holds the family's classes and registers its configuration and processor with
             transformers on import; None where they are transformers' own.
+
+    Example::
+
+        >>> fastadasp.ModelAdapter(name="my_family", audio_token="audio_token_index").decoder_paths[0]
+        'model.language_model'
     """
 
     name: str

@@ -21,6 +21,13 @@ class TokenPlan:
         mean.
             At the site ``input`` alone.
         merges: False promises that no cluster has two members, so survivors are copied rather than averaged.
+
+    Example::
+
+        >>> import torch
+        >>> plan = fastadasp.TokenPlan(torch.tensor([[0, 0, 1, -1]]))  # two join, one stays, one goes
+        >>> int(plan.cluster.max()) + 1
+        2
     """
 
     cluster: Tensor

@@ -38,6 +38,14 @@ class LayerView:
         rotation: how its queries were turned by their positions; None where that is not known.
         encoder: what the audio encoder's last layer attended to, see `of_encoder`; None where it is not known.
         heads: rows a clip; above 1 only at site ``cache``, where each key/value head chooses for itself.
+
+    Example::
+
+        >>> class Loudness(fastadasp.Scorer):
+        ...     name = "loudness"
+        ...     gives = ("importance",)
+        ...     def importance(self, layer):  # a LayerView
+        ...         return layer.hidden.float().norm(dim=-1)
     """
 
     layer_index: int
