@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastadasp.cli.terminal import Bar, console, say, split
+from fastadasp.cli.bench_served import served
+from fastadasp.cli.terminal import Bar, say, show_tables, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 app = typer.Typer(
     help="Measure time and memory; nothing is downloaded, weights are random.", invoke_without_command=True
@@ -62,6 +63,18 @@ def bench(
     compiled: Annotated[
         bool | None, typer.Option("--compile", help="compile the decoding, over static caches", show_default=False)
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="transformers (default), or vllm: throughput of a server; docs/serving.md")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="with --engine vllm: model folder or hub id; default: the embedded model")
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="with --engine vllm: requests at a time, comma-separated; default: 1,8,32")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="with --engine vllm: options of its server, e.g. '--max-model-len 4096'")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="draw time and memory against length, PNG or SVG")] = None,
     as_json: Json = False,
 ) -> None:
@@ -87,6 +100,16 @@ def bench(
         "warmup": warmup,
         "compiled": compiled,
     }
+    of_vllm = {"model": model, "concurrency": _numbers("--concurrency", concurrency, int), "server": server}
+    if engine not in (None, "transformers", "vllm"):
+        raise RunError(f"--engine is transformers or vllm, not {engine!r}")
+    if engine == "vllm":
+        others = {"preset": preset, "plot": plot, "device": None if device == "auto" else device}
+        others |= {"dtype": None if dtype == "auto" else dtype, "attn": None if attn == "sdpa" else attn}
+        served({**given, **others}, of_vllm, parse_overrides(set_ or []), as_json)
+        return
+    if strangers := [name for name, value in of_vllm.items() if value is not None]:
+        raise RunError(f"--{strangers[0]} is about --engine vllm")
     if plot is not None:
         check_picture(plot)
     place = choose_device(device)
@@ -109,7 +132,7 @@ def bench(
     if as_json:
         print(json.dumps([*rows, *operators], indent=1))
     elif chosen.paper:
-        _show(report.paper_table(rows))
+        show_tables(report.paper_table(rows))
 
 
 @app.command()
@@ -166,7 +189,7 @@ def _model_rows(plan: Any, as_json: bool) -> list[dict[str, Any]]:
     for part in grid.run(plan, _tell):
         rows += part
     if not as_json:
-        _show(report.model_table(rows))
+        show_tables(report.model_table(rows))
     return rows
 
 
@@ -186,17 +209,8 @@ def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any
 
         rows = list(alone.run(**options, progress=progress))
     if not as_json:
-        _show(report.operator_table(rows))
+        show_tables(report.operator_table(rows))
     return rows
-
-
-def _show(*tables: Table) -> None:
-    """Prints tables as wide as they are."""
-    out = console()
-    for table in tables:
-        needed = table.__rich_measure__(out, out.options.update(width=10_000)).maximum
-        out.width = max(out.width, needed)
-        out.print(table)
 
 
 def _tell(message: str) -> None:

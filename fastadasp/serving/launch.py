@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -143,6 +144,47 @@ def serve(command: Sequence[str], url: str, ready: Callable[[str], None]) -> int
             if ended and time.monotonic() - ended[0] > GRACE:
                 child.kill()
     return 0 if ended else child.returncode
+
+
+@contextmanager
+def running(command: Sequence[str], url: str, log: Path, patience: float = 600.0) -> Iterator[str]:
+    """A server that answers inside, and is ended afterwards; gives the name of its model.
+
+    Args:
+        command: of the server.
+        url: its address.
+        log: the file that gets all it says.
+        patience: seconds in which it has to answer.
+
+    Raises:
+        FastAdaSPError: it ended by itself, or did not answer in time; with the end of what it said.
+    """
+    with log.open("w") as out:
+        child = subprocess.Popen(list(command), stdout=out, stderr=out, start_new_session=True)
+    try:
+        end = time.monotonic() + patience
+        while not _answers(url):
+            if child.poll() is not None or time.monotonic() > end:
+                why = "ended by itself" if child.poll() is not None else f"did not answer in {patience:g} s"
+                said = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+                raise FastAdaSPError(f"the server {why}; it said last:\n{said}")
+            time.sleep(_POLL)
+        yield _model_name(url)
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGINT)
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
