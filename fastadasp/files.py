@@ -1,4 +1,5 @@
-"""The folder of what can be made again: layers that were chosen, cells of studies, features, recordings of datasets."""
+"""Files: read with care, written as wholes; recordings in a folder; the folder of what can be made again (layers that
+were chosen, cells of studies, features, recordings of datasets)."""
 
 from __future__ import annotations
 
@@ -7,8 +8,13 @@ import os
 import stat
 import sys
 import tomllib
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fastadasp.errors import RunError
 
 VARIABLE = "FASTADASP_CACHE"
 """The environment variable that names another folder."""
@@ -97,6 +103,33 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it is nested too deep") from None
     except ValueError:
         raise ValueError("it holds a number with too many digits") from None
+
+
+@contextmanager
+def told(path: Path, what: str = "output folder") -> Iterator[None]:
+    """Trouble with the disk, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{what} {path} cannot be written: {error.strerror or error}") from None
+
+
+def write_whole(path: Path, text: str, part: Path | None = None) -> None:
+    """Writes a file in one step: whoever looks, and whatever dies, finds the old content or the new, never a piece.
+
+    Args:
+        part: where the text is put together, on the same file system; beside `path` if not given.
+    """
+    part = part or path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)  # e.g. the disk is full: its beginning is of no use
+        raise
 
 
 def cache_folder() -> Path:

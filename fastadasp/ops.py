@@ -201,7 +201,8 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: queries or keys.
-        cos, sin: of the angles, [..., r] each with r <= head_dim; channels from r on stay as they are.
+        cos: cosines of the angles, [..., r] with r <= head_dim; channels from r on stay as they are.
+        sin: their sines, of the same shape.
     """
     import torch
 

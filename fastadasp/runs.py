@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp import usual
-from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
-from fastadasp.experiments.statistics import difference, holm
+from fastadasp.experiments.statistics import FEWEST, difference, holm
 from fastadasp.report.lines import Line, known_tasks, lines_of, sample_of
 from fastadasp.report.source import Source, read_source
+from fastadasp.selection.cache import warn
 
 if TYPE_CHECKING:
     import pandas
@@ -80,7 +80,7 @@ class LoadedRun:
             if mine is None or its is None or mine[0] != its[0]:
                 continue
             gap = difference(mine[1], its[1], higher_is_better=task.higher_is_better)
-            low, high = gap.interval or (None, None)
+            low, high = (gap.interval if len(mine[0]) >= FEWEST else None) or (None, None)
             row: dict[str, Any] = {
                 "task": line.task,
                 "strategy": line.name,
@@ -136,13 +136,16 @@ def compare(
     seeds: int = usual.SEEDS,
     batch_size: int = usual.BATCH_SIZE,
     overrides: Mapping[str, Any] | None = None,
+    baseline: str = "full",
+    executor: Literal["local", "ray"] = "local",
+    workers: int = 2,
     progress: Any = None,
 ) -> LoadedRun:
     """Compares strategies with the full model, as ``fastadasp compare`` does, and gives the run back.
 
     Args:
         strategies: names or TOML files.
-        output: a new folder for the results.
+        output: folder for the results. A run of the same arguments that is there already goes on where it stopped.
         tasks: names, TOML files, or ``name=source`` for clips of one's own.
         budgets: fractions removed, above 0 and below 1; ``"flops=0.3"`` and the like as on the command line.
         model: folder or hub id; the embedded model if None.
@@ -153,6 +156,9 @@ def compare(
         seeds: how many seeds each of them gets.
         batch_size: clips at a time.
         overrides: fields to change in every recipe, e.g. ``{"layers.layer": 2}``.
+        baseline: the strategy that differences are taken against, at the same budget; ``full`` for the full model.
+        executor: ``local``, this process, or ``ray``.
+        workers: of Ray.
         progress: called with (what is being done, clips done, clips in all).
 
     Raises:
@@ -165,18 +171,37 @@ def compare(
         run.to_dataframe()
     """
     from fastadasp.demo import model_path
-    from fastadasp.experiments import comparison
-    from fastadasp.experiments.grid import make_grid
+    from fastadasp.experiments.comparison import comparison
+    from fastadasp.experiments.drive import Redo
+    from fastadasp.experiments.study import Options, Study
 
-    names, amounts = [str(one) for one in strategies], [str(one) for one in budgets]
-    grid = make_grid(names, amounts, tasks, overrides=dict(overrides or {}), seed=seed, limit=limit, seeds=seeds)
-    arguments: dict[str, Any] = {"strategies": names, "tasks": list(tasks), "limit": limit, "seeds": seeds}
-    arguments |= {"budgets": [str(one) for one in Budget.several(amounts)], "batch_size": batch_size}
-    where = str(model) if model is not None else str(model_path())
-    settings = comparison.Settings(where, Path(output), device, dtype, batch_size, seed, arguments)
-    result = comparison.compare(grid, settings, progress or (lambda *_: None))
-    if result.stopped:
-        raise RunError(f"every cell failed for one reason, so the comparison stopped: {result.stopped}")
+    spec = comparison(
+        [str(one) for one in strategies],
+        [str(one) for one in budgets],
+        tasks,
+        overrides=overrides,
+        seed=seed,
+        seeds=seeds,
+        baseline=baseline,
+        model=None if model is None else str(model),
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        batch_size=batch_size,
+    )
+    where = Path(output)
+    how = Options(
+        model=str(model_path()),
+        output=where,
+        command="compare",
+        store=where / "store",
+        redo=Redo(failed=True),
+        executor=executor,
+        workers=workers,
+    )
+    found = Study(spec, how, warn).run(progress or (lambda *_: None))
+    if found.finished.stopped:
+        raise RunError(f"every cell failed for one reason, so the comparison stopped: {found.finished.stopped}")
     return load_run(output)
 
 

@@ -17,7 +17,7 @@ import pytest
 import fastadasp
 from fastadasp import Scorer, hookimpl
 from fastadasp.cli.app import main
-from fastadasp.experiments.records import Standing, StudyCell, StudyPrediction, StudyRun, Times
+from fastadasp.experiments.records import Cell, Prediction, Run, Standing, Times
 
 
 def ablate(folder: Path, *arguments: str) -> tuple[int, str, str]:
@@ -67,17 +67,17 @@ def test_a_study_writes_what_it_says_and_is_found_again(tmp_path: Path, monkeypa
     assert "at 0.5: the 2 recipes are not distinguishable" in out
     assert "1 cells were refused" in told
     one = tmp_path / "one"
-    cells = [StudyCell.model_validate(line) for line in lines(one / "results.jsonl")]
+    cells = [Cell.model_validate(line) for line in lines(one / "results.jsonl")]
     assert [(c.strategy, c.axes.get("merger"), c.budget) for c in cells] == [
         ("full", None, None), ("weighted", "runs", 0.5), ("weighted", "pairs", 0.5)
     ]  # fmt: skip
     assert all("seconds" not in key for cell in cells for key in cell.efficiency or {})
-    answers = [StudyPrediction.model_validate(line) for line in lines(one / "predictions.jsonl")]
+    answers = [Prediction.model_validate(line) for line in lines(one / "predictions.jsonl")]
     assert [a.cell for a in answers] == [cell.cell for cell in cells for _ in range(2)]
     assert [Times.model_validate(line).cell for line in lines(one / "times.jsonl")] == [cell.cell for cell in cells]
     standings = [Standing.model_validate(line) for line in lines(one / "statistics.jsonl")]
     assert [line.baseline for line in standings] == [None, "full", "full"]
-    record = StudyRun.model_validate_json((one / "study.json").read_text())
+    record = Run.model_validate_json((one / "run.json").read_text())
     assert (record.status, record.cells, record.done, record.failed) == ("finished", 3, 3, 0)
     assert "reads importance" in record.refused[0].reason
 
@@ -137,7 +137,7 @@ def test_layers_that_are_chosen(tmp_path: Path) -> None:
     arguments = ("--tasks", "er", "--limit", "2", "--layers", "transfer-entropy,4", "--store", "store", "--json")
     code, out, told = ablate(tmp_path, *arguments, "--output", "out")
     assert code == 0, told
-    cells = [StudyCell.model_validate(line) for line in lines(tmp_path / "out" / "results.jsonl")]
+    cells = [Cell.model_validate(line) for line in lines(tmp_path / "out" / "results.jsonl")]
     assert [cell.axes.get("layers") for cell in cells] == [None, "transfer-entropy", "4"]
     assert cells[1].layer is not None
     assert cells[2].layer == 4
@@ -175,7 +175,7 @@ def test_failures_are_kept_and_tried_again_when_asked(tmp_path: Path, monkeypatc
         assert "failed: er prune select=moody budgets=0.5: MemoryError: out of memory, say" in told
         assert "random" in out  # the axis is shown though one value of it failed
         assert [line["error"] is None for line in lines(tmp_path / "out" / "results.jsonl")] == [True, False, True]
-        assert json.loads((tmp_path / "out" / "study.json").read_text())["failed"] == 1
+        assert json.loads((tmp_path / "out" / "run.json").read_text())["failed"] == 1
         assert "MemoryError" in (tmp_path / "out" / "table.md").read_text()
         assert ablate(tmp_path, *arguments)[0] == 1
         assert len(ran) == 3
@@ -202,7 +202,7 @@ def test_ctrl_c_ends_with_a_partial_report(tmp_path: Path, monkeypatch: pytest.M
     assert "cancelled; 2 of 3 cells are done; the same command goes on from here" in told
     assert "full" in out
     assert len(lines(tmp_path / "out" / "results.jsonl")) == 2
-    assert json.loads((tmp_path / "out" / "study.json").read_text())["status"] == "cancelled"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "cancelled"
     assert not list((tmp_path / "store" / "leases").iterdir())
     monkeypatch.undo()
     assert ablate(tmp_path, *FEW, "--output", "out")[0] == 0
@@ -250,7 +250,7 @@ def test_a_ray_worker_that_dies_fails_its_cell_and_is_replaced() -> None:
     import ray
 
     from fastadasp.demo import model_path
-    from fastadasp.experiments.plan import make_plan
+    from fastadasp.experiments.combinations import make_grid
     from fastadasp.experiments.ray_workers import RayExecutor
     from fastadasp.experiments.spec import make_spec
     from fastadasp.experiments.worker import Job, Settings
@@ -258,7 +258,7 @@ def test_a_ray_worker_that_dies_fails_its_cell_and_is_replaced() -> None:
     executor = RayExecutor(Settings(str(model_path()), ("er",), "cpu", limit=1), 1, None, None)
     try:
         usual: dict[str, list[Any]] = {"tasks": ["er"], "strategies": ["weighted"], "budgets": [0.5], "seeds": [0]}
-        cell = make_plan(make_spec({}, usual), executor.facts()).points[0].cell
+        cell = make_grid(make_spec({}, usual), executor.facts()).points[0].cell
         job = Job("full", None, None, 0, "er", cell)
         executor.submit(job)
         ((actor, _),) = executor._busy.values()
@@ -333,9 +333,9 @@ def test_folders_that_must_not_be_touched(tmp_path: Path) -> None:
     code, _, told = ablate(tmp_path, *FEW, "--layers", "2", "--output", "out")
     assert (code, "output folder out holds another study (changed: axes)" in told) == (2, True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    (tmp_path / "out" / "study.json").write_text("{")
+    (tmp_path / "out" / "run.json").write_text("{")
     code, _, told = ablate(tmp_path, *FEW, "--output", "out")
-    assert (code, "study.json cannot be understood" in told) == (2, True)
+    assert (code, "already holds a run (run.json) that cannot be understood" in told) == (2, True)
     (tmp_path / "file").write_text("")
     code, _, told = ablate(tmp_path, *FEW, "--output", "file/out")
     assert (code, "cannot be" in told) == (2, True)

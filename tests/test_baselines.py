@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from test_methods import FEW, cases, cosine, from_sets, make_view, plan
 from test_plugins import component, scores
-from tiny import MANY, audio_model, batch
+from tiny import LAYERS, MANY, ONE, Sample, audio_model, batch, error
 
 import fastadasp
-from fastadasp import testing
+from fastadasp import StrategyError, testing
 
 ON_FEATURES = ("average-pool", "evs", "halving", "ltbm")
 
@@ -271,3 +271,89 @@ def test_routed_heads(side):
         expected = (share * (weight / weight.sum())[:, None]).sum(0)
         assert torch.allclose(ours[row, :n].double(), expected, rtol=1e-4, atol=1e-6)
         assert float(ours[row, :n].sum()) == pytest.approx(1, abs=1e-5)
+
+
+# ---- audio leaves ----
+
+
+def test_leaving_by_hand():
+    leaving = component("schedule", "leaving")
+    assert leaving.ratios(0.5, 2, 8) == (0, 0, 0.5, 0, 0, 0, 0, 0)
+    assert [leaving.exit_layer(2, n) for n in (3, 4, 8, 32)] == [None, 3, 6, 24]
+    assert leaving.exit_layer(7, 8) is None
+
+
+def late(**changed):
+    return fastadasp.load_strategy("late-removal", **{"layers.layer": 1, "schedule.depth": 0.5, **changed})
+
+
+@pytest.mark.parametrize("site", ["input", "block"])
+def test_late_layers_are_those_of_the_text_alone(site):
+    """From the layer on where audio leaves, tokens and keys are those of the text."""
+    with torch.no_grad(), late(site=site).apply(audio_model()) as trace:
+        audio_model()(**batch(*MANY))
+    text = tuple(sum(sample.text) for sample in MANY)
+    assert all(abs(a - b) <= 1 for a, b in zip(trace.layers[1].audio_tokens_per_sample, (11, 5, 0, 15), strict=True))
+    for layer in trace.layers[2:]:
+        assert layer.audio_tokens_per_sample == (0, 0, 0, 0)
+        assert layer.tokens_out_per_sample == text
+        assert layer.kv_length_per_sample == text or (site == "block" and layer.layer == 2)
+
+
+def test_what_follows_is_the_text_by_itself():
+    """The last layers on the text's states alone, at its own positions, give the same states."""
+    model, inputs, states = audio_model(), batch(ONE), {}
+    decoder = model.model.language_model
+    for depth in (0.5, 0.75):
+        with torch.no_grad(), late(**{"schedule.depth": depth}).apply(model):
+            hooks = [
+                decoder.layers[i].register_forward_hook(
+                    lambda module, args, output, at=(depth, i): states.update({at: output})
+                )
+                for i in (1, LAYERS - 1)
+            ]
+            model(**inputs)
+            for hook in hooks:
+                hook.remove()
+    before, places = states[0.75, 1], torch.tensor([[*range(5), *range(28, 35)]])
+    x = torch.cat([before[:, :5], before[:, -7:]], 1)
+    mask = torch.full((12, 12), float("-inf")).triu(1)[None, None]
+    for layer in decoder.layers[2:]:
+        with torch.no_grad():
+            x = layer(x, attention_mask=mask, position_embeddings=decoder.rotary_emb(x, places), position_ids=places)
+    assert x.shape == states[0.5, LAYERS - 1].shape
+    assert error(states[0.5, LAYERS - 1], x) <= 1e-5
+
+
+def test_audio_leaves_in_batches_caches_and_generation():
+    model = audio_model()
+    for method in (late(), late(site="block"), late(site="cache", merger="drop")):
+        with torch.no_grad(), method.apply(model) as trace:
+            together = model.generate(**batch(*MANY), max_new_tokens=4, do_sample=False)[:, -4:]
+            keys = trace.layers[-1].kv_length_per_sample
+            for row, sample in enumerate(MANY):
+                alone = model.generate(**batch(sample), max_new_tokens=4, do_sample=False)[0, -4:]
+                assert together[row].tolist() == alone.tolist()
+        assert keys == tuple(sum(sample.text) for sample in MANY)
+
+
+def test_what_leaving_saves_is_counted():
+    shape = fastadasp.DecoderShape(8, 32, 4, 2, 8, 48)
+    solved = late().solve(shape, 10, [40])
+    assert solved.survivors[0] == (40, 20, 20, 20, 0, 0, 0, 0)
+    path = [(50, 50), *[(30, 30)] * 3, *[(10, 10)] * 4]
+    assert solved.flops_removed == pytest.approx(1 - shape.prefill_flops(path) / shape.prefill_flops([(50, 50)] * 8))
+    assert solved.tokens_removed == 1
+    assert "lets all audio leave at layer 4" in late(**{"layers.layer": 0, "select": "novelty"}).why_not_on_features(8)
+
+
+def test_nothing_may_be_all():
+    """A prompt without text would be left with nothing."""
+    for site in ("input", "cache"):
+        with (
+            late(site=site, merger="drop").apply(audio_model()),
+            pytest.raises(
+                StrategyError, match="lets all audio leave, but sample 1 has no text tokens beside its audio"
+            ),
+        ):
+            audio_model()(**batch(ONE, Sample((0, 0), (11,), seed=2)))

@@ -75,8 +75,11 @@ def test_compare_prints_a_table_and_writes_its_folder(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "results.jsonl",
         "predictions.jsonl",
+        "statistics.jsonl",
+        "times.jsonl",
         "run.json",
         "table.md",
+        "store",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,23 @@ import torch
 import fastadasp
 from fastadasp import RunError, Scorer, hookimpl
 from fastadasp.demo import model_path
-from fastadasp.experiments import comparison
-from fastadasp.experiments.comparison import Settings, compare
-from fastadasp.experiments.grid import make_grid
-from fastadasp.experiments.records import Cell, Efficiency, Prediction, Run, StartLayer
+from fastadasp.experiments.axes import read_tasks
+from fastadasp.experiments.combinations import recipes
+from fastadasp.experiments.comparison import comparison
+from fastadasp.experiments.records import (
+    TIMES,
+    Cell,
+    Choice,
+    Efficiency,
+    Prediction,
+    RefusedCell,
+    Run,
+    Standing,
+    StartLayer,
+    Times,
+)
+from fastadasp.experiments.spec import Spec
+from fastadasp.experiments.study import Findings, Options, Study
 from fastadasp.inference.clips import batches, encoder_flops, prepare, read_clip
 from fastadasp.inference.load import LoadedModel, load_model
 from fastadasp.inference.runner import run_cell
@@ -31,15 +45,38 @@ def loaded() -> LoadedModel:
     return load_model(str(model_path()), "cpu", "float32")
 
 
-def grid(**changes: Any) -> Any:
-    settings: dict[str, Any] = {"overrides": {}, "seed": 0, "limit": 3} | changes
+def spec(**changes: Any) -> Spec:
+    """A comparison on few clips; its recipes are made, so that wrong ones are refused here."""
+    settings: dict[str, Any] = {"limit": 3, "device": "cpu"} | changes
     strategies = settings.pop("strategies", ["weighted", "prune"])
-    return make_grid(strategies, settings.pop("budgets", ["0.5"]), settings.pop("tasks", ["asr"]), **settings)
+    made = comparison(strategies, settings.pop("budgets", ["0.5"]), settings.pop("tasks", ["asr"]), **settings)
+    recipes(made)
+    return made
 
 
-def run(tmp_path: Path, **changes: Any) -> tuple[comparison.Comparison, Path]:
-    folder = tmp_path / "run"
-    return compare(grid(**changes), Settings(str(model_path()), folder, "cpu")), folder
+def clips_of(*tasks: str, limit: int) -> dict[str, list[Any]]:
+    return read_tasks(tasks, limit)[1]
+
+
+@dataclass
+class Ran:
+    """What a comparison came to: its cells as the folder has them, with their times."""
+
+    status: str
+    cells: list[Cell]
+    found: Findings
+
+    @property
+    def costs(self) -> list[Efficiency | None]:
+        return [self.found.finished.results[point.cell].efficiency for point in self.found.finished.points]
+
+
+def run(tmp_path: Path, name: str = "run", **changes: Any) -> tuple[Ran, Path]:
+    folder = tmp_path / name
+    how = Options(str(model_path()), folder, command="compare", store=folder / "store")
+    found = Study(spec(**changes), how, print).run()
+    cells = [Cell.model_validate(line) for line in read_lines(folder / "results.jsonl")]
+    return Ran(found.finished.status, cells, found), folder
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -50,7 +87,8 @@ def test_a_run_writes_what_its_format_says(tmp_path: Path) -> None:
     result, folder = run(tmp_path, strategies=["weighted", "random"], budgets=["0.5", "ratio=0.2"], tasks=["asr", "er"])
     assert result.status == "finished"
     cells = [Cell.model_validate(line) for line in read_lines(folder / "results.jsonl")]
-    assert cells == result.cells
+    assert [cell.cell for cell in cells] == [point.cell for point in result.found.finished.points]
+    assert [Times.model_validate(line).cell for line in read_lines(folder / "times.jsonl")] == [c.cell for c in cells]
     assert [(c.task, c.strategy, c.budget) for c in cells] == [
         (task, *row)
         for task in ("asr", "er")
@@ -62,9 +100,9 @@ def test_a_run_writes_what_its_format_says(tmp_path: Path) -> None:
     assert (stored.status, stored.tasks) == ("finished", {"asr": 3, "er": 3})
     assert stored.strategies["weighted"]["merger"]["name"] == "runs"
     assert "merger runs" in stored.origins
-    for cell in cells:
-        cost = cell.efficiency
+    for cell, cost in zip(cells, result.costs, strict=True):
         assert cost is not None
+        assert cell.efficiency == cost.model_dump(exclude=set(TIMES))
         if cell.strategy == "full":
             assert (cost.audio_tokens_removed, cost.flops_removed, cost.kv_removed) == (0, 0, 0)
         elif cell.budget == 0.5:
@@ -76,7 +114,7 @@ def test_flops_budgets_are_met_and_reported_with_the_encoder(tmp_path: Path) -> 
     result, folder = run(tmp_path, strategies=["fastadasp-dense"], budgets=["flops=0.3", "0.5", "kv=0.3"], limit=4)
     assert result.status == "finished"
     assert [cell.budget for cell in result.cells] == [None, "flops=0.3", "flops=0.5", "kv=0.3"]
-    full, *rest = (cell.efficiency for cell in result.cells)
+    full, *rest = result.costs
     for cost, name, goal in zip(rest, ("flops", "flops", "kv"), (0.3, 0.5, 0.3), strict=True):
         assert getattr(cost, f"{name}_removed") == pytest.approx(goal, abs=0.002)
         share = full.flops / (full.flops + full.encoder_flops)
@@ -91,7 +129,7 @@ def test_encoder_flops_are_those_of_its_matrix_products(loaded: LoadedModel) -> 
     stem = 2 * 2 * frames * bins * 3 * d + 2 * frames * d * 3 * d
     layer = 8 * frames * d * d + 4 * frames * frames * d + 4 * frames * d * mlp
     projector = 2 * (frames // 2) * d * loaded.model.config.text_config.hidden_size
-    for example in grid(limit=2).examples["asr"]:
+    for example in clips_of("asr", limit=2)["asr"]:
         assert encoder_flops(loaded, example) == stem + sizes.encoder_layers * layer + projector
 
 
@@ -109,16 +147,17 @@ def test_budgets_out_of_reach_fail_their_cell_before_it_runs(tmp_path: Path) -> 
 def test_every_key_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    keys = {name for model in (Cell, Efficiency, Prediction, Run, StartLayer) for name in model.model_fields}
+    records = (Cell, Efficiency, Prediction, Run, Choice, StartLayer, RefusedCell, Standing, Times)
+    keys = {name for model in records for name in model.model_fields}
     assert documented == keys
-    for model in (Cell, Efficiency, Prediction, Run, StartLayer):
+    for model in records:
         for name, field in model.model_fields.items():
-            assert f"| `{name}` | {field.description} |" in text
+            assert f"| `{name}` | {field.description} |" in text, f"{model.__name__}.{name}"
 
 
 def test_the_encoder_runs_once_for_each_recording(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTADASP_FEATURES", "0")
-    tasks = grid(tasks=["asr", "st"], limit=2).examples
+    tasks = clips_of("asr", "st", limit=2)
     examples = [*tasks["asr"], *tasks["st"]]
     assert len({e.audio for e in examples}) == 2
     rows: list[int] = []
@@ -133,7 +172,7 @@ def test_the_encoder_runs_once_for_each_recording(loaded: LoadedModel, monkeypat
 
 @torch.inference_mode()
 def test_shared_embeddings_give_the_models_own_answers(loaded: LoadedModel) -> None:
-    examples = grid(tasks=["st"], limit=3).examples["st"]
+    examples = clips_of("st", limit=3)["st"]
     ready = prepare(loaded, examples, 2, lambda n: None)
     clips = [ready[str(e.audio), e.instruction] for e in examples]
     outcome = run_cell(loaded, None, clips, max_new_tokens=48, batch_size=3, progress=lambda n: None)
@@ -151,7 +190,7 @@ def test_shared_embeddings_give_the_models_own_answers(loaded: LoadedModel) -> N
 
 
 def test_batches_are_padded_on_the_left(loaded: LoadedModel) -> None:
-    examples = grid(limit=3).examples["asr"]
+    examples = clips_of("asr", limit=3)["asr"]
     ready = prepare(loaded, examples, 3, lambda n: None)
     clips = [ready[str(e.audio), e.instruction] for e in examples]
     (batch,) = batches(clips, 3, "cpu")
@@ -213,19 +252,39 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads((folder / "run.json").read_text())["status"] == "cancelled"
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_another_run_is_never_overwritten(tmp_path: Path) -> None:
     _, folder = run(tmp_path)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(RunError, match="already holds a run"):
-        run(tmp_path)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    before = contents(folder)
+    with pytest.raises(RunError, match=r"already holds a run of other arguments \(changed: limit\)"):
+        run(tmp_path, limit=2)
+    assert contents(folder) == before
+
+
+def test_the_same_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second time nothing runs, and the files are those of the first; another baseline needs no cell, either."""
+    from fastadasp.inference import runner
+
+    first, folder = run(tmp_path)
+    before = contents(folder)
+    monkeypatch.setattr(runner, "run_cell", None)
+    again, _ = run(tmp_path)
+    after = contents(folder)
+    assert again.cells == first.cells
+    assert {name for name in before if before[name] != after[name]} <= {"run.json"}
+    other, _ = run(tmp_path, baseline="prune")
+    entries = other.found.tables[0][1]
+    assert [entry.standing.baseline for entry in entries] == [None, "prune budgets=0.5", None]
 
 
 def test_two_strategies_of_one_name_are_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text(fastadasp.load_strategy("weighted").to_toml())
     with pytest.raises(RunError, match="both called 'weighted'"):
-        grid(strategies=["weighted", str(recipe)])
+        spec(strategies=["weighted", str(recipe)])
 
 
 def write_clips(folder: Path, **sounds: Any) -> Path:
@@ -250,9 +309,7 @@ def test_short_and_silent_clips_run(tmp_path: Path) -> None:
 def test_random_strategies_repeat_with_their_seed(tmp_path: Path) -> None:
     answers = []
     for place, seed in enumerate((1, 1, 2)):
-        folder = tmp_path / str(place)
-        work = grid(strategies=["random"], budgets=["0.7"], seed=seed, limit=6)
-        compare(work, Settings(str(model_path()), folder, "cpu", seed=seed))
+        _, folder = run(tmp_path, str(place), strategies=["random"], budgets=["0.7"], seed=seed, limit=6, tasks=["asr"])
         answers.append([x["prediction"] for x in read_lines(folder / "predictions.jsonl") if x["strategy"] == "random"])
     assert answers[0] == answers[1]
     assert answers[0] != answers[2]

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 
 from fastadasp import DataError, ManifestTask
 from fastadasp.demo import data_path, model_path
-from fastadasp.experiments.grid import find_task, read_tasks
+from fastadasp.experiments.axes import find_task, read_tasks
 from fastadasp.inference import features
 from fastadasp.inference.clips import batches, prepare
 from fastadasp.inference.load import load_model

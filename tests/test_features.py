@@ -9,8 +9,8 @@ from tiny import MANY, ONE, audio_model, batch
 import fastadasp
 from fastadasp import StrategyError, load_strategy
 from fastadasp.demo import data_path, model_path
-from fastadasp.demo.evaluate import instruction, read_rows
 from fastadasp.demo.prompts import build_prompt
+from fastadasp.demo.rows import instruction, read_rows
 
 AT_INPUT = {"site": "input", "layers": {"layer": 0}}
 SERVED = ("affinity-pooling", "divprune", "uniform", "random-prune")

@@ -18,7 +18,7 @@ from command import run
 from fastadasp import RunError, StrategyError, load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import model_path
-from fastadasp.experiments.grid import find_task
+from fastadasp.experiments.axes import find_task
 from fastadasp.harness.answers import Answering, Question, check_greedy
 
 

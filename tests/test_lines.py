@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_study import FACTS
 
 from fastadasp import RunError, Task
-from fastadasp.experiments.grid import make_grid
-from fastadasp.experiments.lines import draw, interval, lines
-from fastadasp.experiments.records import Cell, Efficiency
-from fastadasp.experiments.report import check_page, insert, overviews
-from fastadasp.experiments.table import rows
+from fastadasp.contracts.task import Example
+from fastadasp.counts.budget import Budget
+from fastadasp.experiments.axes import Row
+from fastadasp.experiments.combinations import Grid, Point, make_grid, recipes
+from fastadasp.experiments.comparison import comparison
+from fastadasp.experiments.drive import Finished
+from fastadasp.experiments.pages import check_page, insert, overviews
+from fastadasp.experiments.records import Result
+from fastadasp.experiments.spec import make_spec
+from fastadasp.experiments.standings import Entry, standings
+from fastadasp.experiments.statistics import draw, interval
+from fastadasp.experiments.tables import COMPARISON, Heading
+from fastadasp.inference.costs import Efficiency
 from fastadasp.strategy import get_registry
 from fastadasp.tasks.manifest import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
@@ -36,7 +45,8 @@ class Letters(Task):
         return {"same": 100 * float(np.mean([p == r for p, r in zip(predictions, references, strict=True)]))}
 
 
-def cost(**changes: float) -> Efficiency:
+def result(value: float | None, **changes: float) -> Result:
+    """A cell that scored `value` of 100: as many of its answers are right."""
     values: dict[str, Any] = {
         "audio_tokens": 100,
         "audio_tokens_left": 50,
@@ -52,20 +62,43 @@ def cost(**changes: float) -> Efficiency:
         "new_tokens": 3,
         "batch_size": 4,
     }
-    return Efficiency(**values | changes)
-
-
-def cell(strategy: str, budget: str | None, value: float | None, seed: int = 0, **changes: float) -> Cell:
-    return Cell(
-        strategy=strategy,
-        task="letters",
-        budget=budget,
-        seed=seed,
-        clips=40,
-        metrics={} if value is None else {"same": value},
-        efficiency=None if value is None else cost(**changes),
+    right = 0 if value is None else round(value * CLIPS / 100)
+    return Result(
+        cell="",
+        identity={},
+        layer=1,
+        metrics={} if value is None else {"same": 100 * right / CLIPS},
+        interval=None,
+        efficiency=None if value is None else Efficiency(**values | changes),
+        answers=[] if value is None else ["a"] * right + ["b"] * (CLIPS - right),
         error="StrategyError: no" if value is None else None,
+        started=0,
+        seconds=1,
+        host="",
+        process=1,
+        device_name="",
     )
+
+
+CLIPS = 100
+Cells = Sequence[tuple[str, str | None, int, Result]]
+
+
+def entries(cells: Cells, task: Task | None = None) -> list[Entry]:
+    """The lines of cells, each named by strategy, budget and seed."""
+    points, results = [], {}
+    for place, (name, budget, seed, found) in enumerate(cells):
+        labels = {} if budget is None else {"strategies": name, "budgets": budget}
+        row = Row(name, None, None if budget is None else Budget.of(budget), seed)
+        points.append(Point("letters", labels, row, str(place)))
+        results[str(place)] = found
+    examples = [Example(str(i), Path("a.wav"), "?", "a") for i in range(CLIPS)]
+    spec = make_spec({}, {"tasks": ["er"], "strategies": ["weighted"], "budgets": [0.5], "seeds": [0]})
+    finished = Finished(Grid(points, [], 0), results)
+    return standings(spec, finished, {"letters": task or Letters()}, {"letters": examples})["letters"]
+
+
+HEADING = Heading(Letters(), CLIPS, "the full model")
 
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.tally])
@@ -92,56 +125,73 @@ def test_intervals_are_those_of_a_binomial() -> None:
 
 
 def test_seeds_are_one_line_with_their_mean() -> None:
-    cells = [cell("full", None, 80), *(cell("chance", "0.5", 60 + 10 * seed, seed) for seed in range(3))]
-    spread = np.linspace(-1, 1, 1000)
-    draws = [80 + spread, *(60.0 + 10 * seed + spread for seed in range(3))]
-    full, chance = lines(Letters(), cells, draws)
-    assert (chance.value, len(chance.cells)) == (70, 3)
-    assert chance.interval == pytest.approx((70 - 0.95, 70 + 0.95))
-    assert rows([full, chance])[1][2:5] == ("70.0", "69.0 to 71.0", "-10.0")
+    full, chance = entries(
+        [("full", None, 0, result(80)), *(("chance", "0.5", seed, result(60 + 10 * seed)) for seed in range(3))]
+    )
+    assert (chance.standing.value, len(chance.standing.seeds), len(chance.costs)) == (70, 3, 3)
+    low, high = chance.standing.interval or (0, 0)
+    assert low < 60 < 80 < high  # clips and seeds both vary
+    row = COMPARISON.row(chance, HEADING.names)
+    assert (row[2], row[4]) == ("70.0", "-10.0")
+    assert COMPARISON.row(full, HEADING.names)[4] == ""
+
+
+def test_what_cannot_be_told_apart_is_marked() -> None:
+    cells = [("full", None, 0, result(80)), ("near", "0.5", 0, result(78)), ("far", "0.5", 0, result(30))]
+    _, near, far = (COMPARISON.row(entry, HEADING.names) for entry in entries(cells))
+    place = COMPARISON.header(HEADING).index("verdict")
+    assert (near[place], far[place]) == ("n.d.", "<0.001")
+    assert "n.d.: not distinguishable" in COMPARISON.note(HEADING, entries(cells))
 
 
 def test_a_line_of_failures() -> None:
-    (line,) = lines(Letters(), [cell("chance", "0.5", None)], [None])
-    assert (line.value, line.interval) == (None, None)
-    assert rows([line])[0][2] == "failed"
+    (line,) = entries([("chance", "0.5", 0, result(None))])
+    assert (line.standing.value, line.standing.interval) == (None, None)
+    assert COMPARISON.row(line, HEADING.names)[2] == "failed"
 
 
 def test_only_random_strategies_get_several_seeds() -> None:
-    grid = make_grid(["weighted", "random"], ["0.5"], ["er"], overrides={}, seed=5, limit=1, seeds=3)
-    drawn = [(row.name, row.seed, row.strategy.seed if row.strategy else None) for row in grid.rows]
-    assert drawn == [("full", 5, None), ("weighted", 5, 5), ("random", 5, 5), ("random", 6, 6), ("random", 7, 7)]
+    spec = comparison(["random", "weighted"], ["0.5"], ["er"], seed=5, seeds=3)
+    grid = make_grid(spec, FACTS)
+    assert [(point.row.name, point.row.seed) for point in grid.points] == [
+        ("full", 0), ("random", 5), ("random", 6), ("random", 7), ("weighted", 0)
+    ]  # fmt: skip
+    assert [point.row.strategy.seed for point in grid.points if point.row.name == "random"] == [5, 6, 7]
+    fixed = comparison(["random"], ["0.5"], ["er"], seed=5, seeds=2, overrides={"seed": 6})
+    assert list(fixed.axes["seeds"]) == ["6", "7"]
     with pytest.raises(RunError, match="seeds is how many seeds a random strategy gets, at least 1, not 0"):
-        make_grid(["random"], ["0.5"], ["er"], overrides={}, seed=0, limit=1, seeds=0)
+        comparison(["random"], ["0.5"], ["er"], seeds=0)
+    with pytest.raises(RunError, match="1000000000 seeds are too many"):
+        comparison(["random"], ["0.5"], ["er"], seeds=1_000_000_000)
 
 
 def test_all_strategies_each_content_once() -> None:
-    grid = make_grid(["all"], ["flops=0.3"], ["er"], overrides={}, seed=0, limit=1)
-    names = list(grid.strategies)
+    made = [recipe for _, recipe in recipes(comparison(["all"], ["flops=0.3"], ["er"]))[0]]
+    names = [recipe.name for recipe in made]
     installed = [entry.name for entry in get_registry().entries("strategy")]
     assert {"weighted", "random", "attention-prune", "h2o"} <= set(names) < set(installed)
     assert not {"random-merge", "prune"} & set(names)
-    budgets = {row.name: str(row.budget) for row in grid.rows if row.budget is not None}
+    budgets = {recipe.name: str(recipe.budget) for recipe in made}
     assert (budgets["h2o"], budgets["weighted+h2o"]) == ("kv=0.3", "flops=0.3")
 
 
 def test_an_overview_says_what_was_removed_and_what_failed(tmp_path: Path) -> None:
     cells = [
-        cell("full", None, 80),
-        cell("one", "flops=0.3", 70),
-        cell("one", "flops=0.5", 60, flops_removed=0.4),
-        cell("two", "kv=0.3", 50),
-        cell("two", "kv=0.5", None),
+        ("full", None, 0, result(100)),
+        ("one", "flops=0.3", 0, result(0)),
+        ("one", "flops=0.5", 0, result(0, flops_removed=0.4)),
+        ("two", "kv=0.3", 0, result(0)),
+        ("two", "kv=0.5", 0, result(None)),
     ]
-    text = overviews([(Letters(), lines(Letters(), cells, [None] * 5))])
+    text = overviews([(HEADING, entries(cells))])
     assert "| strategy | flops -30% | flops -50% |" in text
-    assert "| one | 70.0 | 60.0 [40%] |" in text
-    assert "| two | kv: 50.0 | kv: - |" in text
-    assert "full model 80.0" in text
+    assert "| one | 0.0 | 0.0 [40%] |" in text
+    assert "| two | kv: 0.0 | kv: - |" in text
+    assert "full model 100.0" in text
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- compare-overview -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
     for _ in range(2):
-        insert(page, [(Letters(), lines(Letters(), cells, [None] * 5))])
+        insert(page, COMPARISON, [(HEADING, entries(cells))])
         filled = page.read_text(encoding="utf-8")
         assert filled == f"before\n<!-- compare-overview -->\n\n{text}\n<!-- end -->\nafter\n"
 

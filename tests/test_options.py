@@ -12,7 +12,7 @@ from command import run
 
 from fastadasp import DataError, ManifestTask, testing
 from fastadasp.demo import data_path
-from fastadasp.experiments.grid import asked, find_task
+from fastadasp.experiments.axes import asked, find_task
 from fastadasp.tasks.groups import group_scores
 from fastadasp.tasks.metrics import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS

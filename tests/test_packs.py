@@ -19,7 +19,7 @@ from command import run
 from datasets import Audio, ClassLabel, Features, Value
 
 from fastadasp import DataError, ManifestTask, get_registry, testing
-from fastadasp.experiments.grid import asked, find_task, read_tasks
+from fastadasp.experiments.axes import asked, find_task, read_tasks
 from fastadasp.tasks.definition import Definition
 from fastadasp.tasks.packs import FOLDER
 from fastadasp.tasks.sources import hub

@@ -11,7 +11,8 @@ import pytest
 import fastadasp
 from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
 from fastadasp.experiments import presets
-from fastadasp.experiments.grid import make_grid
+from fastadasp.experiments.combinations import recipes
+from fastadasp.experiments.comparison import comparison
 from fastadasp.strategy import Registry
 
 PAPER = Path(__file__).parents[1] / "fastadasp" / "experiments" / "paper.toml"
@@ -100,16 +101,8 @@ def test_arguments_take_the_place_of_the_plans_own() -> None:
 
 
 def test_strategies_may_have_budgets_of_their_own() -> None:
-    grid = make_grid(
-        ["weighted", "prune"],
-        ["flops=0.1", "0.2"],
-        ["er"],
-        overrides={},
-        seed=0,
-        limit=1,
-        budgets_of={"prune": ["kv=0.1", "0.3"]},
-    )
-    assert [(row.name, str(row.budget)) for row in grid.rows[1:]] == [
+    spec = comparison(["weighted", "prune"], ["flops=0.1", "0.2"], ["er"], budgets_of={"prune": ["kv=0.1", "0.3"]})
+    assert [(recipe.name, str(recipe.budget)) for _, recipe in recipes(spec)[0]] == [
         ("weighted", "flops=0.1"),
         ("weighted", "flops=0.2"),
         ("prune", "kv=0.1"),

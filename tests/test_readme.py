@@ -1,4 +1,4 @@
-"""The README does what it says: its commands and its Python run."""
+"""The README and the tour do what they say: their commands and their Python run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import transformers
 
 from fastadasp.demo import data_path, model_path
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = README + (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 COMMANDS = [
     command.split("#")[0].strip()
-    for line in re.findall(r"^    (.+)$", README, re.MULTILINE)
+    for line in re.findall(r"^    (.+)$", PAGES, re.MULTILINE)
     for command in line.split(" && ")
     if command.startswith("fastadasp ")
 ]
@@ -35,7 +37,7 @@ def record(folder: Path) -> None:
     soundfile.write(folder / "talk.mp3", wave, rate)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "path/to" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "path/to" not in c and "Qwen/" not in c])
 def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
     record(tmp_path)
@@ -50,7 +52,7 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record(tmp_path)
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGES, re.DOTALL)
     model = transformers.Qwen2AudioForConditionalGeneration.from_pretrained(model_path(), dtype=torch.float32).eval()
     sound = "<|audio_bos|>" + "<|AUDIO|>" * 100 + "<|audio_eos|>"
     tokenizer = transformers.AutoProcessor.from_pretrained(model_path()).tokenizer

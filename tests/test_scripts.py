@@ -12,7 +12,7 @@ import pytest
 import sacrebleu
 
 from fastadasp.errors import DataError
-from fastadasp.experiments.lines import draw, interval
+from fastadasp.experiments.statistics import draw, interval
 from fastadasp.tasks.manifest import ManifestTask
 from fastadasp.tasks.metrics import METRICS, accuracy, bleu, word_error_rate
 from fastadasp.tasks.normalisers import NORMALISERS, basic, whisper_english

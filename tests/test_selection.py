@@ -30,8 +30,8 @@ from fastadasp import (
 from fastadasp.counts.budget import Budget
 from fastadasp.demo import model_path
 from fastadasp.engine.trace import Trace, follow
-from fastadasp.experiments.comparison import Settings, compare
-from fastadasp.experiments.grid import make_grid
+from fastadasp.experiments.comparison import comparison
+from fastadasp.experiments.study import Options, Study
 from fastadasp.experiments.sweep import rank_correlation, sweep
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.selection.cache import cache_folder
@@ -384,16 +384,16 @@ def test_compare_calibrates_and_records(tmp_path: Path) -> None:
     recipe_file = tmp_path / "late.toml"
     strategy = fastadasp.load_strategy("weighted").to_dict() | {"name": "late", "layers": {"name": "deepest"}}
     recipe_file.write_text(fastadasp.Strategy.from_dict(strategy).to_toml())
-    grid = make_grid([str(recipe_file), "prune"], ["flops=0.4"], ["er"], overrides={}, seed=0, limit=2)
-    told: list[str] = []
-    result = compare(grid, Settings(str(model_path()), tmp_path / "run", "cpu", notice=told.append))
-    assert [cell.error for cell in result.cells] == [None, None, None]
+    spec = comparison([str(recipe_file), "prune"], ["flops=0.4"], ["er"], limit=2, device="cpu")
+    how = Options(str(model_path()), tmp_path / "run", command="compare", store=tmp_path / "run" / "store")
+    finished = Study(spec, how, print).run().finished
+    assert [finished.error(point) for point in finished.points] == [None, None, None]
     stored = json.loads((tmp_path / "run" / "run.json").read_text())
     (start,) = stored["start_layers"]
     assert (start["task"], start["strategy"], start["budget"]) == ("er", "late", "flops=0.4")
     assert start["clips_from"] == "the first clips of the task"
     assert len(start["clips"]) == 16
-    full, late, prune = result.cells
+    full, late, prune = (finished.results[point.cell] for point in finished.points)
     fixed = fastadasp.load_strategy("prune").layers.start_layer(10)
     assert (full.layer, late.layer, prune.layer) == (None, start["layer"], fixed)
     assert start["layer"] <= start["choice"] == max(map(int, start["losses"]))

@@ -20,18 +20,10 @@ import fastadasp
 from fastadasp import RunError
 from fastadasp.contracts.task import Example
 from fastadasp.experiments import identity
+from fastadasp.experiments.combinations import make_grid, recipes
 from fastadasp.experiments.identity import cell_hash, cell_identity, hash_examples
 from fastadasp.experiments.leases import Leases
-from fastadasp.experiments.plan import make_plan, recipes
-from fastadasp.experiments.records import (
-    RefusedCell,
-    Result,
-    Standing,
-    StudyCell,
-    StudyPrediction,
-    StudyRun,
-    Times,
-)
+from fastadasp.experiments.records import Result
 from fastadasp.experiments.spec import Spec, StudyFile, make_spec
 from fastadasp.experiments.store import Store
 
@@ -49,7 +41,7 @@ def spec(**content: Any) -> Spec:
 
 
 def plan(**content: Any) -> Any:
-    return make_plan(spec(**content), FACTS)
+    return make_grid(spec(**content), FACTS)
 
 
 def result(cell: str = "ab" * 32, **changes: Any) -> Result:
@@ -158,7 +150,7 @@ def test_every_source_that_a_cell_runs_through_is_hashed() -> None:
     """Whatever of fastadasp is loaded once a worker and a runner are, counts; the command line does not."""
     code = (
         "import sys, fastadasp.experiments.worker, fastadasp.experiments.cell, fastadasp.experiments.starts;"
-        "import fastadasp.inference.clips; from fastadasp.registry.registry import get_registry; get_registry();"
+        "import fastadasp.inference.clips; from fastadasp.strategy import get_registry; get_registry();"
         "print(*sorted(m.__file__ for n, m in sys.modules.items() if n.startswith('fastadasp.') and m.__file__))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -335,8 +327,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_study import FACTS, USUAL, result
-from fastadasp.experiments.drive import Outcome, Redo, run
-from fastadasp.experiments.plan import make_plan
+from fastadasp.experiments.drive import Finished, Redo, run
+from fastadasp.experiments.combinations import make_grid
 from fastadasp.experiments.spec import make_spec
 from fastadasp.experiments.store import Store
 
@@ -354,9 +346,9 @@ class Sleeper:
     def close(self): pass
 
 spec = make_spec({{"axes": {{"select": ["random"], "layers": [1, 2, 3], "seeds": list(range(40))}}}}, USUAL)
-outcome = Outcome(make_plan(spec, FACTS))
-run(outcome, Store(Path("store"), print), Sleeper(), redo=Redo(), notice=print)
-assert outcome.status == "finished" and len(outcome.results) == 121
+finished = Finished(make_grid(spec, FACTS))
+run(finished, Store(Path("store"), print), Sleeper(), redo=Redo(), notice=print)
+assert finished.status == "finished" and len(finished.results) == 121
 """
 
 
@@ -398,10 +390,9 @@ def test_kills_lose_at_most_the_cell_in_flight(tmp_path: Path) -> None:
 
 def test_every_key_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    records = (StudyFile, StudyCell, StudyPrediction, Standing, Times, StudyRun, RefusedCell, Result)
+    records = (StudyFile, Result)
     for model in records:
-        own = {n: f for n, f in model.model_fields.items() if model is not StudyPrediction or n in ("cell", "axes")}
-        for name, field in own.items():
+        for name, field in model.model_fields.items():
             assert f"| `{name}` | {field.description} |" in text, f"docs/studies.md lacks {model.__name__}.{name}"
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
     assert documented <= {name for model in records for name in model.model_fields}

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastadasp.experiments.lines import ROUNDS
-from fastadasp.experiments.statistics import Sample, difference, holm, rank
+from fastadasp.experiments.statistics import ROUNDS, Sample, difference, holm, rank
 
 
 def sample(values: np.ndarray) -> Sample:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastadasp.errors import DataError, FastAdaSPError
-from fastadasp.experiments.grid import find_task
+from fastadasp.experiments.axes import find_task
 from fastadasp.recipes.reading import read_toml
 from fastadasp.tasks.definition import read_task
 from fastadasp.tasks.sources import Row, read_rows

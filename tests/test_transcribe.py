@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import fastadasp
 from fastadasp.errors import DataError, ModelError, RunError, StrategyError
-from fastadasp.experiments.grid import find_task
+from fastadasp.experiments.axes import find_task
 from fastadasp.inference.clips import encode, prepare
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import run_cell

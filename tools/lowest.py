@@ -11,7 +11,6 @@ import argparse
 import tomllib
 from pathlib import Path
 
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +25,7 @@ def lowest(requirements: list[str], left_out: tuple[str, ...] = ("torch",)) -> l
     pins = []
     for text in requirements:
         wanted = Requirement(text)
-        if wanted.name in left_out or (wanted.marker and not wanted.marker.evaluate(default_environment())):
+        if wanted.name in left_out or (wanted.marker and not wanted.marker.evaluate()):
             continue
         floors = [part.version for part in wanted.specifier if part.operator in (">=", "==")]
         if not floors:

@@ -12,11 +12,16 @@ import typer
 
 from fastadasp import usual
 from fastadasp.cli import options
-from fastadasp.cli.terminal import Bar, asking_about_downloads, interruptible, print_table, say, split
+from fastadasp.cli.experiment import ending, executor_options, print_failures
+from fastadasp.cli.terminal import Bar, asking_about_downloads, console, interruptible, print_table, say, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
-    from fastadasp.experiments.study import DryRun, Report
+    from fastadasp.experiments.study import DryRun, Findings
+
+
+DIGITS = 18
+"""Most digits of a number; what is longer stays text, which no axis of numbers takes."""
 
 
 def ablate(
@@ -41,6 +46,7 @@ def ablate(
         list[str] | None, typer.Option("--leave-out", help="cells to pass over, e.g. merger=drop,schedule=decay")
     ] = None,
     set_: options.Set = None,
+    preset: options.Preset = None,
     baseline: Annotated[
         str | None, typer.Option(help="what differences are taken against: full (default), or e.g. merger=runs")
     ] = None,
@@ -49,12 +55,14 @@ def ablate(
     dtype: options.DtypeGiven = None,
     limit: options.Limit = None,
     batch_size: options.BatchSizeGiven = None,
+    prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
     yes: options.Yes = False,
     output: Annotated[Path | None, typer.Option(help="folder for the report; default: runs/<time>")] = None,
     store: Annotated[
         Path | None, typer.Option(help="folder that keeps finished cells, may be shared; default: in the user's cache")
     ] = None,
+    insert: options.Insert = None,
     force: options.Force = False,
     retry_failed: options.RetryFailed = False,
     dry_run: Annotated[
@@ -69,6 +77,7 @@ def ablate(
 ) -> None:
     """Run every combination of parts of recipes, keep each result, and say which differences are real."""
     from fastadasp.demo import model_path
+    from fastadasp.experiments import pages, presets
     from fastadasp.experiments.drive import Redo
     from fastadasp.experiments.spec import make_spec, read_file
     from fastadasp.experiments.study import Options, Study
@@ -79,37 +88,37 @@ def ablate(
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
     settings = {"model": model, "device": device, "dtype": dtype, "limit": limit, "batch_size": batch_size}
-    content |= {
-        key: value
-        for key, value in {**settings, "full": full or None, "skip_bad": skip_bad or None}.items()
-        if value is not None
-    }
-    spec = make_spec(content, usual.STUDY, "study" if study is None else f"study file {study}")
-    for name, value in {"workers": workers, "gpus-per-worker": gpus_per_worker, "address": address}.items():
-        if value is not None and executor == "local":
-            raise RunError(
-                f"--{name} needs --executor ray; without Ray, start the same command several times: the processes "
-                "share the work"
-            )
+    settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
+    content |= {key: value for key, value in settings.items() if value is not None}
+    common = usual.STUDY if preset is None else usual.STUDY | presets.wanted(preset).axes()
+    spec = make_spec(content, common, "study" if study is None else f"study file {study}")
+    if insert is not None:
+        pages.check_page(insert)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
         model=str(model_path()),
         output=folder,
         store=store,
         redo=Redo(force, retry_failed),
-        executor=executor,  # type: ignore[arg-type]  # Study refuses others
-        workers=2 if workers is None else workers,
-        gpus=gpus_per_worker,
-        address=address,
+        appendix="" if preset is None else presets.paper_markdown(preset),
+        **executor_options(executor, workers, gpus_per_worker, address),
     )
-    found = Study(spec, how, say)
-    if dry_run:
-        with asking_about_downloads(yes):
+    if preset is not None:
+        presets.say_names(preset, presets.wanted(preset), say)
+    with asking_about_downloads(yes):
+        found = Study(spec, how, say)
+        if dry_run:
             _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
-        return
+            return
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
-        report = found.run(bar.update)
-    _print_report(report, folder, as_json, wide, signals.code)
+        findings = found.run(bar.update)
+    if insert is not None and findings.finished.status != "cancelled":
+        pages.insert(insert, found.face, findings.tables)
+    _print_findings(findings, folder, as_json, wide)
+    for table in presets.paper_tables(preset) if preset and not as_json else ():
+        console().print(table)
+    print_failures(findings.finished)
+    ending(findings.finished, folder, signals.code)
 
 
 def _add_axes(content: dict[str, Any], given: Mapping[str, str | None], more: Sequence[str]) -> None:
@@ -161,64 +170,48 @@ def _pairs(option: str, text: str) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """A whole number where there is one, else text."""
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) <= DIGITS else text
 
 
 def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
     from fastadasp.experiments.probe import in_words
     from fastadasp.experiments.study import refusals
 
-    plan = found.plan
+    grid = found.grid
     if as_json:
         cells = [
             {"cell": p.cell, "task": p.task, "strategy": p.row.name, "axes": p.axes, "seed": p.row.seed}
             | {"budget": None if p.row.budget is None else str(p.row.budget), "done": p.cell in found.done}
-            for p in plan.points
+            for p in grid.points
         ]
-        refused = [one.model_dump(mode="json") for one in plan.refused]
-        seconds = None if found.estimate is None else found.estimate.seconds / workers
-        about = {"cells": cells, "refused": refused, "left_out": plan.left_out, "seconds": seconds}
+        refused = [one.model_dump(mode="json") for one in grid.refused]
+        seconds = None if found.forecast is None else found.forecast.seconds / workers
+        about = {"cells": cells, "refused": refused, "left_out": grid.left_out, "seconds": seconds}
         print(json.dumps(about, indent=2, ensure_ascii=False))
         return
-    for point in plan.points:
+    for point in grid.points:
         print(f"{point}{'  (done)' if point.cell in found.done else ''}")
-    for reason, names in refusals(plan):
+    for reason, names in refusals(grid):
         print(f"\nrefused, {len(names)}: {reason}")
         for name in names:
             print(f"  {name}")
-    todo = len(plan.points) - len(found.done)
-    print(f"\n{len(plan.points)} cells, {len(found.done)} done, {todo} to do; {len(plan.refused)} refused", end="")
-    print(f", {plan.left_out} left out" if plan.left_out else "")
-    if found.estimate is not None:
+    todo = len(grid.points) - len(found.done)
+    print(f"\n{len(grid.points)} cells, {len(found.done)} done, {todo} to do; {len(grid.refused)} refused", end="")
+    print(f", {grid.left_out} left out" if grid.left_out else "")
+    if found.forecast is not None:
         by = "" if workers == 1 else f" by {workers} workers"
-        print(f"about {in_words(found.estimate.seconds / workers)}{by} ({found.estimate.about})")
+        print(f"about {in_words(found.forecast.seconds / workers)}{by} ({found.forecast.about})")
 
 
-def _print_report(report: Report, folder: Path, as_json: bool, wide: bool, cancelled: int) -> None:
-    from fastadasp.experiments.differences import LESS, rich_table
-    from fastadasp.experiments.study import error_of
+def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool) -> None:
+    from fastadasp.experiments.tables import STUDY, rich_table
 
-    outcome = report.outcome
     if as_json:
-        print(
-            json.dumps(
-                [line.model_dump(mode="json") for _, lines in report.tables for line in lines],
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        lines = [entry.standing.model_dump(mode="json") for _, entries in found.tables for entry in entries]
+        print(json.dumps(lines, indent=2, ensure_ascii=False))
     else:
-        for heading, lines in report.tables:
-            print_table(rich_table(heading, lines), LESS, wide)
+        for heading, entries in found.tables:
+            print_table(rich_table(STUDY, heading, entries), STUDY.less, wide)
         print(f"results: {folder}")
-    points = outcome.plan.points
-    if outcome.plan.refused:
-        say(f"{len(outcome.plan.refused)} cells were refused; --dry-run and {folder / 'study.json'} say why")
-    for point in points:
-        if (error := error_of(outcome, point.cell)) is not None:
-            say(f"failed: {point}: {error}")
-    if outcome.status == "cancelled":
-        say(f"cancelled; {len(outcome.results)} of {len(points)} cells are done; the same command goes on from here")
-        raise typer.Exit(cancelled)
-    if outcome.status == "failed":
-        raise typer.Exit(1)
+    if refused := found.finished.grid.refused:
+        say(f"{len(refused)} cells were refused; --dry-run and {folder / 'run.json'} say why")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fastadasp import usual
 from fastadasp.cli import options
+from fastadasp.cli.experiment import ending, executor_options, print_failures
 from fastadasp.cli.terminal import Bar, asking_about_downloads, console, interruptible, print_table, say, split
 
 if TYPE_CHECKING:
-    from fastadasp.experiments.comparison import Comparison
-    from fastadasp.experiments.grid import Grid
+    from fastadasp.experiments.study import Findings
 
 
 def compare(
@@ -33,6 +32,9 @@ def compare(
     ] = None,
     budgets: Annotated[str | None, typer.Option(help=f"{options.BUDGETS}; default: {','.join(usual.BUDGETS)}")] = None,
     preset: options.Preset = None,
+    baseline: Annotated[
+        str, typer.Option(help="the strategy that changes are taken against, at the same budget; full: the full model")
+    ] = "full",
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -43,85 +45,99 @@ def compare(
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
     seeds: Annotated[int, typer.Option(help="how many seeds, from --seed on, each random strategy gets")] = usual.SEEDS,
     batch_size: options.BatchSize = usual.BATCH_SIZE,
-    output: Annotated[Path | None, typer.Option(help="folder for the results; default: runs/<time>")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="folder for the results; the same command goes on where it stopped; default: runs/<time>"),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="folder that keeps finished cells, may be shared; default: in --output")
+    ] = None,
+    force: options.Force = False,
     insert: options.Insert = None,
     set_: options.Set = None,
+    executor: options.Executor = "local",
+    workers: options.Workers = None,
+    gpus_per_worker: options.Gpus = None,
+    address: options.Address = None,
     wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
-    from fastadasp.counts.budget import Budget
     from fastadasp.demo import model_path
-    from fastadasp.experiments import presets
-    from fastadasp.experiments import report as pages
-    from fastadasp.experiments.comparison import Settings
-    from fastadasp.experiments.comparison import compare as run
-    from fastadasp.experiments.grid import make_grid
+    from fastadasp.experiments import pages, presets
+    from fastadasp.experiments.comparison import comparison
+    from fastadasp.experiments.drive import Redo
+    from fastadasp.experiments.study import Options, Study
     from fastadasp.strategy import parse_overrides
 
     common = presets.Wanted(list(usual.STRATEGIES), list(usual.TASKS), list(usual.BUDGETS))
     plan = common if preset is None else presets.wanted(preset)
     plan.change(*(None if given is None else split(given) for given in (strategies, tasks, budgets)))
-    with asking_about_downloads(yes):
-        grid = make_grid(
-            plan.strategies,
-            plan.budgets,
-            plan.tasks,
-            overrides=parse_overrides(set_ or []),
-            seed=seed,
-            limit=limit,
-            seeds=seeds,
-            budgets_of=plan.budgets_of,
-            skip_bad=skip_bad,
-            notice=say,
-            model=model,
-            prompt=prompt,
-        )
-    if plan.left_out:
-        print(f"preset {preset}: not installed and left out: {', '.join(plan.left_out)}", file=sys.stderr)
+    spec = comparison(
+        plan.strategies,
+        plan.budgets,
+        plan.tasks,
+        overrides=parse_overrides(set_ or []),
+        seed=seed,
+        seeds=seeds,
+        budgets_of=plan.budgets_of,
+        baseline=baseline,
+        preset=preset,
+        model=model,
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        prompt=prompt,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+    )
     if insert is not None:
         pages.check_page(insert)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    arguments = {
-        "preset": preset,
-        "strategies": plan.strategies,
-        "tasks": plan.tasks,
-        "budgets": [str(budget) for budget in Budget.several(plan.budgets)],
-        "budgets_of": plan.budgets_of,
-        "set": set_ or [],
-        "limit": limit,
-        "prompt": prompt,
-        "seeds": seeds,
-        "batch_size": batch_size,
-    }
-    appendix = "" if preset is None else presets.paper_markdown(preset)
-    settings = Settings(model or str(model_path()), folder, device, dtype, batch_size, seed, arguments, appendix, say)
-    with Bar() as bar, interruptible() as signals:
-        result = run(grid, settings, bar.update)
-    if insert is not None and result.status != "cancelled":
-        pages.insert(insert, result.results(grid))
+    how = Options(
+        model=str(model_path()),
+        output=folder,
+        command="compare",
+        store=store or folder / "store",
+        redo=Redo(force, failed=True),
+        appendix="" if preset is None else presets.paper_markdown(preset),
+        forecast=True,
+        **executor_options(executor, workers, gpus_per_worker, address),
+    )
+    if preset is not None:
+        presets.say_names(preset, plan, say)
+    with asking_about_downloads(yes):
+        study = Study(spec, how, say)
+    with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
+        found = study.run(bar.update)
+    if insert is not None and found.finished.status != "cancelled":
+        pages.insert(insert, study.face, found.tables)
     if as_json:
-        print(json.dumps([cell.model_dump(mode="json") for cell in result.cells], indent=2, ensure_ascii=False))
+        print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:
-        _print_tables(grid, result, wide)
+        from fastadasp.experiments.tables import rich_table
+
+        for heading, entries in found.tables:
+            print_table(rich_table(study.face, heading, entries), study.face.less, wide)
         for table in presets.paper_tables(preset) if preset else ():
             console().print(table)
         print(f"results: {folder}")
-    if result.stopped:
-        say(f"failed: stopped after {len(result.cells)} of {grid.cells} cells, for all fail alike: {result.stopped}")
-        raise typer.Exit(1)
-    for cell in result.cells:
-        if cell.error:
-            print(f"failed: {cell.strategy} {cell.budget} on {cell.task}: {cell.error}", file=sys.stderr)
-    if result.status == "cancelled":
-        print(f"cancelled; {len(result.cells)} of {grid.cells} cells are in {folder}", file=sys.stderr)
-        raise typer.Exit(signals.code)
-    if result.status == "failed":
-        raise typer.Exit(1)
+    print_failures(found.finished, lambda point: f"{point.row.name} {point.row.budget} on {point.task}")
+    ending(found.finished, folder, signals.code)
 
 
-def _print_tables(grid: Grid, result: Comparison, wide: bool) -> None:
-    from fastadasp.experiments.table import LESS, rich_table
+def _cells(found: Findings) -> list[dict[str, Any]]:
+    """The cells with their costs, and what may be said of the line that each belongs to."""
+    from fastadasp.experiments.folder import cell_of
 
-    for task, lines in result.results(grid):
-        print_table(rich_table(task, lines), LESS, wide)
+    said = ("baseline", "difference", "difference_interval", "p_holm", "rank")
+    lines = {(e.standing.task, e.standing.strategy, e.standing.budget): e for _, es in found.tables for e in es}
+    clips = {heading.task.name: heading.clips for heading, _ in found.tables}
+    out = []
+    for point in found.finished.points:
+        result = found.finished.results[point.cell]
+        cell = cell_of(point, result, clips[point.task]).model_dump(mode="json")
+        cell["efficiency"] = None if result.efficiency is None else result.efficiency.model_dump(mode="json")
+        line = lines[cell["task"], cell["strategy"], cell["budget"]].standing
+        out.append(cell | line.model_dump(mode="json", include=set(said)))
+    return out

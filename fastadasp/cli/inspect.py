@@ -36,7 +36,7 @@ def inspect(
     """Draw which audio tokens of a recording each layer puts together, and print the answers."""
     from fastadasp.audio import check_length
     from fastadasp.demo import model_path
-    from fastadasp.experiments.folder import told, write_whole
+    from fastadasp.files import told, write_whole
     from fastadasp.inference.load import check_folder, load_model
     from fastadasp.strategy import load_strategy, parse_overrides
 

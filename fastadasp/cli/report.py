@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """Put runs of compare and ablate together on one page: tables, plots, clips, and what happened to the tokens."""
     from fastadasp.demo import model_path
-    from fastadasp.experiments.folder import told, write_whole
+    from fastadasp.files import told, write_whole
     from fastadasp.report.export import FORMATS
     from fastadasp.report.page import html
     from fastadasp.report.plots import draw

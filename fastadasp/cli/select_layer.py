@@ -101,7 +101,7 @@ def select_layer(
 
 def run(request: Request, out: Console) -> None:
     """Chooses layers, prints and draws the curves. Raises FastAdaSPError before anything heavy where it can."""
-    from fastadasp.experiments.grid import find_task
+    from fastadasp.experiments.axes import find_task
     from fastadasp.inference.load import check_folder, load_model
     from fastadasp.selection.curve import check_picture, draw
     from fastadasp.selection.select import calibration_examples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,7 +97,8 @@ def print_table(table: Table, less: Sequence[str], wide: bool = False) -> None:
         column.overflow = "fold"
     shown.print(table)
     if left_out:
-        print(f"left out to fit {shown.width} columns: {', '.join(left_out)}; --wide shows them")
+        hint = f"left out to fit {shown.width} columns: {', '.join(left_out)}; --wide shows them"
+        print(textwrap.fill(hint, shown.width, break_long_words=False))
 
 
 class Signals:

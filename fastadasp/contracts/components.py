@@ -142,6 +142,13 @@ class Schedule(Component):
         """
         raise NotImplementedError
 
+    def exit_layer(self, start: int, num_layers: int) -> int | None:
+        """The layer, after `start`, at which all audio that is left leaves whatever the budget; None if it stays.
+
+        A budget in tokens counts what is gone before that.
+        """
+        return None
+
     def counts(self, tokens: int, ratio: float, start: int, num_layers: int) -> tuple[int, ...] | None:
         """The tokens that a clip of `tokens` has after each layer, for schedules that round in a way of their own.
 

@@ -113,8 +113,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         "num_hidden_layers",
         "num_attention_heads",
         "kv_channels",
+        "seq_length",
     )
-    sizes += ("seq_length",)
     audio = ("n_mels", "n_ctx", "n_state", "n_head", "n_layer", "output_dim")
     for section, names in ((config, sizes), (config["audio"], audio)):
         for name in names:

@@ -46,16 +46,19 @@ def clip_survivors(
     start = strategy.layers.start_layer(num_layers)
     ratios = ratios_of(strategy.schedule, ratio, start, num_layers)
     own = strategy.schedule.counts(tokens, ratio, start, num_layers)
+    last = strategy.schedule.exit_layer(start, num_layers)
     if own is None:
-        return survivors_by_layer(strategy, ratios, tokens, current, first)
+        left = survivors_by_layer(strategy, ratios, tokens, current, first)
+        return left if last is None else tuple(0 if i >= last else n for i, n in enumerate(left, first))
     if len(own) != num_layers:
         raise StrategyError(
             f"schedule {strategy.schedule.name!r} is faulty: it counts {len(own)} of {num_layers} layers"
         )
-    now, counts = tokens if current is None else current, []
+    now = tokens if current is None else current
+    counts: list[int] = []
     for wanted in own[first:]:
         now -= min(max(now - wanted, 0), strategy.merger.capacity(now))
-        counts.append(now)
+        counts.append(now if last is None or first + len(counts) < last else 0)
     return tuple(counts)
 
 

@@ -69,6 +69,9 @@ def why_not(strategy: Recipe, layers: int) -> str | None:
         acting = [i for i, ratio in enumerate(layer_ratios(strategy, layers)) if ratio > 0]
     except StrategyError as error:
         return str(error)
+    last = strategy.schedule.exit_layer(strategy.layers.start_layer(layers), layers)
+    if last is not None:
+        return f"{name} lets all audio leave at layer {last}, inside the decoder"
     if acting != [0]:
         where = ", ".join(map(str, acting[:4])) + (", ..." if len(acting) > 4 else "")
         return f"{name} removes tokens at layer {where}; features alone are what enters layer 0"

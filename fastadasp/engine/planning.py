@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from operator import add
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from fastadasp.contracts.token_plan import TokenPlan
+from fastadasp.engine.spans import AudioSpans
 from fastadasp.engine.view import LayerView
 from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
-    from fastadasp.contracts.token_plan import TokenPlan
     from fastadasp.recipes.recipe import Recipe
+
+
+def check_text(strategy: Recipe, spans: AudioSpans, counts: Iterable[tuple[int, ...]]) -> None:
+    """Raises StrategyError if a prompt has no text but the strategy needs some, or is to take all of the audio.
+
+    Args:
+        spans: the prompts' clips.
+        counts: what each layer takes from each clip, and after these what is evicted from each layer's cache.
+    """
+    if 0 not in spans.text:
+        return
+    sample = spans.samples[spans.text.index(0)]
+    if "text" in strategy.needs():
+        raise StrategyError(
+            f"strategy {strategy.name!r} compares audio with text, but sample {sample} has no text tokens beside its "
+            "audio"
+        )
+    if spans.tokens in _totals(counts):
+        raise StrategyError(
+            f"strategy {strategy.name!r} lets all audio leave, but sample {sample} has no text tokens beside its "
+            "audio, so nothing would be left"
+        )
+
+
+def _totals(counts: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+    """What is gone of each clip after each layer, and what each layer's cache has lost."""
+    gone: tuple[int, ...] = ()
+    for layer in counts:
+        gone = tuple(map(add, gone, layer)) if gone else layer
+        yield from (gone, layer)
 
 
 def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:
@@ -25,6 +59,8 @@ def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:
         StrategyError: the merger gave a plan of another shape than [clips, audio tokens].
     """
     merger = strategy.merger
+    if layer.removals is not None and layer.removals == layer.tokens:  # nobody has to choose
+        return TokenPlan(torch.full_like(layer.valid, -1, dtype=torch.int64), merges=False)
     if merger.reads == "affinity":
         pairs = layer.valid[:, 1:]
         select = strategy.select.affinity(layer).masked_fill(~pairs, float("-inf"))

@@ -16,7 +16,7 @@ from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left, Pass
-from fastadasp.engine.planning import plan_of
+from fastadasp.engine.planning import check_text, plan_of
 from fastadasp.engine.rotation import Rotation, rotation_of
 from fastadasp.engine.spans import send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
@@ -84,13 +84,9 @@ class ReducingPass(FollowingPass):
     def plan(self, positions: Tensor | None) -> None:
         """Settles how much each layer takes from each clip. `positions` are the decoder's own position ids."""
         session, spans = self.session, self.stream.spans
-        if "text" in session.strategy.needs() and 0 in spans.text:
-            raise StrategyError(
-                f"strategy {session.strategy.name!r} compares audio with text, but sample "
-                f"{spans.samples[spans.text.index(0)]} has no text tokens beside its audio"
-            )
         lengths = BatchLengths(spans.tokens, spans.samples, self.stream.lengths)
         self._set(batch_removals(session.strategy, len(session.layers), session.shape, lengths))
+        check_text(session.strategy, spans, (*self.removals, *self.evictions))
         if self.acts:
             if positions is None:
                 device = self.stream.spans.start.device

@@ -48,7 +48,7 @@ class Rotation:
 def rotation_of(
     session: Session, index: int, given: Any, positions: Tensor | None, stream: Stream, query: Tensor
 ) -> Rotation | None:
-    """The rotation of a layer's queries; None where there is none, or one that turns other channels together.
+    """The rotation of a layer's queries, which may be none at all; None where it is one that other channels turn by.
 
     Args:
         index: the layer.
@@ -57,11 +57,16 @@ def rotation_of(
         stream: the tokens of the prompt that are left.
         query: the layer's queries.
     """
-    if positions is None or not isinstance(given, tuple | list) or len(given) != 2 or not _turns_halves(session, index):
+    if positions is None:
         return None
-    cos, sin = map(_of_one_axis, given)
     places = positions if positions.dim() == 2 else positions[-1]
     follows = (places.amax(1) + 1).to(query.device).expand(len(stream.lengths))
+    if given is None:  # a layer without rotary embedding
+        still = torch.ones(1, 1, 2, device=query.device)
+        return Rotation(still, still * 0, follows, lambda wanted: (still, still * 0))
+    if not isinstance(given, tuple | list) or len(given) != 2 or not _turns_halves(session, index):
+        return None
+    cos, sin = map(_of_one_axis, given)
 
     def embed(wanted: Tensor) -> tuple[Tensor, Tensor]:
         made = session.adapter.rotary_embeddings(session.decoder, query, wanted, index)

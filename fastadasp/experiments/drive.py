@@ -1,15 +1,15 @@
-"""Runs a plan: takes cells that nobody has, keeps what comes back, waits for what others are at."""
+"""Runs a grid: takes cells that nobody has, keeps what comes back, waits for what others are at."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from fastadasp.errors import FastAdaSPError
+from fastadasp.experiments.combinations import Grid, Point, describe
 from fastadasp.experiments.leases import Leases
-from fastadasp.experiments.plan import Plan, Point
 from fastadasp.experiments.records import Result
 from fastadasp.experiments.store import Store
 from fastadasp.experiments.worker import Job, Worker
@@ -19,7 +19,7 @@ POLL = 0.3
 """Seconds between looks at cells that others are at."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what was done last, cells done, cells in all)."""
+"""Called with (what is being done, clips done, clips in all)."""
 
 
 class Executor(Protocol):
@@ -66,53 +66,78 @@ class Local:
 
 
 @dataclass
-class Outcome:
-    """What is known after a run: `results` by cell."""
+class Finished:
+    """What is known after a run: `results` by cell.
 
-    plan: Plan
+    Attributes:
+        stopped: why it ended before its last cell, where every recipe so far failed for one reason.
+    """
+
+    grid: Grid
     results: dict[str, Result] = field(default_factory=dict)
     status: Literal["running", "finished", "failed", "cancelled"] = "running"
+    stopped: str = ""
+
+    @property
+    def points(self) -> list[Point]:
+        """The points of the grid whose cell is done, in its order."""
+        return [point for point in self.grid.points if point.cell in self.results]
+
+    def error(self, point: Point) -> str | None:
+        """Why a cell failed; None if it did not, or was not run."""
+        result = self.results.get(point.cell)
+        return None if result is None else result.error
 
 
 @dataclass(frozen=True)
 class Redo:
-    """Which finished cells are run again: all, or those that failed. What was run after `since` is not."""
+    """Which finished cells are run again: all, or those that failed; each of them once in a run."""
 
     everything: bool = False
     failed: bool = False
-    since: float = field(default_factory=time.time)
 
     def wanted(self, result: Result) -> bool:
-        """Whether this result is to be made anew."""
-        return (self.everything or (self.failed and result.error is not None)) and result.started < self.since
+        """Whether this result, which an earlier run left, is to be made anew."""
+        return self.everything or (self.failed and result.error is not None)
 
 
 def run(
-    outcome: Outcome,
+    finished: Finished,
     store: Store,
     executor: Executor,
     *,
     redo: Redo,
     notice: Notice,
+    clips: Mapping[str, int] | None = None,
     progress: Progress = lambda *_: None,
+    keep: Callable[[], None] = lambda: None,
 ) -> None:
-    """Runs what is not there yet and returns when all cells of `outcome.plan` are done, here or by other processes.
+    """Runs what is not there yet and returns when all cells of `finished.grid` are done, here or by other processes.
 
-    On Ctrl-C what is finished stays and the status is ``cancelled``.
+    On Ctrl-C what is finished stays and the status is ``cancelled``. Where every recipe fails for one reason it ends
+    early (`Finished.stopped`).
+
+    Args:
+        clips: how many each task has; one if it is not said.
+        keep: is called after each cell.
 
     Raises:
         RunError: the store or the workers fail; what is finished stays.
     """
-    plan = outcome.plan
-    pending = list(plan.points)
+    steps = _Steps(finished, clips or {}, progress)
+    pending = list(finished.grid.points)
+    stale: dict[str, Result] = {}
+    if redo.everything or redo.failed:
+        earlier = {point.cell: store.get(point.cell) for point in pending}
+        stale = {cell: result for cell, result in earlier.items() if result is not None and redo.wanted(result)}
     told = False
 
-    def finished(point: Point) -> bool:
-        result = store.get(point.cell)
-        if result is None or redo.wanted(result):
-            return False
-        outcome.results[point.cell] = result
-        progress(str(point), len(outcome.results), len(plan.points))
+    def known(point: Point) -> bool:
+        if point.cell not in finished.results:
+            result = store.get(point.cell)
+            if result is None or result == stale.get(point.cell):
+                return False
+            steps.done(point, result)
         return True
 
     try:
@@ -124,13 +149,14 @@ def run(
                     if not executor.free():
                         left += pending[place:]
                         break
-                    if finished(point):
+                    if known(point):
                         continue
-                    if not leases.take(point.cell):
+                    if point.cell in running or not leases.take(point.cell):
                         left.append(point)
-                    elif finished(point):  # by another process, a moment ago
+                    elif known(point):  # by another process, a moment ago
                         leases.give_back(point.cell)
                     else:
+                        steps.begin(point)
                         executor.submit(_job(point))
                         running[point.cell] = point
                 pending = left
@@ -138,33 +164,77 @@ def run(
                     for result in executor.collect():
                         store.put(result)
                         leases.give_back(result.cell)
-                        outcome.results[result.cell] = result
-                        progress(str(running.pop(result.cell)), len(outcome.results), len(plan.points))
+                        steps.done(running.pop(result.cell), result)
+                        keep()
+                    finished.stopped = steps.one_reason()
+                    if finished.stopped:
+                        break
                 elif pending:
                     if not told:
                         notice(f"waiting for {len(pending)} cells that {leases.owner(pending[0].cell)} is at")
                         told = True
                     time.sleep(POLL)
-        outcome.status = "failed" if any(result.error for result in outcome.results.values()) else "finished"
+        failed = any(result.error for result in finished.results.values())
+        finished.status = "failed" if failed else "finished"
     except KeyboardInterrupt:
-        outcome.status = "cancelled"
+        finished.status = "cancelled"
     finally:
         executor.close()
-    if outcome.status == "cancelled":
-        _look(outcome, store, notice)
+    if finished.status == "cancelled":
+        _look(finished, store, notice)
 
 
-def _look(outcome: Outcome, store: Store, notice: Notice) -> None:
+class _Steps:
+    """What a run has come to: how far it is, in clips, and whether every recipe fails for one reason."""
+
+    def __init__(self, finished: Finished, clips: Mapping[str, int], progress: Progress) -> None:
+        self._finished, self._progress = finished, progress
+        self._points: dict[str, list[Point]] = {}
+        for point in finished.grid.points:
+            self._points.setdefault(point.cell, []).append(point)
+        self._clips = {cell: sum(clips.get(p.task, 1) for p in points) for cell, points in self._points.items()}
+        self._recipes = {_recipe(point) for point in finished.grid.points if point.labels}
+        self._ran, self._total = 0, sum(self._clips.values())
+        self._failed: list[Point] = []
+        self._reasons: set[str | None] = set()
+
+    def begin(self, point: Point) -> None:
+        """A cell is given out."""
+        self._progress(str(point), self._ran, self._total)
+
+    def done(self, point: Point, result: Result) -> None:
+        """A cell is done, now or by an earlier run."""
+        self._finished.results[point.cell] = result
+        self._ran += self._clips[point.cell]
+        self._progress(str(point), self._ran, self._total)
+        if point.labels:
+            self._reasons.add(result.error)
+            if result.error is not None:
+                self._failed += self._points[point.cell]
+
+    def one_reason(self) -> str:
+        """The reason why every recipe failed, if it is the same for all; empty if something tells that others work."""
+        if len(self._reasons) != 1 or None in self._reasons or len(self._failed) < 3:
+            return ""
+        tried = {_recipe(point) for point in self._failed}
+        return "" if len(tried) < min(len(self._recipes), 2) else str(next(iter(self._reasons)))
+
+
+def _recipe(point: Point) -> str:
+    return describe({**point.labels, "budgets": ""})
+
+
+def _look(finished: Finished, store: Store, notice: Notice) -> None:
     """Adds what earlier runs and other processes have finished, for a partial report."""
-    for point in outcome.plan.points:
-        if point.cell not in outcome.results:
+    for point in finished.grid.points:
+        if point.cell not in finished.results:
             try:
                 result = store.get(point.cell)
             except FastAdaSPError as error:
                 notice(str(error))
                 return
             if result is not None:
-                outcome.results[point.cell] = result
+                finished.results[point.cell] = result
 
 
 def _job(point: Point) -> Job:

@@ -1,97 +1,161 @@
-"""A run's folder: written line by line as cells finish, never over another run."""
+"""The folder of a run of `compare` or `ablate`.
+
+What is computed is written in the order of the axes and is the same whatever happened on the way; what a clock or a
+machine adds stands in files of its own (``times.jsonl``, ``run.json``). Files are replaced as wholes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
+from pydantic import ValidationError
+
+from fastadasp.contracts.task import Example
 from fastadasp.errors import RunError
-from fastadasp.experiments.records import Cell, Prediction, Record, Run
+from fastadasp.experiments.axes import budget_value
+from fastadasp.experiments.combinations import Point
+from fastadasp.experiments.drive import Finished
+from fastadasp.experiments.old_format import STUDY
+from fastadasp.experiments.records import TIMES, Cell, Prediction, Record, Result, Run, Standing, Times
+from fastadasp.files import told, write_whole
 
-RESULTS, PREDICTIONS, RUN = "results.jsonl", "predictions.jsonl", "run.json"
+RUN, RESULTS, PREDICTIONS = "run.json", "results.jsonl", "predictions.jsonl"
+STATISTICS, CLOCK, TABLE = "statistics.jsonl", "times.jsonl", "table.md"
 
-
-class RunFolder:
-    """Creates the folder and its files.
-
-    Raises:
-        RunError: it cannot be written, or it already holds a run. Later also by every method, e.g. on a full disk.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        check_free(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._results: IO[str] = (path / RESULTS).open("x", encoding="utf-8")
-            self._predictions: IO[str] = (path / PREDICTIONS).open("x", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"output folder {path} cannot be written: {error.strerror}") from None
-
-    def add(self, cell: Cell, predictions: list[Prediction]) -> None:
-        """Writes a finished cell; its predictions first, so that a cell with results has all of its predictions."""
-        with told(self.path):
-            _write(self._predictions, predictions)
-            _write(self._results, [cell])
-
-    def write_run(self, run: Run) -> None:
-        """Writes ``run.json`` in one step."""
-        self.write_text(RUN, json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
-
-    def write_text(self, name: str, text: str) -> None:
-        """Writes one file in one step."""
-        with told(self.path):
-            write_whole(self.path / name, text)
-
-    def close(self) -> None:
-        with told(self.path):
-            self._results.close()
-            self._predictions.close()
+FREE = ("baseline",)
+"""Arguments that decide no cell, so that a run may go on with others."""
 
 
-def check_free(path: Path) -> None:
-    """Says early, without writing, what would keep `RunFolder` from being made."""
-    with told(path):
-        taken = [name for name in (RESULTS, PREDICTIONS, RUN) if (path / name).exists()]
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if taken:
-        raise RunError(f"output folder {path} already holds a run ({', '.join(taken)}); choose another folder")
-    if not existing.is_dir():
-        raise RunError(f"output folder {path} cannot be made: {existing} is a file")
-    if not os.access(existing, os.W_OK):
-        raise RunError(f"output folder {path} cannot be written: no permission in {existing}")
-
-
-@contextmanager
-def told(path: Path, what: str = "output folder") -> Iterator[None]:
-    """Trouble with the disk, in one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{what} {path} cannot be written: {error.strerror or error}") from None
-
-
-def write_whole(path: Path, text: str, part: Path | None = None) -> None:
-    """Writes a file in one step: whoever looks, and whatever dies, finds the old content or the new, never a piece.
+def check_folder(folder: Path, command: str, arguments: Mapping[str, object], study: str | None = None) -> None:
+    """Refuses a folder that cannot be written or that holds anything but this run.
 
     Args:
-        part: where the text is put together, on the same file system; beside `path` if not given.
+        study: hash over the cells (`Grid.study`); None while it is not known.
+
+    Raises:
+        RunError: says what is in the way.
     """
-    part = part or path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with told(folder):
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        taken = [name for name in (RESULTS, PREDICTIONS, STUDY) if _content(folder / name)]
+        described = _content(folder / RUN)
+    if not existing.is_dir():
+        raise RunError(f"output folder {folder} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise RunError(f"output folder {folder} cannot be written: no permission in {existing}")
+    if not described:
+        if taken:
+            raise RunError(f"output folder {folder} already holds a run ({', '.join(taken)}); choose another folder")
+        return
+    try:
+        found = Run.model_validate_json((folder / RUN).read_text(encoding="utf-8"))
+    except (ValidationError, ValueError, OSError):
+        raise RunError(
+            f"output folder {folder} already holds a run ({RUN}) that cannot be understood, or that another version of "
+            "fastadasp wrote; choose another folder"
+        ) from None
+    old, new = found.arguments, json.loads(json.dumps(arguments))
+    changed = [key for key in {**old, **new} if key not in FREE and old.get(key) != new.get(key)]
+    if found.command != command:
+        what = f"it was made by fastadasp {found.command}"
+    elif changed:
+        what = f"changed: {', '.join(changed)}"
+    elif study is not None and found.study != study:
+        what = "the model, the clips, a plugin or a version changed"
+    else:
+        return
+    says = "holds another study" if command == "ablate" else "already holds a run of other arguments"
+    raise RunError(
+        f"output folder {folder} {says} ({what}); choose another folder. Cells that both have are taken from a common "
+        "--store all the same"
+    )
 
 
-def _write(file: IO[str], records: list[Cell] | list[Prediction]) -> None:
-    lines: list[Record] = list(records)
-    file.write("".join(json.dumps(r.model_dump(mode="json"), ensure_ascii=False) + "\n" for r in lines))
-    file.flush()
-    os.fsync(file.fileno())
+def write_run(folder: Path, run: Run) -> None:
+    """Writes ``run.json``. Raises RunError."""
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / RUN, json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_cells(folder: Path, finished: Finished, examples: Mapping[str, Sequence[Example]]) -> None:
+    """Writes the cells that are done: their results, answers and times. Raises RunError."""
+    done = [(point, finished.results[point.cell]) for point in finished.points]
+    answers = [line for point, result in done for line in _predictions(point, result, examples[point.task])]
+    with told(folder):
+        write_whole(folder / PREDICTIONS, _lines(answers))
+        write_whole(folder / CLOCK, _lines(_times(result) for _, result in done))
+        write_whole(folder / RESULTS, _lines(cell_of(p, result, len(examples[p.task])) for p, result in done))
+
+
+def write_tables(folder: Path, standings: Iterable[Standing], table: str) -> None:
+    """Writes what may be said of the cells. Raises RunError."""
+    with told(folder):
+        write_whole(folder / STATISTICS, _lines(standings))
+        write_whole(folder / TABLE, table)
+
+
+def _content(path: Path) -> bool:
+    """Whether there is something in a file. An empty one is what a full disk left, and counts as none."""
+    return path.exists() and not (path.is_file() and path.stat().st_size == 0)
+
+
+def cell_of(point: Point, result: Result, clips: int) -> Cell:
+    """A result under the name that this run gives it."""
+    return Cell(
+        cell=point.cell,
+        strategy=point.row.name,
+        task=point.task,
+        axes=point.axes,
+        budget=budget_value(point.row),
+        layer=result.layer,
+        seed=point.row.seed,
+        clips=clips,
+        metrics=result.metrics,
+        interval=result.interval,
+        efficiency=None if result.efficiency is None else result.efficiency.model_dump(exclude=set(TIMES)),
+        error=result.error,
+    )
+
+
+def _predictions(point: Point, result: Result, examples: Sequence[Example]) -> list[Prediction]:
+    """The answers of a cell; none if it failed."""
+    if not result.answers:
+        return []
+    return [
+        Prediction(
+            cell=point.cell,
+            strategy=point.row.name,
+            task=point.task,
+            axes=point.axes,
+            budget=budget_value(point.row),
+            seed=point.row.seed,
+            id=example.id,
+            audio=example.audio.name,
+            reference=example.reference,
+            prediction=answer,
+            tags=example.tags,
+        )
+        for example, answer in zip(examples, result.answers, strict=True)
+    ]
+
+
+def _times(result: Result) -> Times:
+    costs = result.efficiency
+    return Times(
+        cell=result.cell,
+        prefill_seconds=None if costs is None else costs.prefill_seconds,
+        decode_seconds=None if costs is None else costs.decode_seconds,
+        started=datetime.fromtimestamp(result.started, UTC).isoformat(timespec="seconds"),
+        seconds=round(result.seconds, 3),
+        host=result.host,
+        device_name=result.device_name,
+    )
+
+
+def _lines(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(record.model_dump(mode="json"), ensure_ascii=False) + "\n" for record in records)

@@ -29,15 +29,9 @@ PACKAGES = ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu")
 
 CODE = (
     "*.py",
-    "experiments/about.py",
-    "experiments/cell.py",
-    "experiments/grid.py",
-    "experiments/lines.py",
-    "experiments/records.py",
-    "experiments/starts.py",
+    *(f"experiments/{name}.py" for name in ("about", "axes", "cell", "records", "starts", "statistics", "worker")),
     *(f"{room}/**/*.py" for room in ("contracts", "counts", "engine", "estimators", "inference", "kernels", "models")),
     *(f"{room}/**/*.py" for room in ("recipes", "registry", "selection", "tasks", "upstream")),
-    "experiments/worker.py",
 )
 """Sources of fastadasp that a cell runs through; a checkout changes without a new version."""
 

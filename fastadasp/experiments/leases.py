@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastadasp.experiments.folder import told
+from fastadasp.files import told
 
 BEAT = 5.0
 """Seconds between renewals."""

@@ -6,10 +6,11 @@ Names and figures stand in ``paper.toml``; what is installed is looked up when a
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -94,6 +95,10 @@ class Wanted:
             self.budgets, self.budgets_of = budgets, {}
         self.tasks = self.tasks if tasks is None else tasks
 
+    def axes(self) -> dict[str, list[Any]]:
+        """The same as axes of a study. Where FLOPs are asked of a strategy that removes none, it gets KV bytes."""
+        return {"tasks": list(self.tasks), "strategies": list(self.strategies), "budgets": list(self.budgets)}
+
 
 @cache
 def read_paper() -> Paper:
@@ -128,6 +133,19 @@ def wanted(name: str) -> Wanted:
     if not out.strategies:
         raise RunError(f"preset {name!r}: none of its methods is installed: {', '.join(out.left_out)}")
     return out
+
+
+def say_names(name: str, plan: Wanted, say: Callable[[str], None]) -> None:
+    """Tells which strategy is run for each of the paper's methods, and which methods nothing stands for."""
+    run = [
+        f"{method.title}: {strategy}"
+        for method in find_preset(name).methods
+        if (strategy := method.installed()) is not None and strategy in plan.strategies
+    ]
+    if run:
+        say(f"preset {name} runs for the paper's {'; '.join(run)}")
+    if plan.left_out:
+        say(f"preset {name}: not installed and left out: {', '.join(plan.left_out)}")
 
 
 def paper_title(preset: Preset, task: str) -> str:

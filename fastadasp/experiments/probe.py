@@ -1,66 +1,57 @@
-"""How long a study will take, from a first look: a few clips of each task through the encoder and two cells."""
+"""How long cells will take: from one clip of each task, encoded by itself and answered as a whole batch of its like."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fastadasp.experiments.plan import Point
+from fastadasp.experiments.combinations import Point
 from fastadasp.experiments.worker import Worker
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Seconds that the cells of a study take on one worker, loading of the model included."""
+class Forecast:
+    """Seconds that cells take on one worker, and what that is known from."""
 
     seconds: float
     about: str
 
 
-def probe(worker: Worker, loading: float, points: Sequence[Point]) -> Estimate:
-    """Runs some of the cells to do on one batch of each task, and scales up.
+def probe(worker: Worker, points: Sequence[Point], loading: float = 0.0) -> Forecast:
+    """Measures the full model and scales up. Keeps nothing: no cell and no stored feature depends on it.
+
+    Strategies remove work, so most cells take less. A start layer that has to be chosen is counted as another cell.
 
     Args:
         points: the cells to do, at least one.
-        loading: seconds that it took to load the model and read the clips.
+        loading: seconds that the model took to load, if that is to be counted.
     """
-    total, timed, clips = loading, 0.0, 0
-    for task in dict.fromkeys(point.task for point in points):
-        own = [point for point in points if point.task == task]
-        wanted = len(worker.read[1][task])
-        few = min(wanted, worker.settings.batch_size)
-        small = _shortened(worker, task, few)
+    from fastadasp.inference.clips import encode, read_clip
+    from fastadasp.inference.features import FeatureCache
+    from fastadasp.inference.runner import seconds_of, warm_up
+
+    loaded, size = worker.loaded, worker.settings.batch_size
+    stored, known = FeatureCache(loaded), set[str]()
+    total, timed, answered = loading, 0.0, 0
+    for name in dict.fromkeys(point.task for point in points):
+        task, examples = worker.read[0][name], worker.read[1][name]
+        middle = examples[len(examples) // 2]
         begin = time.perf_counter()
-        small.prepare(task)
+        clip = encode(loaded, [middle], [read_clip(middle, loaded)])[0]
         encoding = time.perf_counter() - begin
-        total += encoding * wanted / few
-        plain = [point for point in own if point.row.strategy is None or not point.row.strategy.needs_calibration]
-        chosen = [point for point in own if point.row.strategy is not None and point.row.strategy.needs_calibration]
-        for group in (plain, chosen):
-            tried = list({0: group[0], len(group) - 1: group[-1]}.values()) if group else []
-            spent = [_seconds(small, point) for point in tried]
-            if spent:
-                total += len(group) * sum(spent) / len(spent) * wanted / few
-                timed, clips = timed + sum(spent), clips + few * len(spent)
-    return Estimate(total, f"probe: {1000 * timed / clips:.0f} ms a clip and cell on {worker.loaded.device}")
-
-
-def _shortened(worker: Worker, task: str, clips: int) -> Worker:
-    """A worker with the same model and the first clips of one task."""
-    s = worker.settings
-    tasks, examples = worker.read
-    return Worker(
-        replace(s, limit=clips),
-        read=({task: tasks[task]}, {task: examples[task][:clips]}),
-        loaded=worker.loaded,
-    )
-
-
-def _seconds(worker: Worker, point: Point) -> float:
-    begin = time.perf_counter()
-    worker.attempt(point.row, point.task)
-    return time.perf_counter() - begin
+        if not timed:
+            warm_up(loaded, clip)
+        few = min(size, len(examples))
+        seconds = seconds_of(loaded, [clip] * few, task.max_new_tokens, task.choices)
+        own = [point for point in points if point.task == name]
+        chosen = sum(point.row.strategy is not None and point.row.strategy.needs_calibration for point in own)
+        fresh = {str(e.audio) for e in examples if not stored.has(e.audio)} - known
+        known |= fresh
+        total += encoding * len(fresh) + seconds * math.ceil(len(examples) / few) * (len(own) + chosen)
+        timed, answered = timed + seconds, answered + few
+    return Forecast(total, f"probe: {1000 * timed / answered:.0f} ms a clip and cell on {loaded.device}")
 
 
 def in_words(seconds: float) -> str:

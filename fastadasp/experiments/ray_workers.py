@@ -112,16 +112,13 @@ class RayExecutor:
                 )
 
     def _lost(self, job: Job, error: str) -> Result:
+        from fastadasp.experiments.cell import Scored
+
         strategy = None if job.recipe is None else Strategy.from_dict(job.recipe)
         return Result(
             cell=job.cell,
             identity=cell_identity(strategy, job.task, self.facts()),
-            layer=None,
-            metrics={},
-            interval=None,
-            efficiency=None,
-            answers=[],
-            error=error,
+            **vars(Scored(error=error)),
             started=time.time(),
             seconds=0.0,
             host=platform.node(),

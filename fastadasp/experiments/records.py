@@ -1,4 +1,4 @@
-"""Every key of a run's files. `docs/results-format.md` is checked against these models."""
+"""Every key of the files of `compare` and `ablate`. `docs/results-format.md` is checked against these models."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ class Record(BaseModel):
 
 
 class Cell(Record):
-    """One line of ``results.jsonl``: one strategy at one budget on one task."""
+    """One line of ``results.jsonl``: one recipe at one budget with one seed on one task."""
 
+    cell: str = Field(description="the cell's hash: its name in the store")
     strategy: str = Field(description="name of the strategy; `full` for the model without any")
     task: str = Field(description="name of the task")
+    axes: dict[str, str] = Field(
+        default_factory=dict, description="what `ablate` changed in the recipe, by field; empty in a comparison"
+    )
     budget: float | str | None = Field(
         description="fraction of the audio tokens removed by the last layer; `flops=F` of the decoder's prefill FLOPs; "
         "`kv=K` of the bytes of keys and values; `ratio=R` for the schedule's own ratio; null for the full model"
@@ -33,7 +37,7 @@ class Cell(Record):
     layer: int | None = Field(
         default=None, description="layer that the schedule starts at, counted from 0; null for the full model"
     )
-    seed: int = Field(description="seed of random strategies")
+    seed: int = Field(description="seed of random strategies; 0 where it makes no difference")
     clips: int = Field(description="number of clips")
     metrics: dict[str, float] = Field(description="metrics of the task, in percent or points; empty if the cell failed")
     interval: tuple[float, float] | None = Field(
@@ -41,15 +45,17 @@ class Cell(Record):
         description="95 % bootstrap interval of the task's headline metric over the clips (1000 samples); null if the "
         "cell failed, has fewer than 20 clips, or scores the same on every sample",
     )
-    efficiency: Efficiency | None = Field(description="costs; null if the cell failed")
+    efficiency: dict[str, int | float | None] | None = Field(description="costs; null if the cell failed")
     error: str | None = Field(default=None, description="why the cell failed; null if it did not")
 
 
 class Prediction(Record):
     """One line of ``predictions.jsonl``: one clip in one cell."""
 
+    cell: str = Field(description="as in results.jsonl")
     strategy: str = Field(description="as in results.jsonl")
     task: str = Field(description="as in results.jsonl")
+    axes: dict[str, str] = Field(default_factory=dict, description="as in results.jsonl")
     budget: float | str | None = Field(description="as in results.jsonl")
     seed: int = Field(description="as in results.jsonl")
     id: str = Field(description="id of the clip in its task")
@@ -59,13 +65,9 @@ class Prediction(Record):
     tags: dict[str, str] = Field(description="labels of the clip, e.g. `speaker`, `seen_speaker`")
 
 
-class StartLayer(Record):
-    """A start layer that was chosen on calibration clips."""
+class Choice(Record):
+    """How a start layer was chosen on calibration clips."""
 
-    strategy: str = Field(description="as in results.jsonl")
-    task: str = Field(description="as in results.jsonl")
-    budget: str = Field(description="as in results.jsonl")
-    seed: int = Field(description="as in results.jsonl")
     layer: int = Field(description="layer that was used")
     choice: int = Field(
         description="layer that the selector chose; another was used if a clip cannot meet the budget from there"
@@ -78,85 +80,26 @@ class StartLayer(Record):
     clips_from: str = Field(description="what the calibration clips are")
 
 
-class Run(Record):
-    """``run.json``: what was run, with what, and how it ended."""
+class StartLayer(Choice):
+    """A start layer that was chosen, and for which cell."""
 
-    status: str = Field(description="`running`, `finished`, `failed` (some cells failed) or `cancelled`")
-    started: str = Field(description="start, ISO 8601, UTC")
-    finished: str | None = Field(default=None, description="end, ISO 8601, UTC; null while running")
-    arguments: dict[str, Any] = Field(description="arguments of the comparison")
-    seed: int = Field(description="seed of random strategies")
-    model: str = Field(description="path or hub id of the model")
-    model_hash: str | None = Field(description="SHA-256 over the weight files of a local model; null for a hub id")
-    device: str = Field(description="`cpu` or `cuda`")
-    device_name: str = Field(description="name of the processor or GPU")
-    dtype: str = Field(description="number format of the model")
-    threads: int = Field(description="CPU threads of torch")
-    versions: dict[str, str] = Field(description="versions of python, fastadasp, torch, transformers and more")
-    git: str | None = Field(description="commit of the checkout that the code runs from; null outside one")
-    strategies: dict[str, dict[str, Any]] = Field(description="contents of each recipe, by name")
-    origins: dict[str, str] = Field(description="distribution, version and module of each recipe's components")
-    tasks: dict[str, int] = Field(description="clips of each task")
-    prompts: dict[str, str] = Field(
-        default_factory=dict,
-        description="the whole prompt of each task's first clip as the model read it, with its chat template; one sign "
-        "stands for all audio tokens",
-    )
-    start_layers: list[StartLayer] = Field(
-        default_factory=list,
-        description="start layers that were chosen on calibration clips; none for recipes that name one",
-    )
-
-
-class Result(Record):
-    """A finished cell as the store keeps it. What a study calls the cell is not part of it."""
-
-    format: int = Field(default=FORMAT, description="version of these keys")
-    cell: str = Field(description="the cell's hash")
-    identity: dict[str, Any] = Field(description="everything that decides the result; the hash is taken over it")
-    layer: int | None = Field(description="as in results-format.md")
-    metrics: dict[str, float] = Field(description="as in results-format.md")
-    interval: tuple[float, float] | None = Field(description="as in results-format.md")
-    efficiency: Efficiency | None = Field(description="as in results-format.md")
-    answers: list[str] = Field(description="the model's answers in the clips' order")
-    error: str | None = Field(description="why the cell failed; null if it did not")
-    started: float = Field(description="when it was started, seconds since 1970, UTC")
-    seconds: float = Field(description="how long it took")
-    host: str = Field(description="name of the machine")
-    process: int = Field(description="number of the process that ran it")
-    device_name: str = Field(description="name of the processor or GPU")
-
-
-class StudyCell(Record):
-    """One line of a study's ``results.jsonl``."""
-
-    cell: str = Field(description="the cell's hash: its name in the store")
-    strategy: str = Field(description="the recipe that the cell started from; `full` for the model without any")
-    task: str = Field(description="name of the task")
-    axes: dict[str, str] = Field(description="what the recipe axes of the study are in this cell")
-    budget: float | str | None = Field(description="as in results-format.md")
-    layer: int | None = Field(description="as in results-format.md")
-    seed: int = Field(description="seed of random strategies; 0 where it makes no difference")
-    clips: int = Field(description="number of clips")
-    metrics: dict[str, float] = Field(description="as in results-format.md")
-    interval: tuple[float, float] | None = Field(description="as in results-format.md")
-    efficiency: dict[str, int | float | None] | None = Field(description="as in results-format.md, without the times")
-    error: str | None = Field(description="why the cell failed; null if it did not")
-
-
-class StudyPrediction(Prediction):
-    """One line of a study's ``predictions.jsonl``."""
-
-    cell: str = Field(description="the cell's hash")
-    axes: dict[str, str] = Field(description="as in results.jsonl")
+    strategy: str = Field(description="as in results.jsonl")
+    task: str = Field(description="as in results.jsonl")
+    axes: dict[str, str] = Field(default_factory=dict, description="as in results.jsonl")
+    budget: str = Field(description="as in results.jsonl")
+    seed: int = Field(description="as in results.jsonl")
 
 
 class Times(Record):
-    """One line of ``times.jsonl``."""
+    """One line of ``times.jsonl``: what differs from run to run."""
 
-    cell: str = Field(description="the cell's hash")
-    prefill_seconds: float | None = Field(description="as in results-format.md")
-    decode_seconds: float | None = Field(description="as in results-format.md")
+    cell: str = Field(description="as in results.jsonl")
+    prefill_seconds: float | None = Field(
+        description="time of the decoder's prefill, median of a batch but the first, seconds"
+    )
+    decode_seconds: float | None = Field(
+        description="time of all steps after the prefill, median of a batch but the first, seconds"
+    )
     started: str = Field(description="when the cell was started, ISO 8601, UTC")
     seconds: float = Field(description="how long it took")
     host: str = Field(description="name of the machine")
@@ -169,19 +112,25 @@ class Standing(Record):
     task: str = Field(description="name of the task")
     strategy: str = Field(description="as in results.jsonl")
     axes: dict[str, str] = Field(description="as in results.jsonl")
-    budget: float | str | None = Field(description="as in results-format.md")
+    budget: float | str | None = Field(description="as in results.jsonl")
     seeds: list[int] = Field(description="seeds of the cells that finished")
     metric: str = Field(description="the task's headline metric")
-    value: float = Field(description="the metric, mean over seeds")
+    value: float | None = Field(description="the metric, mean over seeds; null if every seed failed")
     interval: tuple[float, float] | None = Field(
         description="95 % bootstrap interval of it over clips and seeds; null for fewer than 20 clips, or where "
         "nothing varies"
     )
-    audio_tokens_removed: float = Field(description="as in results-format.md, mean over seeds")
-    flops_removed: float = Field(description="as in results-format.md, mean over seeds")
+    audio_tokens_removed: float | None = Field(
+        description="the same fraction as in results.jsonl, mean over seeds; null if every seed failed"
+    )
+    flops_removed: float | None = Field(
+        description="the same fraction as in results.jsonl, mean over seeds; null if every seed failed"
+    )
     baseline: str | None = Field(description="what the difference is taken against; null if this is the baseline")
     difference: float | None = Field(description="the metric less the baseline's; null without one")
-    difference_interval: tuple[float, float] | None = Field(description="95 % paired bootstrap interval of it")
+    difference_interval: tuple[float, float] | None = Field(
+        description="95 % paired bootstrap interval of it; null for fewer than 20 clips"
+    )
     wins: int | None = Field(description="clips that are better than under the baseline (mean over seeds)")
     ties: int | None = Field(description="clips that are equal")
     losses: int | None = Field(description="clips that are worse")
@@ -200,22 +149,63 @@ class RefusedCell(Record):
     reason: str = Field(description="why, in the words of the component that refused it")
 
 
-class StudyRun(Record):
-    """``study.json``: what the study is, and how the last run of it ended."""
+class Result(Record):
+    """A finished cell as the store keeps it. What a study calls the cell is not part of it."""
 
+    format: int = Field(default=FORMAT, description="version of these keys")
+    cell: str = Field(description="the cell's hash")
+    identity: dict[str, Any] = Field(description="everything that decides the result; the hash is taken over it")
+    layer: int | None = Field(description="as in results.jsonl")
+    metrics: dict[str, float] = Field(description="as in results.jsonl")
+    interval: tuple[float, float] | None = Field(description="as in results.jsonl")
+    efficiency: Efficiency | None = Field(description="as in results.jsonl, and the times")
+    start: Choice | None = Field(default=None, description="how the start layer was chosen; null where it is named")
+    answers: list[str] = Field(description="the model's answers in the clips' order")
+    error: str | None = Field(description="why the cell failed; null if it did not")
+    started: float = Field(description="when it was started, seconds since 1970, UTC")
+    seconds: float = Field(description="how long it took")
+    host: str = Field(description="name of the machine")
+    process: int = Field(description="number of the process that ran it")
+    device_name: str = Field(description="name of the processor or GPU")
+
+
+class Run(Record):
+    """``run.json``: what was run, with what, and how the last run of it ended."""
+
+    command: str = Field(description="`compare` or `ablate`")
     status: str = Field(description="`running`, `finished`, `failed` (some cells failed) or `cancelled`")
-    study: str = Field(description="hash over the cells and what they are called: a folder holds one study")
+    study: str = Field(description="hash over the cells and what they are called: a folder holds one")
     started: str = Field(description="start of this run, ISO 8601, UTC")
     finished: str | None = Field(default=None, description="end of it; null while running")
-    arguments: dict[str, Any] = Field(description="axes, cells left out, fixed values, baseline and settings")
-    cells: int = Field(description="cells of the study")
+    arguments: dict[str, Any] = Field(description="arguments of the command, or axes and settings of the study")
+    cells: int = Field(description="cells in all")
     done: int = Field(default=0, description="of these, finished")
     failed: int = Field(default=0, description="of these, failed")
-    refused: list[RefusedCell] = Field(description="cells that cannot be")
-    model_hash: str = Field(description="SHA-256 over the model's weights (its files, or tensors), or a hub's commit")
+    refused: list[RefusedCell] = Field(default_factory=list, description="cells of a study that cannot be")
+    seed: int = Field(description="first seed of random strategies")
+    model: str = Field(description="path or hub id of the model")
+    model_hash: str | None = Field(
+        description="SHA-256 over the model's weights (its files, or tensors), or a hub's commit"
+    )
     device: str = Field(description="`cpu` or `cuda`")
+    device_name: str = Field(description="name of the processor or GPU")
     dtype: str = Field(description="number format of the model")
+    threads: int = Field(description="CPU threads of torch")
     versions: dict[str, str] = Field(description="versions of python, fastadasp, torch, transformers and more")
     git: str | None = Field(description="commit of the checkout that the code runs from; null outside one")
+    strategies: dict[str, dict[str, Any]] = Field(
+        description="contents of each recipe before axes and budgets, by name"
+    )
+    origins: dict[str, str] = Field(description="distribution, version and module of each recipe's components")
+    tasks: dict[str, int] = Field(description="clips of each task")
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="the whole prompt of each task's first clip as the model read it, with its chat template; one sign "
+        "stands for all audio tokens",
+    )
+    start_layers: list[StartLayer] = Field(
+        default_factory=list,
+        description="start layers that were chosen on calibration clips; none for recipes that name one",
+    )
     executor: str = Field(description="`local` or `ray`")
     store: str = Field(description="folder that keeps the cells")

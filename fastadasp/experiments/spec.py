@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fastadasp import usual
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError, did_you_mean
-from fastadasp.experiments.grid import ALL, FULL, expand
+from fastadasp.experiments.axes import ALL, FULL, expand
 from fastadasp.recipes.reading import SECTIONS, explain, show
 from fastadasp.strategy import Strategy, get_registry
 
@@ -25,6 +26,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 FIELDS = (*SECTIONS, *CHOICES)
 """Fields of a recipe that can be an axis; so can their parameters, e.g. ``merger.overlap``."""
 NONE = "none"
+SEEDS = 1000
+"""Most seeds of a random strategy."""
 
 
 class StudyFile(BaseModel):
@@ -45,7 +48,10 @@ class StudyFile(BaseModel):
     device: str = Field(default="auto", description="`auto`, `cpu` or `cuda`")
     dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`")
     limit: int | None = Field(default=None, description="clips of each task")
-    batch_size: int = Field(default=12, description="clips at a time")
+    prompt: str | None = Field(
+        default=None, description="what every clip is asked, in the place of the tasks' instructions"
+    )
+    batch_size: int = Field(default=usual.BATCH_SIZE, description="clips at a time")
     skip_bad: bool = Field(default=False, description="leave out rows that cannot be used; otherwise they are refused")
 
 
@@ -57,6 +63,8 @@ class Spec:
         axes: for each axis its values by what they are called, in order.
         leave_out: for each rule the names that each axis has in what is left out.
         baseline: the names that axes have in it; None for the full model.
+        strict: every recipe was asked for by name, so one that cannot be is an error, and two of equal content are two.
+        given: what a command was asked, for the record; None for the axes and settings themselves.
     """
 
     axes: dict[str, dict[str, Any]]
@@ -64,6 +72,8 @@ class Spec:
     fixed: dict[str, Any]
     baseline: dict[str, str] | None
     settings: StudyFile = field(repr=False)
+    strict: bool = False
+    given: Mapping[str, Any] | None = None
 
     @property
     def recipe_axes(self) -> dict[str, dict[str, Any]]:
@@ -72,6 +82,8 @@ class Spec:
 
     def arguments(self) -> dict[str, Any]:
         """The study in plain values, for the record."""
+        if self.given is not None:
+            return dict(self.given)
         kept = self.settings.model_dump(exclude={"axes", "leave_out", "set", "baseline", "full"})
         axes = {name: list(values) for name, values in self.axes.items()}
         rules = {"leave_out": self.leave_out, "set": {k: str(v) for k, v in self.fixed.items()}}
@@ -112,7 +124,7 @@ def make_spec(content: Mapping[str, Any], usual: Mapping[str, list[Any]], where:
     for name in (*OUTER, *wanted):
         if name in wanted and name not in axes and _known(name, "axis", faults):
             try:
-                axes[name] = _values(name, wanted[name])
+                axes[name] = axis_values(name, wanted[name])
             except FastAdaSPError as error:
                 faults.append(f"`axes.{name}`: {error}")
     for name in given.set:
@@ -136,6 +148,12 @@ def make_spec(content: Mapping[str, Any], usual: Mapping[str, list[Any]], where:
     if faults:
         raise _refuse(where, faults)
     return Spec(axes, leave_out, given.set, baseline, given)
+
+
+def most_seeds(count: int) -> None:
+    """Raises RunError if a random strategy would get more than `SEEDS` seeds."""
+    if count > SEEDS:
+        raise RunError(f"{count} seeds are too many: a random strategy gets at most {SEEDS}")
 
 
 def label(value: Any) -> str:
@@ -166,7 +184,7 @@ def _known(name: str, what: str, faults: list[str]) -> bool:
     return False
 
 
-def _values(name: str, values: list[Any]) -> dict[str, Any]:
+def axis_values(name: str, values: Sequence[Any]) -> dict[str, Any]:
     """The values of an axis by what they are called. Raises FastAdaSPError."""
     if not values:
         raise RunError("an axis has at least one value")
@@ -176,6 +194,7 @@ def _values(name: str, values: list[Any]) -> dict[str, Any]:
         for value in values:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise RunError(f"a seed is a whole number, at least 0, not {show(value)}")
+        most_seeds(len(values))
     elif name in ("tasks", "strategies"):
         if wrong := [value for value in values if not isinstance(value, str)]:
             raise RunError(f"a name is text, not {show(wrong[0])}")

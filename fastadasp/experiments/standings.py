@@ -3,124 +3,158 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import numpy as np
 
 from fastadasp.contracts.task import Example, Task
-from fastadasp.experiments.cell import budget_value
-from fastadasp.experiments.drive import Outcome
-from fastadasp.experiments.lines import draw, interval
-from fastadasp.experiments.plan import Point, describe
+from fastadasp.experiments.axes import budget_value
+from fastadasp.experiments.combinations import Point, describe
+from fastadasp.experiments.drive import Finished
 from fastadasp.experiments.records import Result, Standing
 from fastadasp.experiments.spec import Spec
-from fastadasp.experiments.statistics import Difference, Floats, Sample, difference, holm, rank
+from fastadasp.experiments.statistics import (
+    FEWEST,
+    Difference,
+    Sample,
+    by_clip,
+    difference,
+    draw,
+    holm,
+    interval,
+    rank,
+)
+from fastadasp.inference.costs import Efficiency
 
 
 @dataclass(frozen=True)
-class Line:
-    """The seeds of one recipe at one budget on one task, those that finished."""
+class Entry:
+    """One line of a table: what may be said of it, and what its seeds cost."""
+
+    standing: Standing
+    costs: list[Efficiency] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The seeds of one recipe at one budget on one task.
+
+    Attributes:
+        ran: those that did not fail, as `results` has them.
+        sample: their scores; None if every seed failed.
+    """
 
     points: list[Point]
+    ran: list[Point]
     results: list[Result]
-    sample: Sample
+    sample: Sample | None
 
     @property
     def labels(self) -> dict[str, str]:
         return self.points[0].labels
 
 
+Key = tuple[str, ...]
+
+
 def standings(
-    spec: Spec, outcome: Outcome, tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Example]]
-) -> list[Standing]:
-    """One for each line that has a result, in the order of the study."""
-    out: list[Standing] = []
+    spec: Spec, finished: Finished, tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Example]]
+) -> dict[str, list[Entry]]:
+    """For each task one entry for each recipe and budget that was run, in the order of the study.
+
+    Differences are corrected for all comparisons on a task (Holm), and have no interval over fewer than `FEWEST` clips.
+    """
+    out: dict[str, list[Entry]] = {}
     for name, task in tasks.items():
-        found = _lines(outcome, task, examples[name])
-        pairs = {key: other for key in found if (other := _baseline(spec, key, found)) is not None and other != key}
+        groups = _groups(finished, task, examples[name])
+        if not groups:
+            continue
+        samples = {key: group.sample for key, group in groups.items() if group.sample is not None}
+        pairs = {key: other for key in samples if (other := _baseline(spec, groups[key])) in samples and other != key}
         gaps = {
-            key: difference(found[key].sample, found[other].sample, higher_is_better=task.higher_is_better)
+            key: difference(samples[key], samples[other], higher_is_better=task.higher_is_better)
             for key, other in pairs.items()
         }
         corrected = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
-        ranks = _ranks(found, task)
-        for key, line in found.items():
-            against = describe(found[pairs[key]].labels) if key in pairs else None
-            out.append(_standing(line, task, gaps.get(key), corrected.get(key), against, ranks.get(key)))
+        ranks = _ranks(groups, samples, task)
+        out[name] = [
+            Entry(
+                _standing(
+                    group,
+                    task,
+                    gaps.get(key),
+                    corrected.get(key),
+                    describe(groups[pairs[key]].labels) if key in pairs else None,
+                    ranks.get(key),
+                ),
+                [result.efficiency for result in group.results if result.efficiency is not None],
+            )
+            for key, group in groups.items()
+        ]
     return out
 
 
-def _lines(outcome: Outcome, task: Task, examples: Sequence[Example]) -> dict[tuple[str, ...], Line]:
-    groups: dict[tuple[str, ...], list[Point]] = {}
-    for point in outcome.plan.points:
-        result = outcome.results.get(point.cell)
-        if point.task == task.name and result is not None and result.error is None:
-            groups.setdefault(point.line, []).append(point)
+def _groups(finished: Finished, task: Task, examples: Sequence[Example]) -> dict[Key, Seeds]:
+    points: dict[Key, list[Point]] = {}
+    for point in finished.grid.points:
+        if point.task == task.name and point.cell in finished.results:
+            points.setdefault(point.line, []).append(point)
     references = [example.reference for example in examples]
     out = {}
-    for key, points in groups.items():
-        results = [outcome.results[point.cell] for point in points]
+    for key, seeds in points.items():
+        ran = [point for point in seeds if finished.results[point.cell].error is None]
+        results = [finished.results[point.cell] for point in ran]
         sample = Sample(
             np.array([result.metrics[task.metric] for result in results]),
             np.array([draw(task, result.answers, references) for result in results]),
             np.array([by_clip(task, result.answers, references) for result in results]),
         )
-        out[key] = Line(points, results, sample)
+        out[key] = Seeds(seeds, ran, results, sample if results else None)
     return out
 
 
-def by_clip(task: Task, answers: Sequence[str], references: Sequence[str]) -> Floats:
-    """The headline metric of each clip by itself, [clips]."""
-    tally = task.tally(answers, references)
-    if tally is not None:
-        return np.array([tally.total(counts) for counts in tally.counts])
-    pairs = zip(answers, references, strict=True)
-    return np.array([task.score([answer], [reference])[task.metric] for answer, reference in pairs])
+def _baseline(spec: Spec, group: Seeds) -> Key:
+    """What a line is compared with: equal but for what the baseline names."""
+    task = group.points[0].task
+    if spec.baseline is None or not group.labels:
+        return (task,)
+    return (task, *{**group.labels, **spec.baseline}.values())
 
 
-def _baseline(spec: Spec, key: tuple[str, ...], lines: Mapping[tuple[str, ...], Line]) -> tuple[str, ...] | None:
-    """The line that a line is compared with: equal but for what the baseline names. None if it is not there."""
-    task, *_ = key
-    full = (task,)
-    if spec.baseline is None or key == full:
-        return full if full in lines else None
-    other = (task, *{**lines[key].labels, **spec.baseline}.values())
-    return other if other in lines else None
-
-
-def _ranks(lines: Mapping[tuple[str, ...], Line], task: Task) -> dict[tuple[str, ...], int]:
+def _ranks(groups: Mapping[Key, Seeds], samples: Mapping[Key, Sample], task: Task) -> dict[Key, int]:
     """Ranks among the lines that have a budget in common."""
-    groups: dict[str, list[tuple[str, ...]]] = {}
-    for key, line in lines.items():
-        if line.labels:
-            groups.setdefault(line.labels["budgets"], []).append(key)
-    out: dict[tuple[str, ...], int] = {}
-    for keys in groups.values():
-        ranks = rank([lines[key].sample for key in keys], higher_is_better=task.higher_is_better)
+    budgets: dict[str, list[Key]] = {}
+    for key in samples:
+        if groups[key].labels:
+            budgets.setdefault(groups[key].labels["budgets"], []).append(key)
+    out: dict[Key, int] = {}
+    for keys in budgets.values():
+        ranks = rank([samples[key] for key in keys], higher_is_better=task.higher_is_better)
         out.update(zip(keys, ranks, strict=True))
     return out
 
 
 def _standing(
-    line: Line, task: Task, gap: Difference | None, corrected: float | None, against: str | None, place: int | None
+    group: Seeds, task: Task, gap: Difference | None, corrected: float | None, against: str | None, place: int | None
 ) -> Standing:
-    first = line.points[0]
-    costs = [result.efficiency for result in line.results if result.efficiency is not None]
+    first, sample = group.points[0], group.sample
+    costs = [result.efficiency for result in group.results if result.efficiency is not None]
+    clips = 0 if sample is None else sample.clips.shape[1]
     return Standing(
         task=task.name,
         strategy=first.row.name,
         axes=first.axes,
         budget=budget_value(first.row),
-        seeds=[point.row.seed for point in line.points],
+        seeds=[point.row.seed for point in group.ran],
         metric=task.metric,
-        value=line.sample.value,
-        interval=interval(line.sample.spread(), line.sample.clips.shape[1]),
-        audio_tokens_removed=fmean(cost.audio_tokens_removed for cost in costs),
-        flops_removed=fmean(cost.flops_removed for cost in costs),
+        value=None if sample is None else sample.value,
+        interval=None if sample is None else interval(sample.spread(), clips),
+        audio_tokens_removed=fmean(cost.audio_tokens_removed for cost in costs) if costs else None,
+        flops_removed=fmean(cost.flops_removed for cost in costs) if costs else None,
         baseline=against,
         difference=None if gap is None else gap.value,
-        difference_interval=None if gap is None else gap.interval,
+        difference_interval=None if gap is None or clips < FEWEST else gap.interval,
         wins=None if gap is None else gap.wins,
         ties=None if gap is None else gap.ties,
         losses=None if gap is None else gap.losses,

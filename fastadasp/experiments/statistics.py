@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
+from fastadasp.contracts.task import Task
+
 Floats = NDArray[np.float64]
+
+ROUNDS = 1000
+"""Bootstrap samples of an interval."""
+
+FEWEST = 20
+"""Clips that an interval needs."""
+
+Draws = Floats
+"""The headline metric of a cell on each bootstrap sample of the clips, [ROUNDS]."""
 
 LEVEL = 0.05
 """Error level of the ranking; intervals cover 1 - LEVEL."""
@@ -66,6 +77,38 @@ class Difference:
     wins: int
     ties: int
     losses: int
+
+
+def draw(task: Task, predictions: Sequence[str], references: Sequence[str]) -> Draws:
+    """The headline metric on `ROUNDS` samples of the clips with replacement, the same samples for every cell."""
+    chosen = np.random.default_rng(0).integers(len(references), size=(ROUNDS, len(references)))
+    tally = task.tally(predictions, references)
+    if tally is not None:
+        return np.array([tally.total(counts) for counts in tally.counts[chosen].sum(axis=1)])
+    scores = [
+        task.score([predictions[i] for i in places], [references[i] for i in places])[task.metric] for places in chosen
+    ]
+    return np.array(scores)
+
+
+def interval(draws: Draws, clips: int = FEWEST) -> tuple[float, float] | None:
+    """The middle 95 %; None for fewer than `FEWEST` clips, or where every sample scores the same.
+
+    A bootstrap over a handful of clips is far too narrow, and one that cannot vary says nothing at all.
+    """
+    if clips < FEWEST or float(np.ptp(draws)) == 0:
+        return None
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def by_clip(task: Task, answers: Sequence[str], references: Sequence[str]) -> Floats:
+    """The headline metric of each clip by itself, [clips]."""
+    tally = task.tally(answers, references)
+    if tally is not None:
+        return np.array([tally.total(counts) for counts in tally.counts])
+    pairs = zip(answers, references, strict=True)
+    return np.array([task.score([answer], [reference])[task.metric] for answer, reference in pairs])
 
 
 def difference(first: Sample, second: Sample, *, higher_is_better: bool) -> Difference:

@@ -14,8 +14,8 @@ import uuid
 from pathlib import Path
 
 from fastadasp.errors import RunError
-from fastadasp.experiments.folder import told, write_whole
 from fastadasp.experiments.records import FORMAT, Result
+from fastadasp.files import told, write_whole
 from fastadasp.selection.cache import Notice
 
 MARK = "store.json"
@@ -67,7 +67,7 @@ class Store:
 
     def put(self, result: Result) -> None:
         """Keeps a result, in place of an earlier one of the same cell."""
-        body = json.dumps(result.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        body = json.dumps(result.model_dump(mode="json"), ensure_ascii=False)  # keys in their order: tables follow it
         text = json.dumps({"format": FORMAT, "sha256": _sha(body)}) + "\n" + body + "\n"
         path = self._file(result.cell)
         with told(self.path, "store"):

@@ -1,29 +1,35 @@
-"""A study from its description to its folder."""
+"""A study, or a comparison, from its description to its folder."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError
-from fastadasp.experiments import export
-from fastadasp.experiments.about import git_commit, now, versions
-from fastadasp.experiments.differences import Heading, by_task, markdown
-from fastadasp.experiments.drive import Executor, Local, Outcome, Progress, Redo, run
-from fastadasp.experiments.plan import Plan, describe, make_plan, recipes
-from fastadasp.experiments.probe import Estimate, probe
-from fastadasp.experiments.records import Standing, StudyRun
+from fastadasp.experiments import folder as files
+from fastadasp.experiments.about import device_name, git_commit, now, versions
+from fastadasp.experiments.combinations import Grid, describe, make_grid, recipes
+from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
+from fastadasp.experiments.probe import Forecast, in_words, probe
+from fastadasp.experiments.records import Run, StartLayer
 from fastadasp.experiments.spec import Spec
-from fastadasp.experiments.standings import standings
+from fastadasp.experiments.standings import Entry, standings
 from fastadasp.experiments.store import Store
+from fastadasp.experiments.tables import COMPARISON, STUDY, Face, Heading, markdown
 from fastadasp.experiments.worker import Settings, Worker
 from fastadasp.files import cache_folder
+from fastadasp.recipes.reading import SECTIONS
 from fastadasp.selection.cache import Notice
+from fastadasp.strategy import Strategy, get_registry, load_strategy
 
 EXECUTORS = ("local", "ray")
+FACES: dict[str, Face] = {"compare": COMPARISON, "ablate": STUDY}
+SHARE = 50
+"""The folder is brought up to date when this many times as long has gone by as that took last."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +38,41 @@ class Options:
 
     Attributes:
         model: folder or hub id, where the study names none.
+        command: `compare` or `ablate`: whose tables are written.
         store: folder that keeps cells; None for the one in the user's cache.
         workers, gpus, address: of the executor ``ray`` (`RayExecutor`).
+        appendix: Markdown that follows the tables.
+        forecast: whether to say beforehand how long it will take.
     """
 
     model: str
     output: Path
+    command: Literal["compare", "ablate"] = "ablate"
     store: Path | None = None
     redo: Redo = field(default_factory=Redo)
     executor: Literal["local", "ray"] = "local"
     workers: int = 2
     gpus: float | None = None
     address: str | None = None
+    appendix: str = ""
+    forecast: bool = False
 
 
 @dataclass(frozen=True)
 class DryRun:
     """What would be done: `done` are the cells that the store has already."""
 
-    plan: Plan
+    grid: Grid
     done: set[str]
-    estimate: Estimate | None
+    forecast: Forecast | None
 
 
 @dataclass(frozen=True)
-class Report:
+class Findings:
     """What a run found: the cells, and a table a task."""
 
-    outcome: Outcome
-    tables: list[tuple[Heading, list[Standing]]]
+    finished: Finished
+    tables: list[tuple[Heading, list[Entry]]]
 
 
 class Study:
@@ -79,20 +91,27 @@ class Study:
         made, _, _ = recipes(spec)
         given = spec.settings
         self.settings = Settings(
-            given.model or options.model,
-            tuple(spec.axes["tasks"].values()),
-            given.device,
-            given.dtype,
-            given.limit,
-            given.batch_size,
-            given.skip_bad,
-            any(recipe.needs_calibration for _, recipe in made),
+            model=given.model or options.model,
+            tasks=tuple(spec.axes["tasks"].values()),
+            device=given.device,
+            dtype=given.dtype,
+            limit=given.limit,
+            batch_size=given.batch_size,
+            skip_bad=given.skip_bad,
+            prompt=given.prompt,
+            named=given.model,
+            calibrates=any(recipe.needs_calibration for _, recipe in made),
         )
         check_folder(self.settings.model)
         if options.executor == "local":
             choose_dtype(given.dtype, choose_device(given.device))
         self._worker = Worker(self.settings, notice=notice)
         self._worker.read  # noqa: B018  (every recording is read, so that a broken one is known now)
+
+    @property
+    def face(self) -> Face:
+        """How the lines are shown."""
+        return FACES[self.options.command]
 
     @property
     def read(self) -> tuple[dict[str, Task], dict[str, list[Example]]]:
@@ -103,69 +122,115 @@ class Study:
     def baseline(self) -> str:
         """What differences are taken against, in words."""
         wanted = self.spec.baseline
-        return "the full model" if wanted is None else ", ".join(f"{k}={v}" for k, v in wanted.items())
+        if wanted is None:
+            return "the full model"
+        return ", ".join(value if name == "strategies" else f"{name}={value}" for name, value in wanted.items())
 
     def dry_run(self) -> DryRun:
         """The cells, those that are done, and how long the others will take. Writes nothing."""
         begin = time.perf_counter()
         worker = self._worker
-        plan = make_plan(self.spec, worker.facts)
+        grid = make_grid(self.spec, worker.facts)
+        for note in worker.notes:
+            self._notice(note)
         loading = time.perf_counter() - begin
-        store = Store(self._store, self._notice, write=False)
-        results = {point.cell: store.get(point.cell) for point in plan.points}
+        store = Store(self.store, self._notice, write=False)
+        results = {point.cell: store.get(point.cell) for point in grid.points}
         done = {cell for cell, result in results.items() if result is not None and not self.options.redo.wanted(result)}
-        todo = [point for point in plan.points if point.cell not in done]
-        return DryRun(plan, done, probe(worker, loading, todo) if todo else None)
+        todo = [point for point in grid.points if point.cell not in done]
+        return DryRun(grid, done, probe(worker, todo, loading) if todo else None)
 
-    def run(self, progress: Progress = lambda *_: None) -> Report:
+    def run(self, progress: Progress = lambda *_: None) -> Findings:
         """Runs what is not done yet and writes the folder.
 
         Raises:
             FastAdaSPError: something is wrong before the first cell (nothing has been written then), or with the store.
         """
-        options = self.options
-        export.check_folder(options.output)
-        store = Store(self._store, self._notice)
+        options, arguments = self.options, self.spec.arguments()
+        files.check_folder(options.output, options.command, arguments)
+        if self.store.exists():
+            Store(self.store, self._notice, write=False)  # whether it is one is known before a model is loaded
         executor = self._executor()
         try:
             progress("loading the model", 0, 1)
             facts = executor.facts()
-            plan = make_plan(self.spec, facts)
-            export.check_folder(options.output, plan.study, self.spec.arguments())
-            record = self._record(plan, facts)
-            export.write_run(options.output, record)
+            grid = make_grid(self.spec, facts)
+            files.check_folder(options.output, options.command, arguments, grid.study)
+            record = self._record(grid, facts)
+            for note in self._worker.notes:
+                self._notice(note)
+            if options.forecast:
+                self._foretell(grid)
+            store = Store(self.store, self._notice)
+            files.write_run(options.output, record)
         except BaseException:
             executor.close()
             raise
-        outcome = Outcome(plan)
+        finished = Finished(grid)
+        examples = self.read[1]
+        clips = {name: len(found) for name, found in examples.items()}
+        self._worker.advance = _Inside(progress)
         try:
-            run(outcome, store, executor, redo=options.redo, notice=self._notice, progress=progress)
+            run(
+                finished,
+                store,
+                executor,
+                redo=options.redo,
+                notice=self._notice,
+                clips=clips,
+                progress=self._worker.advance.total,
+                keep=_seldom(lambda: files.write_cells(options.output, finished, examples)),
+            )
         finally:
-            report = self._report(outcome)
-            record.status = "failed" if outcome.status == "running" else outcome.status
-            record.finished, record.done = now(), len(outcome.results)
-            record.failed = sum(result.error is not None for result in outcome.results.values())
-            export.write_run(options.output, record)
-        return report
-
-    def _report(self, outcome: Outcome) -> Report:
-        tasks, examples = self.read
-        axes = [name for name, values in self.spec.recipe_axes.items() if len(values) > 1]
-        found = standings(self.spec, outcome, tasks, examples)
-        tables = [
-            (Heading(tasks[name], len(examples[name]), self.baseline, axes), lines)
-            for name, lines in by_task(found).items()
-        ]
-        pages = [markdown(heading, lines) for heading, lines in tables]
-        failed = [f"- {p}: {e}" for p in outcome.plan.points if (e := error_of(outcome, p.cell)) is not None]
-        if failed:
-            pages.append("\n".join(["**failed**", "", *failed]) + "\n")
-        export.write_results(self.options.output, outcome, examples, found, "\n".join(pages))
-        return Report(outcome, tables)
+            findings = self._findings(finished)
+            record.status = "failed" if finished.status == "running" else finished.status
+            record.finished, record.done = now(), len(finished.points)
+            record.failed = sum(finished.error(point) is not None for point in finished.points)
+            record.start_layers = _start_layers(finished)
+            files.write_run(options.output, record)
+        return findings
 
     @property
-    def _store(self) -> Path:
+    def store(self) -> Path:
+        """Where cells are kept."""
         return self.options.store or cache_folder() / "studies"
+
+    def pages(self, findings: Findings, face: Face) -> str:
+        """The tables in Markdown."""
+        return "\n".join(markdown(face, heading, entries) for heading, entries in findings.tables)
+
+    def _findings(self, finished: Finished) -> Findings:
+        tasks, examples = self.read
+        axes = [name for name, values in self.spec.recipe_axes.items() if len(values) > 1]
+        found = standings(self.spec, finished, tasks, examples)
+        headings = {name: Heading(tasks[name], len(examples[name]), self.baseline, axes) for name in found}
+        findings = Findings(finished, [(headings[name], entries) for name, entries in found.items()])
+        files.write_cells(self.options.output, finished, examples)
+        page = self.pages(findings, self.face.without_times())
+        if failed := [f"- {point}: {error}" for point in finished.points if (error := finished.error(point))]:
+            page += "\n" + "\n".join(["**failed**", "", *failed]) + "\n"
+        for below in (*(f"{note}\n" for note in self._worker.notes), self.options.appendix):
+            page += f"\n{below}" if below else ""
+        lines = [entry.standing for entries in found.values() for entry in entries]
+        files.write_tables(self.options.output, lines, page.rstrip() + "\n" if page else "")
+        return findings
+
+    def _foretell(self, grid: Grid) -> None:
+        """Says how long the cells will take: as long as those that are done, or as a probe shows."""
+        redo, store = self.options.redo, Store(self.store, self._notice, write=False)
+        known = {p.cell: r for p in grid.points if (r := store.get(p.cell)) is not None and not redo.wanted(r)}
+        todo = list({point.cell: point for point in grid.points if point.cell not in known}.values())
+        if not todo:
+            self._notice(f"all {len(known)} cells are done and stand in {self.store}; --force runs them again")
+        elif self.options.executor != "local":
+            return
+        elif known:
+            seconds = len(todo) * sum(result.seconds for result in known.values()) / len(known)
+            self._notice(
+                f"{len(known)} of {len(known) + len(todo)} cells are done; the others take about {in_words(seconds)}"
+            )
+        else:
+            self._notice(f"{len(todo)} cells take about {in_words(probe(self._worker, todo).seconds)}")
 
     def _executor(self) -> Executor:
         if self.options.executor == "local":
@@ -174,33 +239,99 @@ class Study:
 
         return RayExecutor(self.settings, self.options.workers, self.options.gpus, self.options.address)
 
-    def _record(self, plan: Plan, facts: dict[str, Any]) -> StudyRun:
-        return StudyRun(
+    def _record(self, grid: Grid, facts: dict[str, Any]) -> Run:
+        import torch
+
+        from fastadasp.inference.clips import prompt_text
+
+        loaded = self._worker.loaded
+        bases = [load_strategy(text, **self.spec.fixed) for text in self.spec.axes["strategies"].values()]
+        return Run(
+            command=self.options.command,
             status="running",
-            study=plan.study,
+            study=grid.study,
             started=now(),
             arguments=self.spec.arguments(),
-            cells=len(plan.points),
-            refused=plan.refused,
-            model_hash=self._worker.loaded.weights_hash,
+            cells=len(grid.points),
+            refused=grid.refused,
+            seed=next(iter(self.spec.axes["seeds"].values())),
+            model=self.settings.model,
+            model_hash=loaded.weights_hash,
             device=facts["device"],
+            device_name=device_name(facts["device"]),
             dtype=facts["dtype"],
+            threads=torch.get_num_threads(),
             versions=versions(),
             git=git_commit(),
+            strategies={base.name: base.to_dict() for base in bases},
+            origins=_origins(point.row.strategy for point in grid.points if point.row.strategy is not None),
+            tasks={name: len(found) for name, found in self.read[1].items()},
+            prompts={name: prompt_text(loaded, found[0]) for name, found in self.read[1].items()},
             executor=self.options.executor,
-            store=str(self._store.absolute()),
+            store=str(self.store.absolute()),
         )
 
 
-def error_of(outcome: Outcome, cell: str) -> str | None:
-    """Why a cell failed; None if it did not, or was not run."""
-    result = outcome.results.get(cell)
-    return None if result is None else result.error
+class _Inside:
+    """Progress between the ends of cells: a worker tells what it is doing, a run how many clips are done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._done, self._total = progress, 0, 1
+
+    def total(self, what: str, done: int, total: int) -> None:
+        self._done, self._total = done, total
+        self._progress(what, done, total)
+
+    def __call__(self, what: str, clips: int) -> None:
+        self._done = min(self._done + clips, self._total)
+        self._progress(what, self._done, self._total)
 
 
-def refusals(plan: Plan) -> list[tuple[str, list[str]]]:
+def _seldom(write: Callable[[], None]) -> Callable[[], None]:
+    """Calls `write`, but not so often that it takes a part of the time that counts."""
+    due = 0.0
+
+    def call() -> None:
+        nonlocal due
+        begin = time.monotonic()
+        if begin >= due:
+            write()
+            end = time.monotonic()
+            due = end + SHARE * (end - begin)
+
+    return call
+
+
+def _start_layers(finished: Finished) -> list[StartLayer]:
+    out = []
+    for point in finished.points:
+        if (start := finished.results[point.cell].start) is not None:
+            about: dict[str, Any] = {
+                "strategy": point.row.name,
+                "task": point.task,
+                "axes": point.axes,
+                "seed": point.row.seed,
+            }
+            out.append(StartLayer.model_validate({**dict(start), **about, "budget": str(point.row.budget)}))
+    return out
+
+
+def _origins(strategies: Iterable[Strategy]) -> dict[str, str]:
+    origins = {f"{entry.kind} {entry.name}": entry.origin for entry in get_registry().entries()}
+    out = {}
+    for strategy in strategies:
+        for part, kind in SECTIONS.items():
+            component = getattr(strategy, part)
+            label = "" if component is None else f"{kind} {component.name}"
+            if label in origins:
+                origin = origins[label]
+                out[label] = f"{origin.distribution} {origin.version} ({origin.module})"
+    return out
+
+
+def refusals(grid: Grid) -> list[tuple[str, list[str]]]:
     """The refused cells by reason, the most frequent reason first."""
     groups: dict[str, list[str]] = {}
-    for refused in plan.refused:
+    for refused in grid.refused:
         groups.setdefault(refused.reason, []).append(describe(refused.axes))
     return sorted(groups.items(), key=lambda item: -len(item[1]))

@@ -7,13 +7,14 @@ import gc
 import os
 import platform
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.counts.budget import Budget
-from fastadasp.errors import RunError
-from fastadasp.experiments.grid import Grid, Row, read_tasks
+from fastadasp.errors import FastAdaSPError, RunError
+from fastadasp.experiments.axes import Row, read_tasks
 from fastadasp.experiments.identity import cell_hash, cell_identity, common_facts, task_facts
 from fastadasp.experiments.records import Result
 from fastadasp.selection.cache import Notice
@@ -41,6 +42,9 @@ class Settings:
     limit: int | None = None
     batch_size: int = 12
     skip_bad: bool = False
+    prompt: str | None = None
+    named: str | None = None
+    """The model as it was named, if it was: some tasks ask its family in words of its own."""
     calibrates: bool = False
     """Whether some start layer has to be chosen."""
 
@@ -67,7 +71,11 @@ class Ready:
 
 
 class Worker:
-    """Reads the clips and loads the model when they are first needed, unless they are given."""
+    """Reads the clips and loads the model when they are first needed, unless they are given.
+
+    Args:
+        advance: is told what is being done and how many clips of it are through.
+    """
 
     def __init__(
         self,
@@ -76,8 +84,9 @@ class Worker:
         read: Clips | None = None,
         loaded: LoadedModel | None = None,
         notice: Notice = lambda _: None,
+        advance: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
-        self.settings, self._notice = settings, notice
+        self.settings, self._notice, self.advance = settings, notice, advance
         self._read, self._loaded = read, loaded
         self._ready: dict[str, Ready] = {}
 
@@ -86,7 +95,12 @@ class Worker:
         """The tasks and their clips. Raises FastAdaSPError."""
         given = self.settings
         return self._read or read_tasks(
-            given.tasks, given.limit, skip_bad=given.skip_bad, notice=self._notice, model=given.model
+            given.tasks,
+            given.limit,
+            skip_bad=given.skip_bad,
+            notice=self._notice,
+            model=given.named,
+            prompt=given.prompt,
         )
 
     @cached_property
@@ -104,16 +118,16 @@ class Worker:
         return {name: calibration_examples(task) for name, task in self.read[0].items()}
 
     @cached_property
+    def notes(self) -> list[str]:
+        """What a person should know before the scores are read: where the model is asked what it does not know."""
+        return [note for name, clips in self.read[1].items() for note in self.loaded.knows.notes(name, clips)]
+
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """What decides the results of all cells, in plain values. Raises FastAdaSPError for what cannot be used."""
-        from fastadasp.experiments.comparison import check_lengths
-
         tasks, examples = self.read
         seen = {name: found for name, (found, _) in self.calibration.items()} if self.settings.calibrates else {}
         check_lengths([example for clips in (*examples.values(), *seen.values()) for example in clips], self.loaded)
-        for name, clips in examples.items():
-            for note in self.loaded.knows.notes(name, clips):
-                self._notice(note)
         about = {name: task_facts(task, examples[name], seen.get(name, ())) for name, task in tasks.items()}
         return {**common_facts(self.loaded, self.settings.batch_size), "tasks": about}
 
@@ -122,8 +136,10 @@ class Worker:
 
         Raises:
             RunError: this worker's model, data or versions are not those that the cell was ordered with.
+            FastAdaSPError: the clips or the model cannot be used, whatever the recipe.
         """
         from fastadasp.experiments.about import device_name
+        from fastadasp.experiments.cell import Scored
 
         strategy = None if job.recipe is None else Strategy.from_dict(job.recipe)
         identity = cell_identity(strategy, job.task, self.facts)
@@ -136,20 +152,16 @@ class Worker:
         row = Row(job.name, strategy, None if job.budget is None else Budget.of(job.budget), job.seed)
         try:
             scored = self.attempt(row, job.task)
-            answers, cell, error = scored.answers, scored.cell, scored.cell.error
+        except FastAdaSPError:  # the clips or the model cannot be used at all, in words for people
+            raise
         except Exception as fault:  # encoding the clips ran out of memory, say
-            answers, cell, error = [], None, f"{type(fault).__name__}: {fault}"
-        if error is not None:
+            scored = Scored(error=f"{type(fault).__name__}: {fault}")
+        if scored.error is not None:
             _tidy()
         return Result(
             cell=job.cell,
             identity=identity,
-            layer=cell.layer if cell else None,
-            metrics=cell.metrics if cell else {},
-            interval=cell.interval if cell else None,
-            efficiency=cell.efficiency if cell else None,
-            answers=answers,
-            error=error,
+            **vars(scored),
             started=started,
             seconds=time.perf_counter() - clock,
             host=platform.node(),
@@ -158,7 +170,7 @@ class Worker:
         )
 
     def attempt(self, row: Row, task: str) -> Scored:
-        """Runs a row on a task; most faults stand in its cell."""
+        """Runs a row on a task; most faults stand in what comes back."""
         from fastadasp.experiments.cell import run_row
 
         ready = self.prepare(task)
@@ -171,7 +183,7 @@ class Worker:
             ready.clips,
             batch_size=self.settings.batch_size,
             encoder_flops=ready.encoder,
-            progress=lambda _: None,
+            progress=lambda count: self.advance(f"{task} {row.name}", count),
         )
 
     def prepare(self, name: str) -> Ready:
@@ -180,20 +192,25 @@ class Worker:
             from fastadasp.experiments.starts import Starts
             from fastadasp.inference.clips import encoder_flops, prepare
             from fastadasp.inference.runner import warm_up
-            from fastadasp.selection.cache import warn
 
             size, examples = self.settings.batch_size, self.read[1][name]
-            ready = prepare(self.loaded, examples, size, lambda _: None)
+            ready = prepare(self.loaded, examples, size, lambda _: self.advance(f"encoding {name}", 0))
             seen = {name: self.calibration[name]} if self.settings.calibrates else {}
             further = prepare(self.loaded, seen[name][0], size, lambda _: None) if seen else {}
-            grid = Grid((), self.read[0], {name: examples})
-            # Choices are made anew: a cache may hold one from another device, which no cell's identity would tell.
-            starts = Starts(grid, self.loaded, seen, further, warn, cached=False)
+            starts = Starts(self.loaded, self.read[0], seen, further, self._notice)
             clips = [ready[str(example.audio), example.instruction] for example in examples]
             if not self._ready:
                 warm_up(self.loaded, clips[0])
             self._ready[name] = Ready(clips, starts, encoder_flops(self.loaded, examples[0]))
         return self._ready[name]
+
+
+def check_lengths(examples: Iterable[Example], loaded: LoadedModel) -> None:
+    """Refuses a recording that is longer than the model can hear. Raises DataError."""
+    from fastadasp.audio import check_length
+
+    for path in {example.audio: None for example in examples}:
+        check_length(path, loaded.longest_clip)
 
 
 def _tidy() -> None:

@@ -50,8 +50,12 @@ class Efficiency(BaseModel):
         default=None,
         description="fraction removed of the decoder's and the encoder's FLOPs together; null if not counted",
     )
-    prefill_seconds: float = Field(description="time of the decoder's prefill, median of a batch, seconds")
-    decode_seconds: float = Field(description="time of all steps after the prefill, median of a batch, seconds")
+    prefill_seconds: float = Field(
+        description="time of the decoder's prefill, median of a batch but the first, seconds"
+    )
+    decode_seconds: float = Field(
+        description="time of all steps after the prefill, median of a batch but the first, seconds"
+    )
     new_tokens: float = Field(description="decoding steps of a batch, mean")
     batch_size: int = Field(description="clips in a batch (the last may hold fewer)")
 

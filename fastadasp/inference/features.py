@@ -81,6 +81,10 @@ class FeatureCache:
         name = hashlib.sha256(f"{self._model} {content}".encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
+    def has(self, recording: Path) -> bool:
+        """Whether there is a file of a recording's audio tokens; `get` says whether it is of use."""
+        return bool(self._cap) and is_file(self._file(recording))
+
     def get(self, recording: Path) -> Tensor | None:
         """The audio tokens of a recording, [N, D] on the host; None if they are not there, or damaged."""
         if not self._cap:

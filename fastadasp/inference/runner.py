@@ -156,6 +156,16 @@ def _generate(
     return texts, layers, (watch.first - begin, end - watch.first, watch.steps - 1)
 
 
+@torch.inference_mode()
+def seconds_of(
+    loaded: LoadedModel, clips: Sequence[ReadyClip], max_new_tokens: int, choices: tuple[str, str] | None = None
+) -> float:
+    """Seconds that the full model takes for one batch."""
+    (batch,) = batches(clips, len(clips), loaded.device)
+    _, _, times = _generate(loaded, None, batch, max_new_tokens, choices)
+    return times[0] + times[1]
+
+
 def choose(loaded: LoadedModel, logits: torch.Tensor, choices: tuple[str, str]) -> list[str]:
     """How probable the first choice is against the second, as text, from the first new token's logits [B, vocabulary].
 
@@ -213,8 +223,8 @@ def _efficiency(
         flops_removed_with_encoder=None
         if encoder_flops is None
         else (mean("flops_full") - mean("flops")) / (mean("flops_full") + encoder_flops),
-        prefill_seconds=median(prefill),
-        decode_seconds=median(decode),
+        prefill_seconds=median(prefill[1:] or prefill),  # the first batch warms caches up
+        decode_seconds=median(decode[1:] or decode),
         new_tokens=fmean(steps),
         batch_size=batch_size,
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastadasp.audio import read_audio, resample
 from fastadasp.contracts.task import Example
 from fastadasp.errors import DataError, FastAdaSPError
-from fastadasp.experiments.grid import FULL
+from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.records import Prediction
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.source import Source, key

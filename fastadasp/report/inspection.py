@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadasp.contracts.task import Example
-from fastadasp.experiments.grid import FULL
+from fastadasp.experiments.axes import FULL
 from fastadasp.inference.load import LoadedModel
 from fastadasp.report import clips
 from fastadasp.report.clips import Clip

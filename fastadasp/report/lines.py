@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import fmean
 from typing import Any
 
@@ -11,11 +12,9 @@ import numpy as np
 
 from fastadasp.contracts.task import Task
 from fastadasp.errors import FastAdaSPError
-from fastadasp.experiments.grid import FULL, find_task
-from fastadasp.experiments.lines import draw, interval
-from fastadasp.experiments.records import Cell, Prediction, StudyCell
-from fastadasp.experiments.standings import by_clip
-from fastadasp.experiments.statistics import Sample, difference, holm, rank
+from fastadasp.experiments.axes import FULL, find_task
+from fastadasp.experiments.records import Cell, Prediction
+from fastadasp.experiments.statistics import FEWEST, Sample, by_clip, difference, draw, holm, interval, rank
 from fastadasp.report.source import Source, key
 
 
@@ -39,7 +38,7 @@ class Line:
     axes: dict[str, str]
     budget: str
     metric: str
-    cells: list[Cell | StudyCell]
+    cells: list[Cell]
     value: float | None = None
     interval: tuple[float, float] | None = None
     baseline: str | None = None
@@ -69,10 +68,9 @@ class Line:
 
 def lines_of(source: Source, run: int, progress: Callable[[], None] = lambda: None) -> list[Line]:
     """The lines of a run, in its order."""
-    groups: dict[Any, list[Cell | StudyCell]] = {}
+    groups: dict[Any, list[Cell]] = {}
     for cell in source.cells:
-        axes = getattr(cell, "axes", {})
-        groups.setdefault((cell.task, cell.strategy, tuple(axes.items()), str(cell.budget)), []).append(cell)
+        groups.setdefault((cell.task, cell.strategy, tuple(cell.axes.items()), str(cell.budget)), []).append(cell)
     tasks = known_tasks(source)
     out = []
     for cells in groups.values():
@@ -83,7 +81,7 @@ def lines_of(source: Source, run: int, progress: Callable[[], None] = lambda: No
             run=run,
             task=first.task,
             strategy=first.strategy,
-            axes=dict(getattr(first, "axes", {})),
+            axes=dict(first.axes),
             budget="-" if first.budget is None else str(first.budget),
             metric=metric,
             cells=cells,
@@ -91,7 +89,7 @@ def lines_of(source: Source, run: int, progress: Callable[[], None] = lambda: No
             interval=done[0].interval if len(done) == 1 else None,
             errors=list(dict.fromkeys(cell.error for cell in cells if cell.error is not None)),
         )
-        clock = [source.times[key(cell)] if source.times else cell.efficiency for cell in done]
+        clock = [source.times.get(cell.cell) for cell in done]
         for name in ("prefill_seconds", "decode_seconds"):
             known = [value for one in clock if (value := getattr(one, name, None)) is not None]
             setattr(line, name, fmean(known) if known else None)
@@ -124,7 +122,8 @@ def _take_standings(source: Source, lines: Sequence[Line]) -> None:
     for line in lines:
         budget = "None" if line.budget == "-" else line.budget
         standing = standings.get((line.task, line.strategy, tuple(line.axes.items()), budget))
-        if standing is not None:
+        usable = line.value is not None and isfinite(line.value)  # else the cells were changed since
+        if usable and standing is not None and standing.value is not None:
             line.value, line.interval, line.metric = standing.value, standing.interval, standing.metric
             for name in _SAID:
                 setattr(line, name, getattr(standing, name))
@@ -154,7 +153,8 @@ def _compare(
     ]
     for place, gap, corrected in zip(told, gaps, holm([gap.p for gap in gaps]), strict=True):
         line = lines[place]
-        line.baseline, line.difference, line.difference_interval = FULL, gap.value, gap.interval
+        line.baseline, line.difference = FULL, gap.value
+        line.difference_interval = gap.interval if len(clips or ()) >= FEWEST else None
         line.wins, line.ties, line.losses, line.p_holm = gap.wins, gap.ties, gap.losses, corrected
     budgets: dict[str, list[int]] = {}
     for place in samples:
@@ -185,7 +185,6 @@ def sample_of(task: Task, line: Line, answers: dict[Any, list[Prediction]]) -> t
     )
 
 
-def _cost(cell: Cell | StudyCell, name: str) -> float | None:
-    costs: Any = cell.efficiency
-    value = None if costs is None else costs.get(name) if isinstance(costs, dict) else getattr(costs, name)
+def _cost(cell: Cell, name: str) -> float | None:
+    value = None if cell.efficiency is None else cell.efficiency.get(name)
     return None if value is None else float(value)

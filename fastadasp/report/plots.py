@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastadasp.experiments.folder import told
+from fastadasp.files import told
 from fastadasp.report.lines import Line
 from fastadasp.report.report import Report
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadasp.errors import FastAdaSPError
-from fastadasp.experiments.grid import FULL
-from fastadasp.experiments.records import Run
+from fastadasp.experiments.axes import FULL
 from fastadasp.report.clips import Clip, clips_of
 from fastadasp.report.lines import Line, lines_of
 from fastadasp.report.source import Source, read_source
@@ -44,8 +43,7 @@ class Report:
         """What the run ran with, by the names in `SAME`."""
         about = self.sources[run].about
         versions = about.versions
-        times = self.sources[run].times.values()
-        names = [about.device_name] if isinstance(about, Run) else list(dict.fromkeys(t.device_name for t in times))
+        names = self.sources[run].device_names
         facts = {"model": (about.model_hash or str(self.sources[run].model))[:12], "device": about.device}
         facts |= {"device_name": ", ".join(names), "dtype": about.dtype, "git": (about.git or "-")[:10]}
         return facts | {name: versions.get(name, "-") for name in ("fastadasp", "torch", "transformers")}
@@ -156,8 +154,8 @@ def _strategy(source: Source, line: Line) -> Any:
     from fastadasp.selection.select import at_layer
     from fastadasp.strategy import Strategy
 
-    cell: Any = next(cell for cell in line.cells if cell.error is None)
-    if isinstance(source.about, Run):
+    cell = next(cell for cell in line.cells if cell.error is None)
+    if not cell.axes and cell.budget is not None and line.strategy in source.about.strategies:
         strategy = Strategy.from_dict(source.about.strategies[line.strategy]).with_budget(cell.budget)
         strategy = strategy.replace(seed=cell.seed)
     else:
@@ -165,4 +163,4 @@ def _strategy(source: Source, line: Line) -> Any:
         if result is None:
             return None
         strategy = Strategy.from_dict({"name": line.strategy, **result.identity["strategy"]})
-    return at_layer(strategy, cell.layer) if strategy.needs_calibration else strategy
+    return at_layer(strategy, cell.layer) if strategy.needs_calibration and cell.layer is not None else strategy

@@ -12,12 +12,17 @@ from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ValidationError
 
 from fastadasp.errors import RunError
-from fastadasp.experiments.export import CLOCK, STATISTICS, STUDY
-from fastadasp.experiments.folder import PREDICTIONS, RESULTS, RUN
-from fastadasp.experiments.records import Cell, Prediction, Run, Standing, StudyCell, StudyPrediction, StudyRun, Times
+from fastadasp.experiments import old_format
+from fastadasp.experiments.folder import CLOCK, PREDICTIONS, RESULTS, RUN, STATISTICS
+from fastadasp.experiments.records import Cell, Prediction, Run, Standing, Times
+from fastadasp.files import parse_json
 from fastadasp.version import installed_version
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+Lift = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes a line of an earlier version one of today."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,14 @@ class Source:
         about: how it was made.
         cells: its cells, with the name of each by `key`.
         predictions: the answers, by the cell's key, in the order of the clips.
-        standings: statistics of a study; a comparison has none.
-        times: of a study, by cell.
+        standings: what the run says of its cells; none if it did not come to its end.
+        times: by cell.
         notes: what a reader should know, e.g. that the run was cut short.
     """
 
     folder: Path
-    about: Run | StudyRun
-    cells: list[Cell | StudyCell]
+    about: Run
+    cells: list[Cell]
     predictions: dict[Any, list[Prediction]]
     standings: list[Standing] = field(default_factory=list)
     times: dict[str, Times] = field(default_factory=dict)
@@ -45,25 +50,27 @@ class Source:
     def task_texts(self) -> list[str]:
         """The tasks as the command was given them."""
         arguments = self.about.arguments
-        if isinstance(self.about, Run):
-            return list(arguments.get("tasks", []))
-        return list(arguments.get("axes", {}).get("tasks", []))
+        return list(arguments.get("tasks") or arguments.get("axes", {}).get("tasks", []))
 
     @property
     def model(self) -> str | None:
         """Path or hub id of the model; None if it was the embedded one and the run does not say where that lay."""
-        named = self.about.model if isinstance(self.about, Run) else self.about.arguments.get("model")
-        return None if named is None else str(named)
+        return self.about.model or None
+
+    @property
+    def device_names(self) -> list[str]:
+        """The processors or GPUs that its cells ran on."""
+        names = dict.fromkeys(time.device_name for time in self.times.values() if time.device_name)
+        return list(names) or [self.about.device_name]
 
 
-def key(cell: Cell | StudyCell | Prediction) -> Any:
+def key(cell: Cell | Prediction) -> Any:
     """What tells a run's cells apart."""
-    named = getattr(cell, "cell", None)
-    return named if named is not None else (cell.strategy, cell.task, str(cell.budget), cell.seed)
+    return cell.strategy, cell.task, tuple(cell.axes.items()), str(cell.budget), cell.seed
 
 
 def read_source(folder: Path) -> Source:
-    """Reads a run.
+    """Reads a run of this version or an earlier one.
 
     Raises:
         RunError: there is no run, it was written by a newer version, a file is damaged (which line), or no cell is
@@ -73,12 +80,19 @@ def read_source(folder: Path) -> Source:
         what = "is a file" if folder.exists() else "does not exist"
         raise RunError(f"{folder} {what}; name the folder of a run, e.g. runs/20260101-120000")
     notes: list[str] = []
-    study = (folder / STUDY).is_file()
-    if not study and not (folder / RUN).is_file():
-        raise RunError(f"{folder} is not the folder of a run: it has neither {RUN} nor {STUDY}")
-    about: Run | StudyRun = _whole(folder / STUDY, StudyRun) if study else _whole(folder / RUN, Run)
-    cells: list[Any] = _lines(folder / RESULTS, StudyCell if study else Cell, about, notes)
-    answers: list[Any] = _lines(folder / PREDICTIONS, StudyPrediction if study else Prediction, about, notes, True)
+    old_study = (folder / old_format.STUDY).is_file()
+    if not old_study and not (folder / RUN).is_file():
+        raise RunError(f"{folder} is not the folder of a run: it has neither {RUN} nor {old_format.STUDY}")
+    described = folder / (old_format.STUDY if old_study else RUN)
+    text = _text(described)
+    old = old_study or old_format.is_comparison(_values(text))
+    describe: Lift | None = (lambda values: old_format.run_of(values, study=old_study)) if old else None
+    about = _parse(Run, text, str(described), lambda: None, describe)
+    single = old and not old_study  # a comparison of then
+    cells = _lines(folder / RESULTS, Cell, about, notes, lift=old_format.cell_of if single else None)
+    answers = _lines(
+        folder / PREDICTIONS, Prediction, about, notes, optional=True, lift=old_format.prediction_of if single else None
+    )
     if not any(cell.error is None for cell in cells):
         failed = f"; {len(cells)} failed" if cells else ""
         raise RunError(f"{folder} has no finished cell yet{failed}")
@@ -89,19 +103,27 @@ def read_source(folder: Path) -> Source:
     predictions: dict[Any, list[Prediction]] = {}
     for answer in answers:
         predictions.setdefault(key(answer), []).append(answer)
-    if not study:
-        return Source(folder, about, cells, predictions, notes=notes)
-    standings = _lines(folder / STATISTICS, Standing, about, notes, True)
-    times = {time.cell: time for time in _lines(folder / CLOCK, Times, about, notes, True)}
+    if single:
+        clock = _lines(
+            folder / RESULTS, Times, about, [], lift=lambda values: old_format.times_of(values, about.device_name)
+        )
+        standings: list[Standing] = []
+    else:
+        clock = _lines(folder / CLOCK, Times, about, notes, optional=True)
+        known = about.status != "running"  # they are written at the end
+        standings = _lines(folder / STATISTICS, Standing, about, notes, optional=True) if known else []
+    times = {time.cell: time for time in clock}
     return Source(folder, about, cells, predictions, standings, times, notes)
 
 
-def _whole(path: Path, kind: type[Parsed]) -> Parsed:
-    return _parse(kind, _text(path), str(path), lambda: None)
-
-
 def _lines(
-    path: Path, kind: type[Parsed], about: Run | StudyRun, notes: list[str], optional: bool = False
+    path: Path,
+    kind: type[Parsed],
+    about: Run,
+    notes: list[str],
+    *,
+    optional: bool = False,
+    lift: Lift | None = None,
 ) -> list[Parsed]:
     if not path.exists():
         if not optional:
@@ -115,8 +137,17 @@ def _lines(
     out = []
     for number, line in enumerate(lines[:-1], 1):
         if line.strip():
-            out.append(_parse(kind, line, f"{path}, line {number}", lambda: newer))
+            out.append(_parse(kind, line, f"{path}, line {number}", lambda: newer, lift))
     return out
+
+
+def _values(text: str) -> dict[str, Any]:
+    """JSON text as values; empty where it is something else, which whoever parses it says."""
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _text(path: Path) -> str:
@@ -128,9 +159,12 @@ def _text(path: Path) -> str:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _parse(kind: type[Parsed], text: str, where: str, newer: Callable[[], str | None]) -> Parsed:
+def _parse(
+    kind: type[Parsed], text: str, where: str, newer: Callable[[], str | None], lift: Lift | None = None
+) -> Parsed:
     try:
-        return kind.model_validate_json(text)
+        values = _values(text) if lift is not None else {}
+        return kind.model_validate_json(text) if lift is None or not values else kind.model_validate(lift(values))
     except ValidationError as error:
         version = newer() or _newer_text(text)
         if version is not None:
@@ -142,7 +176,7 @@ def _parse(kind: type[Parsed], text: str, where: str, newer: Callable[[], str | 
         raise RunError(f"{where} is damaged: {place + ': ' if place else ''}{first['msg']}") from None
 
 
-def _newer(about: Run | StudyRun) -> str | None:
+def _newer(about: Run) -> str | None:
     """The version that wrote a run, if it is newer than this one."""
     return _if_newer(about.versions.get("fastadasp"))
 

@@ -60,6 +60,9 @@ def _check_ratios(
             falls = all(0 <= b <= a <= tokens for a, b in zip((tokens, *counts), counts, strict=False))
             good = len(counts) == layers and falls and all(n == tokens for n in counts[:start])
             at.expect(good, repr(counts), f"{layers} counts that do not rise, {tokens} before the start layer, or None")
+    leaves = schedule.exit_layer(start, layers)
+    at = subject.when(f"exit_layer(start={start}, num_layers={layers})")
+    at.expect(leaves is None or start < leaves < layers, repr(leaves), f"None, or a layer from {start + 1} on")
     return ratios
 
 

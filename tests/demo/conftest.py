@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastadasp.demo import model_path
-from fastadasp.demo.audio import DIGITS
+from tools.demo.audio import DIGITS
 
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fastadasp.audio import read_audio
-from fastadasp.demo import data_path, evaluate, prompts
-from fastadasp.demo.features import FeatureMaker
-from fastadasp.demo.learning import loss_of
+from fastadasp.demo import data_path, prompts
+from tools.demo import evaluate
+from tools.demo.features import FeatureMaker
+from tools.demo.learning import loss_of
 
 Model = tuple[Any, Any]
 
@@ -61,8 +62,8 @@ def test_training_features_are_those_of_the_whole_window(demo_model: Model, samp
 def test_training_loss_is_that_of_the_whole_model(demo_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """All questions about a clip are trained in one row; each must count as if it were asked alone."""
     model, processor = demo_model
-    monkeypatch.setattr("fastadasp.demo.learning.mask_spans", lambda features, rng: features.float())
-    monkeypatch.setattr("fastadasp.demo.learning.functional.dropout", lambda x, p, training=True: x)
+    monkeypatch.setattr("tools.demo.learning.mask_spans", lambda features, rng: features.float())
+    monkeypatch.setattr("tools.demo.learning.functional.dropout", lambda x, p, training=True: x)
     _, wave = _clip("sqa")
     features = FeatureMaker(model.model.audio_tower, processor.feature_extractor)(wave)
     encode = lambda text: processor.tokenizer(text).input_ids  # noqa: E731

@@ -79,8 +79,9 @@ def test_importing_the_package_and_prompts_is_light() -> None:
 
 @pytest.mark.parametrize("module", ["train", "testset"])
 def test_wrong_data_folder(module: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", f"fastadasp.demo.{module}", "--data", str(tmp_path / "nowhere"), "--out"]
-    done = subprocess.run([*command, str(tmp_path / "out")], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", f"tools.demo.{module}", "--data", str(tmp_path / "nowhere"), "--out"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run([*command, str(tmp_path / "out")], capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "nowhere" in done.stderr

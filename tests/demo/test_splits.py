@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastadasp.demo import corpus, data_path, splits, testset
-from fastadasp.demo.audio import DIGITS, GERMAN
+from fastadasp.demo import data_path
 from fastadasp.errors import DataError
+from tools.demo import corpus, splits, testset
+from tools.demo.audio import DIGITS, GERMAN
 
 
 def test_splits_are_the_same_every_time(data_folder: Path) -> None:

@@ -14,8 +14,8 @@ from inside import end
 from fastadasp import Strategy, load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
-from fastadasp.demo.evaluate import instruction, read_rows
 from fastadasp.demo.prompts import AUDIO_PLACEHOLDER, build_prompt
+from fastadasp.demo.rows import instruction, read_rows
 from fastadasp.inference.load import load_model
 from fastadasp.serving.embeddings import embed
 from fastadasp.serving.options import overrides

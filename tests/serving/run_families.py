@@ -21,7 +21,7 @@ from inside import end
 from fastadasp import load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path
-from fastadasp.demo.evaluate import read_rows
+from fastadasp.demo.rows import read_rows
 from fastadasp.serving.options import overrides
 
 NEW, COUNT = 24, 6

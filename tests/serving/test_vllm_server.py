@@ -23,7 +23,6 @@ from fastadasp.audio import read_audio
 from fastadasp.bench.served import Plan, measured, recordings
 from fastadasp.counts.budget import Budget
 from fastadasp.demo import data_path, model_path
-from fastadasp.demo.evaluate import read_rows
 from fastadasp.demo.prompts import build_prompt
 from fastadasp.strategy import load_strategy
 

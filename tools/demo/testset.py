@@ -1,6 +1,6 @@
-"""Makes the packaged test set from data folders: ``python -m fastadasp.demo.testset --data DIR --out DIR``.
+"""Makes the packaged test set from data folders: ``python -m tools.demo.testset --data DIR --out DIR``.
 
-Only recordings that training never touches (`fastadasp.demo.splits`).
+Only recordings that training never touches (`tools.demo.splits`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import soundfile
 import typer
 
 from fastadasp.demo import prompts
-from fastadasp.demo.audio import DIGITS, RATE, Wave, disturb, join, read
-from fastadasp.demo.corpus import GENDERS, number_questions
-from fastadasp.demo.splits import Recording, load_recordings
 from fastadasp.errors import DataError, FastAdaSPError
+from tools.demo.audio import DIGITS, RATE, Wave, disturb, join, read
+from tools.demo.corpus import GENDERS, number_questions
+from tools.demo.splits import Recording, load_recordings
 
 SEEN_NUMBERS, UNSEEN_NUMBERS, LONG_NUMBERS = 40, 28, 4
 ORDER_QUESTIONS = 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastadasp.demo.audio import RATE, Wave
+from tools.demo.audio import RATE, Wave
 
 
 class FeatureMaker:

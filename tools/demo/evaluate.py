@@ -1,11 +1,10 @@
-"""Accuracy of the embedded model on its packaged test set: ``python -m fastadasp.demo.evaluate``.
+"""Accuracy of the embedded model on its packaged test set: ``python -m tools.demo.evaluate``.
 
 The plain model: transformers' own classes, no shortening.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from fastadasp.demo import data_path, model_path, prompts
+from fastadasp.demo.rows import instruction, read_rows
 from fastadasp.errors import DataError, FastAdaSPError, ModelError
 
 METRICS = {"asr": "wer", "st": "bleu", "sqa": "accuracy", "er": "accuracy", "gender": "accuracy"}
@@ -33,20 +33,6 @@ class Score:
     clips: int
     metric: str
     value: float
-
-
-def read_rows(data: Path, tasks: list[str], limit: int | None = None) -> list[dict[str, Any]]:
-    """Manifest lines of `tasks`, at most the first `limit` of each."""
-    manifest = data / "manifest.jsonl"
-    if not manifest.is_file():
-        raise DataError(f"there is no test set in {data}: it has no manifest.jsonl")
-    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [row for task in tasks for row in [r for r in rows if r["task"] == task][:limit]]
-
-
-def instruction(row: dict[str, Any]) -> str:
-    """What is asked about a manifest line: its question, or its task's instruction."""
-    return str(row.get("question") or prompts.INSTRUCTIONS[row["task"]][0])
 
 
 def answer(

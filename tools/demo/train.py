@@ -1,4 +1,4 @@
-"""Makes the embedded model from data folders: ``python -m fastadasp.demo.train --data DIR``."""
+"""Makes the embedded model from data folders: ``python -m tools.demo.train --data DIR``."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def main(
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fastadasp.demo import corpus
-    from fastadasp.demo.architecture import make_model, make_processor, make_tokenizer
-    from fastadasp.demo.features import FeatureMaker
-    from fastadasp.demo.learning import Plan, train
     from fastadasp.demo.prompts import knows
-    from fastadasp.demo.splits import load_recordings
+    from tools.demo import corpus
+    from tools.demo.architecture import make_model, make_processor, make_tokenizer
+    from tools.demo.features import FeatureMaker
+    from tools.demo.learning import Plan, train
+    from tools.demo.splits import load_recordings
 
     if not data.is_dir():
         raise DataError(f"--data {data} is not a folder")

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from fastadasp.demo import prompts
-from fastadasp.demo.corpus import Clip
+from tools.demo.corpus import Clip
 
 SHARES = {"asr": 0.48, "sqa": 0.22, "er": 0.14, "gender": 0.16}
 """Share of the training clips drawn for the sake of each task; all that is asked about a clip is trained at once."""

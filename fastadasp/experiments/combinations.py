@@ -11,7 +11,7 @@ from typing import Any
 
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
-from fastadasp.experiments.grid import FULL, Row, reachable_kind
+from fastadasp.experiments.axes import FULL, Row, reachable_kind
 from fastadasp.experiments.identity import cell_hash, cell_identity
 from fastadasp.experiments.records import RefusedCell
 from fastadasp.experiments.spec import Spec
@@ -54,7 +54,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     """The cells of a study in the order of its axes, tasks first."""
 
     points: list[Point]
@@ -92,6 +92,7 @@ def recipes(spec: Spec) -> tuple[list[tuple[Labels, Strategy]], list[RefusedCell
     made: list[tuple[Labels, Strategy]] = []
     refused: list[RefusedCell] = []
     left_out = 0
+    names: dict[str, str] = {}
     for labels, values in _combinations(axes):
         wanted = [
             ({**labels, "budgets": name}, budget)
@@ -103,16 +104,23 @@ def recipes(spec: Spec) -> tuple[list[tuple[Labels, Strategy]], list[RefusedCell
             continue
         try:
             recipe = _recipe(values, spec.fixed)
-            made += [(named, recipe.with_budget(reachable_kind(recipe, budget))) for named, budget in wanted]
+            placed = [(named, recipe.with_budget(reachable_kind(recipe, budget))) for named, budget in wanted]
         except FastAdaSPError as error:
+            if spec.strict:
+                raise
             refused.append(RefusedCell(axes=labels, reason=_reason(error)))
+            continue
+        text = labels["strategies"]
+        if names.setdefault(recipe.name, text) != text:
+            raise RunError(f"{names[recipe.name]} and {text} are both called {recipe.name!r}; rename one")
+        made += placed
     if not made:
         why = f": {refused[0].reason}" if refused else ", since all are left out"
         raise RunError(f"the study has no cell: each of its {combinations} recipes is refused{why}")
     return made, refused, left_out
 
 
-def make_plan(spec: Spec, facts: Mapping[str, Any]) -> Plan:
+def make_grid(spec: Spec, facts: Mapping[str, Any]) -> Grid:
     """The cells, now that the model and the clips are known. Raises RunError if none is left."""
     from fastadasp.counts.schedule import check_fit
 
@@ -124,6 +132,8 @@ def make_plan(spec: Spec, facts: Mapping[str, Any]) -> Plan:
                 check_fit(recipe, facts["layers"])
             fitting.append((labels, recipe))
         except FastAdaSPError as error:
+            if spec.strict:
+                raise
             refused.append(RefusedCell(axes=labels, reason=_reason(error)))
     if not fitting:
         raise RunError(f"the study has no cell: each of its recipes is refused: {refused[0].reason}")
@@ -136,13 +146,13 @@ def make_plan(spec: Spec, facts: Mapping[str, Any]) -> Plan:
                 left_out += 1
                 continue
             point = Point(task, labels, row, cell_hash(cell_identity(row.strategy, task, facts)))
-            if (first := seen.setdefault(point.cell, point)) is not point:
+            if (first := seen.setdefault(point.cell, point)) is not point and not spec.strict:
                 refused.append(
                     RefusedCell(axes={"tasks": task, **labels}, reason=f"is the same as {describe(first.labels)}")
                 )
                 continue
             points.append(point)
-    return Plan(points, refused, left_out)
+    return Grid(points, refused, left_out)
 
 
 def _rows(spec: Spec, labels: Labels, recipe: Strategy) -> Iterator[tuple[Labels, Row]]:

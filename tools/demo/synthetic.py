@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastadasp.demo.audio import DIGITS, Wave, read
+from tools.demo.audio import DIGITS, Wave, read
 
 _ESPEAK = [
     f"{accent}+{variant}"

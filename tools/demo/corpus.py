@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fastadasp.demo import prompts, synthetic
-from fastadasp.demo.audio import DIGITS, GERMAN, RATE, Wave, disturb, join, read
-from fastadasp.demo.features import FeatureMaker
-from fastadasp.demo.splits import EMODB_GENDER, Recording
+from fastadasp.demo import prompts
+from tools.demo import synthetic
+from tools.demo.audio import DIGITS, GERMAN, RATE, Wave, disturb, join, read
+from tools.demo.features import FeatureMaker
+from tools.demo.splits import EMODB_GENDER, Recording
 
 SPEEDS = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 GENDERS = {"F": "female", "M": "male"}

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from fastadasp.demo import prompts
-from fastadasp.demo.audio import DIGITS, GERMAN
+from tools.demo.audio import DIGITS, GERMAN
 
 VOCABULARY = 640
 

@@ -1,8 +1,8 @@
-"""What a comparison runs: strategies x budgets x tasks, checked before anything is computed."""
+"""What the values of the axes stand for: strategies, budgets and tasks by name, checked before anything is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from fastadasp.contracts.task import Example, Task
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, RunError
-from fastadasp.strategy import Strategy, get_registry, load_strategy
+from fastadasp.strategy import Strategy, get_registry
 from fastadasp.tasks.definition import SUFFIX, read_task
 from fastadasp.tasks.manifest import ManifestTask, listing
 
@@ -28,74 +28,11 @@ class Row:
     seed: int
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The cells: every row on every task."""
-
-    rows: tuple[Row, ...]
-    tasks: dict[str, Task]
-    examples: dict[str, list[Example]]
-
-    @property
-    def cells(self) -> int:
-        return len(self.rows) * len(self.tasks)
-
-    @property
-    def strategies(self) -> dict[str, Strategy]:
-        """Each strategy once, by name."""
-        return {row.name: row.strategy for row in self.rows if row.strategy is not None}
-
-
-def make_grid(
-    strategies: Sequence[str],
-    budgets: Sequence[str | float],
-    tasks: Sequence[str],
-    *,
-    overrides: dict[str, Any],
-    seed: int,
-    limit: int | None,
-    seeds: int = 1,
-    budgets_of: Mapping[str, Sequence[str | float]] | None = None,
-    skip_bad: bool = False,
-    notice: Callable[[str], None] = lambda _: None,
-    model: str | None = None,
-    prompt: str | None = None,
-) -> Grid:
-    """Reads every strategy, budget and task. Raises the error of whichever is wrong.
-
-    Args:
-        strategies: names or TOML files; ``all`` stands for every installed one, those of equal content once.
-        seeds: how many seeds, from `seed` on, each random strategy gets.
-        budgets: amounts; the prefix of a text (``flops=0.1``) holds until the next.
-        budgets_of: the budgets of those strategies that do not get `budgets`.
-        skip_bad, notice, model, prompt: as for `read_tasks`.
-    """
-    if not strategies:
-        raise RunError("no strategy given")
-    if not budgets:
-        raise RunError("no budget given")
-    if not tasks:
-        raise RunError("no task given")
-    amounts = Budget.several(budgets)
-    if seeds < 1:
-        raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {seeds}")
-    rows = [Row(FULL, None, None, seed)]
-    names: dict[str, str] = {}
-    for text in expand(strategies):
-        strategy = load_strategy(text, **{"seed": seed, **overrides})
-        if strategy.name == FULL:
-            raise RunError(f"a strategy cannot be called {FULL!r}: that is the model without any")
-        if strategy.name in names:
-            raise RunError(f"{names[strategy.name]} and {text} are both called {strategy.name!r}; rename one")
-        names[strategy.name] = text
-        own = Budget.several(budgets_of[text]) if budgets_of and text in budgets_of else amounts
-        for amount in dict.fromkeys(own):
-            amount = reachable_kind(strategy, amount)
-            placed = strategy.with_budget(amount)
-            given = range(strategy.seed, strategy.seed + (seeds if strategy.seeded else 1))
-            rows += [Row(strategy.name, placed.replace(seed=drawn), amount, drawn) for drawn in given]
-    chosen, examples = read_tasks(tasks, limit, skip_bad=skip_bad, notice=notice, model=model, prompt=prompt)
-    return Grid(tuple(rows), chosen, examples)
+def budget_value(row: Row) -> float | str | None:
+    """A row's budget as results hold it."""
+    if row.budget is None:
+        return None
+    return row.budget.tokens if row.budget.tokens is not None else str(row.budget)
 
 
 def reachable_kind(strategy: Strategy, amount: Budget) -> Budget:

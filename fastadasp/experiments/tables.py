@@ -1,0 +1,246 @@
+"""The tables that a person reads: a line for each recipe and budget, with other columns for `compare` and `ablate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rich import box
+from rich.table import Table
+
+from fastadasp.contracts.task import Task
+from fastadasp.experiments.axes import FULL
+from fastadasp.experiments.standings import Entry
+from fastadasp.experiments.statistics import FEWEST, LEVEL
+
+UNCLEAR = "n.d."
+"""Stands where a difference is not distinguishable from none."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What a table is about.
+
+    Attributes:
+        clips: how many the task has.
+        baseline: what differences are taken against, in words.
+        axes: recipe axes with several values.
+    """
+
+    task: Task
+    clips: int
+    baseline: str
+    axes: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        """What stands above the table."""
+        task = self.task
+        arrow = "higher is better" if task.higher_is_better else "lower is better"
+        summary = f": {task.summary}" if task.summary else ""
+        return f"{task.name}{summary} ({task.kind}; {task.metric}, {arrow}; {self.clips} clips)"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that tell lines apart."""
+        return ("strategy", *self.axes, "budget")
+
+
+def unclear(entry: Entry) -> bool:
+    """Whether a difference cannot be told from none: its interval holds zero, or so says the test, corrected for the
+    whole table. False where there is no difference."""
+    line = entry.standing
+    if line.difference is None or line.p_holm is None:
+        return False
+    span = line.difference_interval
+    return line.p_holm > LEVEL or (span is not None and span[0] <= 0 <= span[1])
+
+
+def span(interval: tuple[float, float] | None) -> str:
+    """An interval as text."""
+    return "" if interval is None or interval[0] == interval[1] else f"{interval[0]:.1f} to {interval[1]:.1f}"
+
+
+def _difference(entry: Entry) -> str:
+    value = entry.standing.difference
+    return "" if value is None else f"{value:+.1f}"
+
+
+def _p(entry: Entry) -> str:
+    p = entry.standing.p_holm
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _verdict(entry: Entry) -> str:
+    return UNCLEAR if unclear(entry) else _p(entry)
+
+
+def _wins(entry: Entry) -> str:
+    line = entry.standing
+    return "" if line.wins is None else f"{line.wins}/{line.ties}/{line.losses}"
+
+
+def _left(entry: Entry) -> str:
+    kept = 1 - fmean(cost.audio_tokens_removed for cost in entry.costs)
+    return f"{fmean(cost.audio_tokens_left for cost in entry.costs):.1f} ({kept:.0%})"
+
+
+def _flops(entry: Entry) -> str:
+    both = [c.flops_removed_with_encoder for c in entry.costs if c.flops_removed_with_encoder is not None]
+    return f"{fmean(cost.flops_removed for cost in entry.costs):.1%}" + (f" ({fmean(both):.1%})" if both else "")
+
+
+def _size(entry: Entry) -> str:
+    count = fmean(cost.kv_bytes for cost in entry.costs)
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def _time(name: str) -> Callable[[Entry], str]:
+    def shown(entry: Entry) -> str:
+        seconds = fmean(getattr(cost, name) for cost in entry.costs)
+        return f"{1000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+    return shown
+
+
+COLUMNS: dict[str, Callable[[Entry], str]] = {
+    "95 %": lambda entry: span(entry.standing.interval),
+    "change": _difference,
+    "difference": _difference,
+    "95 % of it": lambda entry: span(entry.standing.difference_interval),
+    "win/tie/loss": _wins,
+    "p (Holm)": _p,
+    "verdict": _verdict,
+    "tokens removed": lambda entry: f"{entry.standing.audio_tokens_removed:.0%}",
+    "audio left": _left,
+    "KV bytes": _size,
+    "FLOPs removed": _flops,
+    "prefill": _time("prefill_seconds"),
+    "decode": _time("decode_seconds"),
+    "rank": lambda entry: "" if entry.standing.rank is None else str(entry.standing.rank),
+}
+"""What each column says of a line that did not fail."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """How a command shows its lines.
+
+    Attributes:
+        columns: names in `COLUMNS`, after those that tell lines apart and the metric.
+        less: columns that a narrow terminal does without, the first to go first.
+        timed: those that a clock decides; files that have the same bytes in every run do without.
+    """
+
+    columns: tuple[str, ...]
+    less: tuple[str, ...]
+    timed: tuple[str, ...] = ("prefill", "decode")
+
+    def without_times(self) -> Face:
+        """The same for a file that does not depend on clocks."""
+        return Face(tuple(name for name in self.columns if name not in self.timed), self.less, ())
+
+    def header(self, heading: Heading) -> tuple[str, ...]:
+        """All columns."""
+        metric = heading.task.metric
+        return (*heading.names, metric if metric == "accuracy" else metric.upper(), *self.columns)
+
+    def row(self, entry: Entry, names: Sequence[str]) -> tuple[str, ...]:
+        """One line as text; `names` are the columns that tell lines apart."""
+        line = entry.standing
+        own = {"strategy": line.strategy, **line.axes, "budget": "-" if line.budget is None else str(line.budget)}
+        head = tuple(own.get(name, "") for name in names)
+        if line.value is None or not entry.costs:
+            return (*head, "failed", *("",) * len(self.columns))
+        return (*head, f"{line.value:.1f}", *(COLUMNS[name](entry) for name in self.columns))
+
+    def note(self, heading: Heading, entries: Sequence[Entry]) -> str:
+        """What stands below a table: how to read it, and what cannot be told apart."""
+        seeds = max((len(entry.standing.seeds) for entry in entries), default=1)
+        over = "clips and seeds" if seeds > 1 else "clips"
+        few = "" if heading.clips >= FEWEST else f" (too few clips for one: {heading.clips}, it needs {FEWEST})"
+        out = [f"95 %: bootstrap over {over}{few}"]
+        if seeds > 1:
+            out.append(f"random strategies: mean of {seeds} seeds")
+        for name in ("change", "difference"):
+            if name in self.columns:
+                out.append(f"{name}: less {heading.baseline}, paired over the clips")
+        if "verdict" in self.columns:
+            out.append(
+                f"verdict: p of the change, corrected for the table (Holm), or {UNCLEAR}: not distinguishable from none"
+            )
+        if "win/tie/loss" in self.columns:
+            out.append("win/tie/loss: clips; equal ranks: not distinguishable")
+        if "FLOPs removed" in self.columns:
+            out.append("FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too")
+        if self.timed and set(self.timed) & set(self.columns):
+            out.append("prefill, decode: median of a batch, for orientation; fastadasp bench measures times")
+        lines = ["; ".join(out)]
+        return "\n".join([*lines, *(_best(self, heading, entries) if "rank" in self.columns else [])])
+
+
+COMPARISON = Face(
+    ("95 %", "change", "95 % of it", "verdict", "audio left", "KV bytes", "FLOPs removed", "prefill", "decode"),
+    ("decode", "prefill", "KV bytes", "95 % of it", "audio left", "95 %", "verdict", "change"),
+)
+"""The columns of `compare`."""
+
+STUDY = Face(
+    ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", "rank"),
+    ("tokens removed", "95 % of it", "win/tie/loss", "95 %", "rank", "FLOPs removed"),
+)
+"""The columns of `ablate`."""
+
+
+def rich_table(face: Face, heading: Heading, entries: Sequence[Entry]) -> Table:
+    """For the terminal."""
+    table = Table(title=heading.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption, table.caption_justify = face.note(heading, entries), "left"
+    for place, column in enumerate(face.header(heading)):
+        table.add_column(column, justify="left" if place < len(heading.names) - 1 else "right", no_wrap=True)
+    last = FULL
+    for entry in entries:
+        if entry.standing.strategy != last:
+            table.add_section()
+        last = entry.standing.strategy
+        table.add_row(*face.row(entry, heading.names))
+    return table
+
+
+def markdown(face: Face, heading: Heading, entries: Sequence[Entry]) -> str:
+    """For a page."""
+    header, left = face.header(heading), len(heading.names) - 1
+    out = [f"**{heading.title}**", "", f"| {' | '.join(header)} |"]
+    out += ["|" + "---|" * left + "---:|" * (len(header) - left)]
+    out += [f"| {' | '.join(face.row(entry, heading.names))} |" for entry in entries]
+    sentences = face.note(heading, entries).split("\n")
+    return "\n".join([*out, "", *(f"{sentence}  " for sentence in sentences[:-1]), sentences[-1]]) + "\n"
+
+
+def _best(face: Face, heading: Heading, entries: Sequence[Entry]) -> list[str]:
+    """For each budget, which recipes cannot be told from the best."""
+    named = [name for name in heading.names if name != "budget"]
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.standing.rank is not None:
+            groups.setdefault(str(entry.standing.budget), []).append(entry)
+    out = []
+    for budget, group in groups.items():
+        first = [" ".join(face.row(one, named)[: len(named)]) for one in group if one.standing.rank == 1]
+        if len(group) == 1:
+            continue
+        if len(first) == len(group):
+            out.append(f"at {budget}: the {len(group)} recipes are not distinguishable")
+        elif len(first) == 1:
+            out.append(f"at {budget}: best is {first[0]}")
+        else:
+            shown = "; ".join(first[:8]) + (f"; and {len(first) - 8} more" if len(first) > 8 else "")
+            out.append(
+                f"at {budget}: {len(first)} of {len(group)} recipes are not distinguishable from the best: {shown}"
+            )
+    return out
