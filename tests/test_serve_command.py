@@ -233,3 +233,32 @@ def test_recordings_have_the_length_and_differ() -> None:
     assert {len(clip) for clip in clips} == {40_000}
     assert len({clip.tobytes() for clip in clips}) == len(clips)
     assert len(recordings(sounds[:1], 60.0)[0]) == 960_000  # told again where there is too little
+
+
+COMPARE = {
+    "no vLLM": (["--strategies", "affinity-pooling"], "--engine vllm: vLLM is not installed here"),
+    "another engine": (["--engine", "sglang"], "--engine is transformers or vllm"),
+    "a budget of the prompt": (["--budgets", "flops=0.5"], "depends on the whole prompt"),
+}
+
+
+@pytest.mark.parametrize("case", COMPARE)
+def test_comparing_inside_vllm_refuses_what_it_cannot(case: str, no_vllm, tmp_path: Path) -> None:
+    given, words = COMPARE[case]
+    code, told = run("compare", "--engine", "vllm", *given, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert words in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipes_are_refused_that_act_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They would be another method there. Nothing of vLLM is imported for it."""
+    monkeypatch.setattr(plugin, "installed", lambda: "0.32.0")
+    line = ["compare", "--engine", "vllm", "--tasks", "er", "--limit", "1", "--budgets", "0.5"]
+    code, told = run(*line, "--strategies", "uniform", "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "recipe 'uniform' acts at the site \"block\"" in told
+    moved = ["--strategies", "affinity-pooling", "--executor", "ray"]
+    code, told = run(*line, *moved, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "runs with the executor local, not ray" in told

@@ -53,6 +53,14 @@ def checked(model: str, options: dict[str, Any]) -> Checked:
         ModelError: the configuration cannot be read.
     """
     recipe = strategy_for(options)  # its faults before a hub is asked
+    architecture, layers = architecture_of(model)
+    made = overrides(options, architecture)
+    serving(options, layers)
+    return Checked(made, recipe.name)
+
+
+def architecture_of(model: str) -> tuple[str, int]:
+    """A model's architecture, and the layers of its decoder. Raises ModelError."""
     import transformers
 
     try:
@@ -61,11 +69,9 @@ def checked(model: str, options: dict[str, Any]) -> Checked:
         raise ModelError(f"the configuration of {model} cannot be read: {str(error).splitlines()[0]}") from None
     named = list(getattr(config, "architectures", None) or ())
     if not named:
-        raise StrategyError(f"the configuration of {model} names no architecture")
-    made = overrides(options, named[0])
+        raise ModelError(f"the configuration of {model} names no architecture")
     text = getattr(config, "thinker_config", config).get_text_config()
-    serving(options, int(text.num_hidden_layers))
-    return Checked(made, recipe.name)
+    return named[0], int(text.num_hidden_layers)
 
 
 def server_command(

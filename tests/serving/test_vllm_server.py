@@ -24,6 +24,7 @@ from fastadasp.bench.served import Plan, measured, recordings
 from fastadasp.counts.budget import Budget
 from fastadasp.demo import data_path, model_path
 from fastadasp.demo.prompts import build_prompt
+from fastadasp.demo.rows import read_rows
 from fastadasp.strategy import load_strategy
 
 SETTING = {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"}

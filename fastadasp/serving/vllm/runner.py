@@ -16,7 +16,7 @@ from fastadasp.inference.costs import SampleCost
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import Outcome, efficiency
 from fastadasp.models.lookup import adapter_for
-from fastadasp.serving.launch import Checked, checked
+from fastadasp.serving.launch import Checked, architecture_of, checked
 from fastadasp.serving.vllm import fault, installed
 from fastadasp.strategy import Strategy
 
@@ -42,13 +42,14 @@ class VllmRunner:
         self._engine: Any = None
         self._key: str | None = None
 
-    def check(self, strategy: Strategy) -> Checked:
-        """Refuses, in a sentence, a recipe that would act otherwise inside vLLM. Raises StrategyError."""
-        if strategy.site != "input" or strategy.layers.model_dump().get("layer") != 0:
-            raise StrategyError(
-                f"--engine vllm: recipe {strategy.name!r} does not act before layer 0; change it with --set site=input "
-                "--set layers.layer=0, which is another method, or leave it out"
-            )
+    def check(self, strategy: Strategy) -> None:
+        """Refuses, in a sentence, a recipe that cannot act inside vLLM as it does elsewhere. Raises StrategyError."""
+        self.checked(strategy)
+
+    def checked(self, strategy: Strategy) -> Checked:
+        """What the engine is told of a recipe. Raises StrategyError."""
+        if why := strategy.why_not_on_features(architecture_of(self.model)[1]):
+            raise StrategyError(f"--engine vllm: {why}")
         return checked(self.model, {"strategy": strategy.to_dict()})
 
     def run(
@@ -101,7 +102,7 @@ class VllmRunner:
         return found
 
     def _engine_for(self, strategy: Strategy | None, dtype: str, together: int) -> Any:
-        changes = {} if strategy is None else self.check(strategy).overrides
+        changes = {} if strategy is None else self.checked(strategy).overrides
         key = repr((changes, dtype, together))
         if key != self._key:
             self.close()
