@@ -25,7 +25,7 @@ from fastadasp.bench.machine import machine
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
 from fastadasp.serving.launch import Checked, address, checked, free_port, running, server_command
-from fastadasp.serving.options import whole_recipe
+from fastadasp.serving.options import BUDGET, whole_recipe
 from fastadasp.serving.vllm import fault, installed
 
 RATE = 16_000
@@ -204,7 +204,7 @@ def _body(name: str, wave: NDArray[np.float32], budget: Budget | None, new_token
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
-        "mm_processor_kwargs": {"fastadasp_budget": 0 if budget is None else str(budget)},
+        "mm_processor_kwargs": {BUDGET: 0 if budget is None else str(budget)},
     }
     return json.dumps(asked).encode()
 

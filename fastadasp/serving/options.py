@@ -13,6 +13,8 @@ FIELD = "fastadasp"
 """The field of the model's configuration that carries the options."""
 PREFIX = "FastAdaSP"
 """Before a family's architecture name: a server without fastadasp refuses it, instead of serving the full model."""
+BUDGET = "fastadasp_budget"
+"""The budget of one request, among its ``mm_processor_kwargs``."""
 ARCHITECTURES = (
     "Qwen2AudioForConditionalGeneration",
     "Qwen2_5OmniForConditionalGeneration",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastadasp.errors import StrategyError
-from fastadasp.serving.options import Serving
+from fastadasp.serving.options import BUDGET, Serving
 from fastadasp.serving.vllm.config import serving_of
 from fastadasp.serving.vllm.counts import record
 from fastadasp.serving.vllm.private import (
@@ -20,8 +20,6 @@ from fastadasp.serving.vllm.private import (
     PromptUpdateDetails,
 )
 
-BUDGET = "fastadasp_budget"
-"""The budget of one request, among its ``mm_processor_kwargs``."""
 TOKENS, KEPT = "fastadasp_tokens", "fastadasp_kept"
 """Fields of a clip: its audio tokens before, and after."""
 _REHEARSAL: ContextVar[bool] = ContextVar("rehearsal", default=False)

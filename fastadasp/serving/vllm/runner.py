@@ -17,6 +17,7 @@ from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import Outcome, efficiency
 from fastadasp.models.lookup import adapter_for
 from fastadasp.serving.launch import Checked, architecture_of, checked
+from fastadasp.serving.options import BUDGET
 from fastadasp.serving.vllm import fault, installed
 from fastadasp.strategy import Strategy
 
@@ -50,7 +51,8 @@ class VllmRunner:
         """What the engine is told of a recipe. Raises StrategyError."""
         if why := strategy.why_not_on_features(architecture_of(self.model)[1]):
             raise StrategyError(f"--engine vllm: {why}")
-        return checked(self.model, {"strategy": strategy.to_dict()})
+        # Budgets come with the requests, so that all budgets of a recipe share an engine.
+        return checked(self.model, {"strategy": strategy.with_budget(0.5).to_dict()})
 
     def run(
         self,
@@ -91,8 +93,10 @@ class VllmRunner:
         engine = self._engine_for(strategy, loaded.dtype, together)
         from vllm import SamplingParams
 
+        own = {} if strategy is None else {"mm_processor_kwargs": {BUDGET: str(strategy.budget)}}
         requests = [
             {
+                **own,
                 "prompt_token_ids": prompt_tokens(loaded, clip.example),
                 "multi_modal_data": {"audio": (read_clip(clip.example, loaded), loaded.sampling_rate)},
             }
