@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200
+"""Letters of a name that a message repeats."""
+
 
 class FastAdaSPError(Exception):
     """Base of every error that fastadasp raises on purpose."""
@@ -19,10 +22,12 @@ class UnknownNameError(FastAdaSPError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        long = len(name) > LONGEST
+        close = [] if long else difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        shown = f"{name[:LONGEST]}..." if long else name
         guess = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
         listing = ", ".join(known) if known else "none"
-        super().__init__(f"unknown {kind} {name!r}.{guess} Installed: {listing}.{' ' + hint if hint else ''}")
+        super().__init__(f"unknown {kind} {shown!r}.{guess} Installed: {listing}.{' ' + hint if hint else ''}")
         self.kind, self.name, self.close = kind, name, close
         self._given = (kind, name, tuple(known), hint)
 

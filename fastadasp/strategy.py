@@ -12,6 +12,7 @@ from fastadasp.contracts.task import Example
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.features import OnFeatures
+from fastadasp.files import is_file
 from fastadasp.recipes.overrides import parse_overrides
 from fastadasp.recipes.reading import read_toml, show
 from fastadasp.recipes.recipe import Recipe
@@ -80,7 +81,13 @@ class Registry(store.Registry):
 
 
 def get_registry() -> store.Registry:
-    """The registry of this process, read on first use, strategies included."""
+    """The registry of this process, read on first use, strategies included.
+
+    Example::
+
+        >>> "weighted" in [entry.name for entry in fastadasp.get_registry().entries("strategy")]
+        True
+    """
     registry = store.get_registry()
     registry.read_recipes(_read)
     return registry
@@ -101,6 +108,11 @@ def load_strategy(name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Str
         UnknownNameError: no strategy of this name is installed.
         PluginError: it is installed but broken.
         StrategyError: the recipe or an override is wrong.
+
+    Example::
+
+        >>> fastadasp.load_strategy("weighted", budget=0.3, schedule="constant").schedule.name
+        'constant'
     """
     if isinstance(name_or_path, Strategy):
         strategy = name_or_path
@@ -127,7 +139,7 @@ def _installed(name: str) -> Strategy:
         found: Strategy = get_registry().get("strategy", name)
         return found
     except UnknownNameError as error:
-        if Path(f"{name}.toml").is_file():
+        if is_file(Path(f"{name}.toml")):
             raise UnknownNameError(
                 "strategy", name, [e.name for e in get_registry().entries("strategy")],
                 f"For the file in this folder write {name + '.toml'!r}.",

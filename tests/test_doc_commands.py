@@ -34,7 +34,7 @@ NOT_RUN = {
     "fastadasp compare --strategies all": "an hour; tests/test_lines.py makes the grid of all strategies",
     "fastadasp ablate": "minutes, and a cluster for Ray; tests/test_ablate.py runs such studies on fewer clips",
     "fastadasp bench --preset": "hours, and a GPU; tests/test_bench.py runs presets at small sizes",
-    "fastadasp bench --shape tiny": "run by tests/test_readme.py",
+    "fastadasp bench --shape": "minutes; tests/test_bench.py runs the smallest shape",
     "fastadasp compare --strategies weighted,prune,mine": "the page own-method.md runs the like",
     "fastadasp compare --strategies weighted,prune,loud": "the guide's package is tested by tests/test_docs.py",
     "fastadasp compare --strategies weighted,prune --tasks asr,er": "tests/test_report.py runs report.md in its order",

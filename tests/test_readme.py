@@ -44,6 +44,8 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     words = shlex.split(command)[1:]
     if words[0] == "compare":  # the same, on fewer clips and at one budget
         words += ["--limit", "1", "--budgets", "0.5"]
+    if words[0] == "bench":  # the same at a size that takes seconds
+        words += ["--shape", "tiny", "--seconds", "10"]
     run = [sys.executable, "-c", "from fastadasp.cli.app import main; main()", *words]
     result = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -206,6 +206,32 @@ def test_a_damaged_cell_is_put_aside(damage: str, tmp_path: Path) -> None:
     assert store.get(cell) is not None
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_in_a_store_is_said(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", pytest.fail)
+    path = store._file("ab" * 32)
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match="no ordinary file"):
+        store.get("ab" * 32)
+
+
+def test_a_store_file_that_is_nested_too_deep_is_put_aside(tmp_path: Path) -> None:
+    told: list[str] = []
+    store = Store(tmp_path / "store", told.append)
+    store._file("ab" * 32).parent.mkdir()
+    store._file("ab" * 32).write_text("[" * 100_000 + "\n{}\n")
+    assert store.get("ab" * 32) is None
+    assert "was damaged" in told[0]
+
+
+def test_each_fault_of_a_study_is_told_once() -> None:
+    axes = {"tasks": [1], "strategies": ["nothing"], "budgets": ["2"], "seeds": [-1], "merger": ["rums"]}
+    with pytest.raises(RunError, match="study has 4 faults") as told:
+        make_spec({"axes": axes}, USUAL)
+    assert [str(told.value).count(f"`axes.{name}`") for name in ("tasks", "budgets", "seeds", "merger")] == [1] * 4
+
+
 def test_a_dry_run_moves_nothing(tmp_path: Path) -> None:
     Store(tmp_path / "store", pytest.fail).put(result())
     (path,) = (tmp_path / "store" / "cells").glob("*/*.json")
@@ -308,6 +334,16 @@ def test_an_owner_elsewhere_is_dead_when_its_heart_stops(tmp_path: Path) -> None
         while not lease.take("b") and time.monotonic() < end:
             time.sleep(0.1)
         assert lease.take("b") is False  # it is ours by now
+
+
+def test_a_lease_from_the_future_is_not_waited_for(tmp_path: Path) -> None:
+    """Its owner is dead when nothing changes, whatever the date of the file."""
+    (tmp_path / "a.json").write_text(json.dumps({"host": "elsewhere", "boot": "", "process": 1, "token": "x"}))
+    os.utime(tmp_path / "a.json", (time.time() + 1e8,) * 2)
+    with Leases(tmp_path, patience=0.2) as lease:
+        assert not lease.take("a")
+        time.sleep(0.3)
+        assert lease.take("a")
 
 
 def test_leases_are_renewed(tmp_path: Path) -> None:

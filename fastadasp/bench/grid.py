@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from math import isfinite
 from statistics import median, quantiles
 from typing import Any
 
+from fastadasp.bench.encoders import Encoder, build_encoder
+from fastadasp.bench.limits import check_room, model_bytes, out_of_memory
 from fastadasp.bench.machine import machine, quiet
-from fastadasp.bench.measure import Prompt, Timed, flops, make_prompt, time_reduction, time_run
+from fastadasp.bench.measure import Prompt, Timed, flops, make_prompt, time_encoder, time_reduction, time_run
 from fastadasp.bench.shapes import BenchShape, build
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
@@ -51,13 +55,31 @@ class Plan:
         for name, number in numbers.items():
             if number < 1:
                 raise RunError(f"{name} must be at least 1, not {number}")
-        if not self.seconds or min(self.seconds) <= 0:
-            raise RunError(f"seconds of audio must be above 0, not {min(self.seconds, default='none given')}")
+        if self.warmup < 0:
+            raise RunError(f"warm-up rounds are at least 0, not {self.warmup}")
+        for seconds in self.seconds:
+            if not (isfinite(seconds) and seconds > 0):
+                raise RunError(f"seconds of audio must be a number above 0, not {seconds:g}")
+        if not self.seconds:
+            raise RunError("no length of audio is given")
         if self.text < 1:
             raise RunError(f"a prompt has at least 1 text token, not {self.text}")
         if self.attention not in ("sdpa", "eager"):
             raise RunError(f"attention is sdpa or eager, not {self.attention!r}")
         self.recipes()
+
+    def check_room(self) -> None:
+        """Raises RunError if this machine's memory cannot hold what is to be measured."""
+        less = "take a smaller --shape, fewer --seconds, a smaller --batch or --dtype bfloat16"
+        for beams in self.beams:
+            for seconds in self.seconds:
+                needed = model_bytes(
+                    self.shape, seconds, self.text, self.new_tokens, self.batch, beams, self.dtype, self.attention
+                )
+                check_room(f"{self.shape.name} with {self._words(seconds, beams)}", needed, self.device, less)
+
+    def _words(self, seconds: float, beams: int) -> str:
+        return f"{seconds:g} s of audio, batch {self.batch} and {beams} beam{'s' if beams > 1 else ''} in {self.dtype}"
 
     def recipes(self) -> list[Strategy]:
         """Every strategy with every budget."""
@@ -73,48 +95,80 @@ class Plan:
         return out
 
 
-def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> Iterator[list[dict[str, Any]]]:
+def run(plan: Plan, progress: Callable[[str, int, int], None] = lambda *_: None) -> Iterator[list[dict[str, Any]]]:
     """Measures; yields the rows of each audio length and number of beams, the full model's first.
+
+    Args:
+        progress: called before each run with what it is, the runs that are done and all of them.
 
     Raises:
         RunError: an option is wrong, or the device has not enough memory.
         StrategyError: a budget cannot be met.
     """
-    import torch
-
     plan.check()
+    plan.check_room()
     recipes = plan.recipes()
-    model = build(plan.shape, plan.device, plan.dtype, plan.attention)
+    each = (plan.warmup + plan.rounds + 1) * (len(recipes) + 1)
+    total, done = each * len(plan.beams) * len(plan.seconds), 0
+    progress(f"weights of {plan.shape.name}", 0, total)
     about = machine(plan.device)
+    try:
+        model = build(plan.shape, plan.device, plan.dtype, plan.attention)
+        encoder = build_encoder(plan.shape.encoder, plan.device, plan.dtype, plan.attention)
+    except Exception as error:
+        raise _too_large(error, plan, plan.shape.name, about) from None
     for beams in plan.beams:
         for seconds in plan.seconds:
-            prompt = make_prompt(model, plan.shape.tokens(seconds), plan.text, plan.batch)
-            progress(f"{plan.shape.name}, {seconds:g} s ({prompt.audio} audio tokens), {beams} beam(s)")
+            name = f"{plan.shape.name}, {seconds:g} s, {beams} beam{'s' if beams > 1 else ''}"
+
+            def tell(turn: int, name: str = name, before: int = done) -> None:
+                progress(name, before + turn, total)
+
             try:
-                yield _rows(plan, model, prompt, recipes, seconds, beams, about)
-            except torch.OutOfMemoryError:
-                raise RunError(
-                    f"{plan.shape.name} with {seconds:g} s, batch {plan.batch} and {beams} beam(s) does not fit into "
-                    f"the memory of {about['device']}"
-                ) from None
+                prompt = make_prompt(model, plan.shape.tokens(seconds), plan.text, plan.batch)
+                yield _rows(plan, model, encoder, prompt, recipes, seconds, beams, about, tell)
+            except Exception as error:
+                raise _too_large(error, plan, f"{plan.shape.name} with {plan._words(seconds, beams)}", about) from None
+            done += each
+
+
+def _too_large(error: Exception, plan: Plan, what: str, about: dict[str, Any]) -> Exception:
+    """The message for what did not fit into memory; any other error as it is."""
+    if not out_of_memory(error):
+        return error
+    return RunError(f"{what} does not fit into the memory of {about['device']}")
 
 
 def _rows(
-    plan: Plan, model: Any, prompt: Prompt, recipes: list[Strategy], seconds: float, beams: int, about: dict[str, Any]
+    plan: Plan,
+    model: Any,
+    encoder: Encoder,
+    prompt: Prompt,
+    recipes: list[Strategy],
+    seconds: float,
+    beams: int,
+    about: dict[str, Any],
+    tell: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     cells: list[Strategy | None] = [None, *recipes]
     timed: list[list[Timed]] = [[] for _ in cells]
+    heard, sounds, turns = list[float](), encoder.inputs(seconds, plan.batch), count()
     with quiet():
         for turn in range(-plan.warmup, plan.rounds):
             for place in range(len(cells)):
+                tell(next(turns))
+                if place == 0:  # the same for all: nothing that a strategy does reaches the encoder
+                    heard += [time_encoder(encoder, sounds, plan.device)][: turn >= 0]
                 index = (place + turn) % len(cells)  # each round starts with another one
                 one = time_run(model, prompt, cells[index], beams, plan.new_tokens, plan.compiled)
                 if turn >= 0:
                     timed[index].append(one)
+        tell(next(turns))
         added = [None if cell is None else _reduction(plan, model, prompt, cell, beams) for cell in cells]
+    wholes = [median(heard) + median(run.prefill_s + (run.decode_s or 0.0) for run in runs) for runs in timed]
     full_prefill = median(run.prefill_s for run in timed[0])
     out = []
-    for cell, runs, extra in zip(cells, timed, added, strict=True):
+    for cell, runs, extra, together in zip(cells, timed, added, wholes, strict=True):
         left, whole = flops(model, prompt, runs[0].layers)
         prefill = [run.prefill_s for run in runs]
         decode = [run.decode_s for run in runs if run.decode_s is not None]
@@ -131,6 +185,10 @@ def _rows(
                 "batch": plan.batch,
                 "beams": beams,
                 "new_tokens": plan.new_tokens,
+                "encoder_s": median(heard),
+                "encoder_quartiles_s": _quartiles(heard),
+                "whole_s": together,
+                "whole_saved": 1 - together / wholes[0],
                 "prefill_s": median(prefill),
                 "prefill_quartiles_s": _quartiles(prefill),
                 "decode_s": median(decode) if decode else None,

@@ -17,6 +17,7 @@ from fastadasp.upstream.names import cache_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fastadasp.bench.encoders import Encoder
     from fastadasp.engine.trace import LayerTrace, Trace
     from fastadasp.strategy import Strategy
 
@@ -71,6 +72,18 @@ def make_prompt(model: Any, audio: int, text: int, batch: int) -> Prompt:
 def applied(strategy: Strategy | None, model: nn.Module, prompt: Prompt) -> AbstractContextManager[Trace | None]:
     """The strategy at work, or the model alone."""
     return nullcontext() if strategy is None else strategy.apply(model, spans=prompt.spans)
+
+
+def time_encoder(encoder: Encoder, inputs: list[dict[str, Any]], device: str) -> float:
+    """Seconds that the encoders take for a batch of recordings."""
+    import torch
+
+    wait(device)
+    begin = perf_counter()
+    with torch.inference_mode():
+        encoder(inputs)
+    wait(device)
+    return perf_counter() - begin
 
 
 def time_run(

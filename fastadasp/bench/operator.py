@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.bench import released
+from fastadasp.bench.limits import check_room, operator_bytes, out_of_memory
 from fastadasp.bench.machine import held_bytes, machine, peak_bytes, quiet, reset_peak, wait
 from fastadasp.contracts.token_plan import TokenPlan
 from fastadasp.engine.adjacent import cosine_to_next_key
@@ -105,6 +106,11 @@ def run(
                 raise RunError(f"{name} {value} is not possible: multiples of {step}, at least {least}")
     if rounds < 1:
         raise RunError(f"rounds must be at least 1, not {rounds}")
+    for dtype in dtypes:
+        for width in hidden:
+            for count in tokens:
+                less = "ask for fewer --tokens, a smaller --hidden or --dtype bfloat16"
+                check_room(f"{count} x {width} in {dtype}", operator_bytes(count, width, dtype), device, less)
     about = machine(device)
     cases = [(dtype, width, count) for dtype in dtypes for width in hidden for count in tokens]
     for number, (dtype, width, count) in enumerate(cases):
@@ -114,7 +120,14 @@ def run(
 
         with torch.inference_mode(), quiet():
             tell(0)
-            row = _row(Case.make(count, width, dtype, device), dtype, device, rounds, matrix_limit, tell)
+            try:
+                row = _row(Case.make(count, width, dtype, device), dtype, device, rounds, matrix_limit, tell)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise RunError(
+                        f"{count} x {width} in {dtype} does not fit into the memory of {about['device']}"
+                    ) from None
+                raise
         yield row | about
 
 

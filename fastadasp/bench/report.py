@@ -24,36 +24,58 @@ def paper() -> Row:
     return tomllib.loads(files(__package__).joinpath("paper.toml").read_text(encoding="utf-8"))
 
 
+BUSY = 0.1
+"""From which spread on a table says that its times are of little use."""
+LESS = ("RTF", "tokens/s", "peak", "KV", "reduction", "ideal", "realised", "FLOPs removed", "speed-up", "encoder")
+"""Columns of `model_table` that a narrow terminal does without, the first to go first."""
+
+
 def model_table(rows: Sequence[Row]) -> Table:
-    """Rows of one or more audio lengths and beams."""
-    columns = (
-        "strategy", "budget", "s", "beams", "prefill", "speed-up", "ideal", "realised", "reduction", "decode",
-        "tokens/s", "RTF", "KV", "peak", "FLOPs removed",
-    )  # fmt: skip
+    """Rows of one or more audio lengths and beams; times are for one recording."""
     first = rows[0]
-    decoding = ", compiled decoding" if first["compiled"] else ""
-    table = _table(
-        f"{first['shape']}, {first['dtype']}, {first['attention']}, batch {first['batch']}{decoding}", columns
-    )
+    varied = {name: len({row[name] for row in rows}) > 1 for name in ("seconds", "beams")}
+    columns = [
+        "strategy", "budget", *("s" for _ in "x" if varied["seconds"]), *("beams" for _ in "x" if varied["beams"]),
+        "encoder", "prefill", "decode", "whole", "\u00b1", "saved", "speed-up", "ideal", "realised", "FLOPs removed",
+        "reduction", "tokens/s", "KV", "peak", "RTF",
+    ]  # fmt: skip
+    about_all = [first["shape"], first["dtype"], first["attention"]]
+    if not varied["seconds"]:
+        about_all.append(f"{first['seconds']:g} s of audio ({first['audio_tokens']} tokens)")
+    about_all += [f"batch {first['batch']}"] * (first["batch"] > 1)
+    about_all += [f"{first['beams']} beams"] * (not varied["beams"] and first["beams"] > 1)
+    about_all += [f"{first['new_tokens']} new tokens"] + ["compiled decoding"] * first["compiled"]
+    table = _table(", ".join(about_all), columns)
     for row in rows:
-        table.add_row(
-            row["strategy"],
-            row["budget"] or "-",
-            f"{row['seconds']:g}",
-            str(row["beams"]),
-            _spread(row["prefill_s"], row["prefill_quartiles_s"]),
-            f"{row['prefill_speedup']:.2f}x",
-            f"{row['ideal_speedup']:.2f}x",
-            f"{row['realised']:.0%}",
-            "" if row["reduction_share"] is None else f"{row['reduction_share']:.1%}",
-            "" if row["decode_s"] is None else _spread(row["decode_s"], row["decode_quartiles_s"]),
-            "" if row["decode_tokens_per_s"] is None else f"{row['decode_tokens_per_s']:.1f}",
-            f"{row['real_time_factor']:.4f}",
-            _bytes(row["kv_bytes"]),
-            _bytes(row["peak_bytes"]),
-            f"{row['flops_removed']:.1%}",
-        )
-    table.caption = about(rows[0], f"medians of {rows[0]['rounds']} interleaved rounds, quartiles in brackets")
+        each = row["batch"]
+        cells = {
+            "strategy": row["strategy"],
+            "budget": row["budget"] or "-",
+            "s": f"{row['seconds']:g}",
+            "beams": str(row["beams"]),
+            "encoder": _ms(row["encoder_s"] / each),
+            "prefill": _ms(row["prefill_s"] / each),
+            "decode": "" if row["decode_s"] is None else _ms(row["decode_s"] / each),
+            "whole": _ms(row["whole_s"] / each),
+            "\u00b1": f"{_spread(row):.0%}",
+            "saved": "" if row["strategy"] == FULL else f"{row['whole_saved']:.0%}",
+            "speed-up": f"{row['prefill_speedup']:.2f}x",
+            "ideal": f"{row['ideal_speedup']:.2f}x",
+            "realised": f"{row['realised']:.0%}",
+            "FLOPs removed": f"{row['flops_removed']:.1%}",
+            "reduction": "" if row["reduction_share"] is None else f"{row['reduction_share']:.1%}",
+            "tokens/s": "" if row["decode_tokens_per_s"] is None else f"{row['decode_tokens_per_s']:.1f}",
+            "KV": _bytes(row["kv_bytes"]),
+            "peak": _bytes(row["peak_bytes"]),
+            "RTF": f"{row['real_time_factor']:.4f}",
+        }
+        table.add_row(*(cells[name] for name in columns))
+    table.caption = about(
+        first,
+        f"times of one recording: medians of {first['rounds']} interleaved rounds after warming up; \u00b1: half of "
+        "what lies between their quartiles; whole: encoder, prefill and decoding; saved: of the full model's whole; "
+        f"speed-up, ideal, realised: of the prefill{_busy(rows)}",
+    )
     return table
 
 
@@ -145,28 +167,40 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(12.0, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
-    time, memory = figure.subplots(1, 2)
+    panels = figure.subplots(1, 3)
+    figures = (
+        ("prefill, seconds", lambda row: row["prefill_s"] / row["batch"]),
+        ("whole (encoder, prefill, decoding), seconds", lambda row: row["whole_s"] / row["batch"]),
+        ("peak memory, GiB", lambda row: None if row["peak_bytes"] is None else row["peak_bytes"] / 2**30),
+    )
     lines: dict[tuple[str, str | None, int], list[Row]] = {}
     for row in rows:
         lines.setdefault((row["strategy"], row["budget"], row["beams"]), []).append(row)
+    several = len({beams for _, _, beams in lines}) > 1
     for (strategy, budget, beams), own in lines.items():
-        own = sorted(own, key=lambda row: row["seconds"])
-        label = f"{strategy}{'' if budget is None else ' ' + budget}, {beams} beam{'s' if beams > 1 else ''}"
-        seconds = [row["seconds"] for row in own]
-        time.plot(seconds, [row["prefill_s"] for row in own], "o-", label=label)
-        known = [(row["seconds"], row["peak_bytes"] / 2**30) for row in own if row["peak_bytes"] is not None]
-        memory.plot([x for x, _ in known], [y for _, y in known], "o-", label=label)
-    for axes, title in ((time, "prefill, seconds"), (memory, "peak memory, GiB")):
+        label = f"{strategy}{'' if budget is None else ' ' + budget}"
+        label += f", {beams} beam{'s' if beams > 1 else ''}" if several else ""
+        for axes, (_, value) in zip(panels, figures, strict=True):
+            points = [(row["seconds"], value(row)) for row in sorted(own, key=lambda row: row["seconds"])]
+            known = [(x, y) for x, y in points if y is not None]
+            axes.plot([x for x, _ in known], [y for _, y in known], "o-", label=label, clip_on=False, zorder=3)
+    longest = max(row["seconds"] for row in rows)
+    for axes, (title, _) in zip(panels, figures, strict=True):
         axes.set_xlabel("seconds of audio")
         axes.set_title(title, fontsize=10)
-        axes.set_ylim(bottom=0)
-    time.legend(fontsize=7)
+        axes.set_xlim(0, 1.06 * longest)  # room for the last point, which would be cut at the edge
+        axes.set_ylim(0, 1.08 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1.0)
+        axes.grid(alpha=0.3)
+    first = rows[0]
+    figure.suptitle(f"{first['shape']}, {first['dtype']}, {first['device']}, medians of one recording", fontsize=9)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=8, frameon=False)
     try:
         figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise RunError(f"--plot {path} cannot be written: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"--plot {path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def about(row: Row, more: str) -> str:
@@ -178,6 +212,7 @@ def about(row: Row, more: str) -> str:
 
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place > 1 else "left", no_wrap=True)
     return table
@@ -187,9 +222,20 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
-def _spread(value: float, quartiles: Sequence[float]) -> str:
-    scale, unit = (1e3, "ms") if value < 1 else (1.0, "s")
-    return f"{value * scale:.3g} ({quartiles[0] * scale:.3g}-{quartiles[1] * scale:.3g}) {unit}"
+def _busy(rows: Sequence[Row]) -> str:
+    """A warning where rounds differ by more than most savings."""
+    if max(map(_spread, rows)) <= BUSY:
+        return ""
+    return (
+        f"; rounds differ by more than {BUSY:.0%} of the whole, so something else was running: measure alone, or with "
+        "more --rounds"
+    )
+
+
+def _spread(row: Row) -> float:
+    """Half of what lies between the quartiles of the parts, as a share of the whole."""
+    parts = [row["encoder_quartiles_s"], row["prefill_quartiles_s"], row["decode_quartiles_s"] or (0.0, 0.0)]
+    return float(sum(high - low for low, high in parts) / 2 / row["whole_s"])
 
 
 def _pair(values: Sequence[float], digits: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastadasp.bench.encoders import QWEN3_ASR, WAVLM, Part, whisper
 from fastadasp.errors import UnknownNameError
 
 
@@ -15,6 +16,7 @@ class BenchShape:
     Attributes:
         kind: the decoder's ``model_type``.
         rate: audio tokens a second that the model's encoder gives.
+        encoder: its audio encoders, whose time is shown beside.
         sizes: fields of the decoder's configuration, from the public ``config.json`` of the model named in `source`.
     """
 
@@ -23,6 +25,7 @@ class BenchShape:
     kind: str
     rate: float
     sizes: dict[str, Any] = field(default_factory=dict)
+    encoder: tuple[Part, ...] = ()
 
     def tokens(self, seconds: float) -> int:
         """Audio tokens of a recording."""
@@ -54,25 +57,28 @@ SHAPES = {
     for shape in (
         BenchShape(
             "qwen2-audio-7b", "Qwen/Qwen2-Audio-7B-Instruct", "qwen2", 25.0,
-            _sizes(4096, 11008, 32, 32, 32, 156032, 10000.0),
+            _sizes(4096, 11008, 32, 32, 32, 156032, 10000.0), (whisper(1280, 32, 20, 128),),
         ),
         BenchShape(
             "voxtral-3b", "mistralai/Voxtral-Mini-3B-2507", "llama", 12.5,
-            _sizes(3072, 8192, 30, 32, 8, 131072, 1e8, head_dim=128),
+            _sizes(3072, 8192, 30, 32, 8, 131072, 1e8, head_dim=128), (whisper(1280, 32, 20, 128),),
         ),
         BenchShape(
             "qwen2.5-omni-7b", "Qwen/Qwen2.5-Omni-7B (thinker)", "qwen2", 25.0,
-            _sizes(3584, 18944, 28, 28, 4, 152064, 1e6),
+            _sizes(3584, 18944, 28, 28, 4, 152064, 1e6), (whisper(1280, 32, 20, 128, 2.0),),
         ),
         BenchShape(
             "qwen3-asr-0.6b", "Qwen/Qwen3-ASR-0.6B", "qwen3", 12.5,
-            _sizes(1024, 3072, 28, 16, 8, 151936, 1e6, head_dim=128, tie_word_embeddings=True),
+            _sizes(1024, 3072, 28, 16, 8, 151936, 1e6, head_dim=128, tie_word_embeddings=True), (QWEN3_ASR,),
         ),
         BenchShape(
             "wavllm-7b", "WavLLM (LLaMA-2-7B-chat); 25 tokens a second, 6,000 in 240 s", "llama", 25.0,
-            _sizes(4096, 11008, 32, 32, 32, 32000, 10000.0),
+            _sizes(4096, 11008, 32, 32, 32, 32000, 10000.0), (whisper(1280, 32, 20, 80), WAVLM),
         ),
-        BenchShape("tiny", "none: for trying things out", "qwen2", 25.0, _sizes(64, 128, 8, 4, 2, 256, 10000.0)),
+        BenchShape(
+            "tiny", "none: for trying things out", "qwen2", 25.0, _sizes(64, 128, 8, 4, 2, 256, 10000.0),
+            (whisper(64, 2, 4, 80),),
+        ),
     )
 }  # fmt: skip
 

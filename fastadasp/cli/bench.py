@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from fastadasp.cli import options
 from fastadasp.cli.bench_served import served
-from fastadasp.cli.terminal import Bar, say, show_tables, split
+from fastadasp.cli.terminal import Bar, print_table, say, split
 from fastadasp.errors import RunError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="Measure time and memory; nothing is downloaded, weights are random.", invoke_without_command=True
 )
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-Json = Annotated[bool, typer.Option("--json", help="print the rows as JSON and nothing else")]
 DEFAULTS = {
     "shape": "tiny",
     "seconds": (30.0, 120.0, 240.0),
@@ -50,15 +48,15 @@ def bench(
         str | None, typer.Option(help="names or TOML files, comma-separated; default: weighted,fastadasp-dense")
     ] = None,
     budgets: Annotated[str | None, typer.Option(help="as for compare; default: flops=0.5")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of every recipe")] = None,
+    set_: options.Set = None,
     rounds: Annotated[int | None, typer.Option(help="interleaved rounds; default: 5")] = None,
     warmup: Annotated[int | None, typer.Option(help="rounds before, which do not count; default: 1")] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="paper: its Tables 3 and 4; h100, cpu: the figures of docs/performance.md"),
     ] = None,
-    device: Device = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attn: Annotated[str, typer.Option(help="attention implementation: sdpa or eager")] = "sdpa",
     compiled: Annotated[
         bool | None, typer.Option("--compile", help="compile the decoding, over static caches", show_default=False)
@@ -76,9 +74,10 @@ def bench(
         str | None, typer.Option(help="with --engine vllm: options of its server, e.g. '--max-model-len 4096'")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="draw time and memory against length, PNG or SVG")] = None,
-    as_json: Json = False,
+    wide: options.Wide = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Measure prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
+    """Measure encoder, prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
     if context.invoked_subcommand is not None:
         return
     from fastadasp.bench import presets, report
@@ -106,7 +105,7 @@ def bench(
     if engine == "vllm":
         others = {"preset": preset, "plot": plot, "device": None if device == "auto" else device}
         others |= {"dtype": None if dtype == "auto" else dtype, "attn": None if attn == "sdpa" else attn}
-        served({**given, **others}, of_vllm, parse_overrides(set_ or []), as_json)
+        served({**given, **others}, of_vllm, parse_overrides(set_ or []), wide, as_json)
         return
     if strangers := [name for name, value in of_vllm.items() if value is not None]:
         raise RunError(f"--{strangers[0]} is about --engine vllm")
@@ -120,19 +119,19 @@ def bench(
         "overrides": parse_overrides(set_ or []),
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    plans = [_plan({**options, **changed, **common}) for options in chosen.models]
+    plans = [_plan({**one, **changed, **common}) for one in chosen.models]
     rows, operators = list[dict[str, Any]](), list[dict[str, Any]]()
-    for options in chosen.operators:
-        operators += _operator_rows({**options, "device": place}, as_json)
+    for one in chosen.operators:
+        operators += _operator_rows({**one, "device": place}, as_json)
     for plan in plans:
-        rows += _model_rows(plan, as_json)
+        rows += _model_rows(plan, as_json, wide)
     if plot is not None and rows:
         report.draw(plot, rows)
         say(f"picture: {plot}")
     if as_json:
         print(json.dumps([*rows, *operators], indent=1))
     elif chosen.paper:
-        show_tables(report.paper_table(rows))
+        print_table(report.paper_table(rows), (), wide)
 
 
 @app.command()
@@ -141,8 +140,8 @@ def operator(
     hidden: Annotated[str, typer.Option(help="channels, multiples of 128, comma-separated")] = "1024,4096",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, comma-separated")] = "float32,bfloat16",
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 7,
-    device: Device = "auto",
-    as_json: Json = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Time one reduction (scores, plan, means) against a plain reimplementation of the released method."""
     from fastadasp.inference.load import choose_device, choose_dtype
@@ -179,41 +178,44 @@ def _plan(options: dict[str, Any]) -> Any:
 
     plan = Plan(**{**options, "shape": find_shape(options["shape"])})
     plan.check()
+    plan.check_room()
     return plan
 
 
-def _model_rows(plan: Any, as_json: bool) -> list[dict[str, Any]]:
+def _model_rows(plan: Any, as_json: bool, wide: bool) -> list[dict[str, Any]]:
     from fastadasp.bench import grid, report
 
     rows: list[dict[str, Any]] = []
-    for part in grid.run(plan, _tell):
-        rows += part
+    with _progress(as_json) as progress:
+        for part in grid.run(plan, progress):
+            rows += part
     if not as_json:
-        show_tables(report.model_table(rows))
+        print_table(report.model_table(rows), report.LESS, wide)
     return rows
 
 
-def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any]]:
-    from fastadasp.bench import operator as alone
-    from fastadasp.bench import report
-
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar; where none is drawn, a line on stderr for each case."""
     silent, told = as_json or sys.stderr.isatty(), set[str]()
 
     with Bar() as bar:
 
         def progress(what: str, done: int, total: int) -> None:
             bar.update(what, done, total)
-            if not silent and what not in told:  # where no bar is drawn, a line for each case
+            if not silent and what not in told:
                 told.add(what)
                 say(what)
 
+        yield progress
+
+
+def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any]]:
+    from fastadasp.bench import operator as alone
+    from fastadasp.bench import report
+
+    with _progress(as_json) as progress:
         rows = list(alone.run(**options, progress=progress))
     if not as_json:
-        show_tables(report.operator_table(rows))
+        print_table(report.operator_table(rows), ("hidden memory",), wide=True)
     return rows
-
-
-def _tell(message: str) -> None:
-    """Progress for a person at a terminal."""
-    if sys.stderr.isatty():
-        say(message)

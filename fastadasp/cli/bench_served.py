@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from fastadasp.cli.terminal import say, show_tables
+from fastadasp.cli.terminal import print_table, say
 from fastadasp.errors import RunError
 
 USED = ("seconds", "new_tokens", "strategies", "budgets", "rounds", "warmup")
@@ -14,13 +14,16 @@ USED = ("seconds", "new_tokens", "strategies", "budgets", "rounds", "warmup")
 DEFAULTS = {"strategies": ("affinity-pooling",), "budgets": ("0.5",)}
 
 
-def served(given: dict[str, Any], of_vllm: dict[str, Any], overrides: dict[str, Any], as_json: bool) -> None:
+def served(
+    given: dict[str, Any], of_vllm: dict[str, Any], overrides: dict[str, Any], wide: bool, as_json: bool
+) -> None:
     """Measures and prints.
 
     Args:
         given: the options of `bench`; None where one was not given.
         of_vllm: those that only vLLM has.
         overrides: of every recipe.
+        wide: print every column.
         as_json: print rows and no tables.
 
     Raises:
@@ -50,4 +53,4 @@ def served(given: dict[str, Any], of_vllm: dict[str, Any], overrides: dict[str, 
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        show_tables(report.served_table(rows))
+        print_table(report.served_table(rows), (), wide)

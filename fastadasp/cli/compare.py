@@ -118,14 +118,16 @@ def compare(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
-        pages.insert(insert, study.face, found.tables)
+        pages.insert(insert, study.face.without_times(), found.tables)
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:
-        from fastadasp.experiments.tables import rich_table
+        from fastadasp.experiments.tables import rich_groups, rich_table
 
         for heading, entries in found.tables:
             print_table(rich_table(study.face, heading, entries), study.face.less, wide)
+            if (parts := rich_groups(heading, entries)) is not None:
+                console().print(parts)
         for table in presets.paper_tables(preset) if preset else ():
             console().print(table)
         print(f"results: {folder}")

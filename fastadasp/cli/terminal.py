@@ -107,15 +107,6 @@ class Signals:
     code = 128 + signal.SIGINT
 
 
-def show_tables(*tables: Table) -> None:
-    """Prints tables as wide as they are."""
-    out = console()
-    for table in tables:
-        needed = table.__rich_measure__(out, out.options.update(width=10_000)).maximum
-        out.width = max(out.width, needed)
-        out.print(table)
-
-
 @contextmanager
 def interruptible() -> Iterator[Signals]:
     """Lets SIGTERM and SIGHUP, which job schedulers send, end a run as Ctrl-C does: what is done stays."""

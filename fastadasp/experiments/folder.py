@@ -21,7 +21,7 @@ from fastadasp.experiments.combinations import Point
 from fastadasp.experiments.drive import Finished
 from fastadasp.experiments.old_format import STUDY
 from fastadasp.experiments.records import TIMES, Cell, Prediction, Record, Result, Run, Standing, Times
-from fastadasp.files import told, write_whole
+from fastadasp.files import read_text, told, write_whole
 
 RUN, RESULTS, PREDICTIONS = "run.json", "results.jsonl", "predictions.jsonl"
 STATISTICS, CLOCK, TABLE = "statistics.jsonl", "times.jsonl", "table.md"
@@ -52,7 +52,7 @@ def check_folder(folder: Path, command: str, arguments: Mapping[str, object], st
             raise RunError(f"output folder {folder} already holds a run ({', '.join(taken)}); choose another folder")
         return
     try:
-        found = Run.model_validate_json((folder / RUN).read_text(encoding="utf-8"))
+        found = Run.model_validate_json(read_text(folder / RUN))
     except (ValidationError, ValueError, OSError):
         raise RunError(
             f"output folder {folder} already holds a run ({RUN}) that cannot be understood, or that another version of "
@@ -151,11 +151,19 @@ def _times(result: Result) -> Times:
         cell=result.cell,
         prefill_seconds=None if costs is None else costs.prefill_seconds,
         decode_seconds=None if costs is None else costs.decode_seconds,
-        started=datetime.fromtimestamp(result.started, UTC).isoformat(timespec="seconds"),
+        started=_moment(result.started),
         seconds=round(result.seconds, 3),
         host=result.host,
         device_name=result.device_name,
     )
+
+
+def _moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601, UTC; empty for what no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return ""
 
 
 def _lines(records: Iterable[Record]) -> str:

@@ -7,14 +7,14 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.errors import DataError, RunError
-from fastadasp.experiments.records import FORMAT
+from fastadasp.experiments.records import FORMAT, TaskFacts
 from fastadasp.recipes.reading import SECTIONS
 from fastadasp.strategy import get_registry
 
@@ -113,6 +113,22 @@ def hash_examples(examples: Iterable[Example]) -> str:
         row = (example.id, hash_file(example.audio), example.instruction, example.reference)
         digest.update(json.dumps(row, ensure_ascii=False).encode())
     return digest.hexdigest()
+
+
+def facts_of(task: Task, examples: Sequence[Example]) -> TaskFacts:
+    """What decides whether figures of a task may be compared, for the files of a run. Raises DataError."""
+    data, questions = hashlib.sha256(), hashlib.sha256()
+    for example in examples:
+        row = (example.id, hash_file(example.audio), example.reference)
+        data.update(json.dumps(row, ensure_ascii=False).encode())
+        questions.update(json.dumps(example.instruction, ensure_ascii=False).encode())
+    return TaskFacts(
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        settings={name: value for name, value in task.settings.items() if value},
+        data=data.hexdigest(),
+        questions=questions.hexdigest(),
+    )
 
 
 def hash_file(path: Path) -> str:

@@ -170,6 +170,16 @@ class Result(Record):
     device_name: str = Field(description="name of the processor or GPU")
 
 
+class TaskFacts(Record):
+    """What decides whether figures of a task may be compared."""
+
+    metric: str = Field(description="the headline metric")
+    higher_is_better: bool = Field(description="whether larger is better")
+    settings: dict[str, str] = Field(description="what else decides a score, e.g. the normaliser")
+    data: str = Field(description="SHA-256 over ids, recordings (their content) and right answers, in order")
+    questions: str = Field(description="SHA-256 over what each clip is asked, in order")
+
+
 class Run(Record):
     """``run.json``: what was run, with what, and how the last run of it ended."""
 
@@ -204,6 +214,10 @@ class Run(Record):
         description="the whole prompt of each task's first clip as the model read it, with its chat template; one sign "
         "stands for all audio tokens",
     )
+    facts: dict[str, TaskFacts] = Field(
+        default_factory=dict, description="what decides whether figures of a task may be compared, by task"
+    )
+    code: str | None = Field(default=None, description="SHA-256 over the sources of fastadasp that a cell runs through")
     start_layers: list[StartLayer] = Field(
         default_factory=list,
         description="start layers that were chosen on calibration clips; none for recipes that name one",

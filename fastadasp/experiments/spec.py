@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from fastadasp import usual
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError, did_you_mean
 from fastadasp.experiments.axes import ALL, FULL, expand
+from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import SECTIONS, explain, show
 from fastadasp.strategy import Strategy, get_registry
 
@@ -93,12 +93,12 @@ class Spec:
 def read_file(path: Path) -> dict[str, Any]:
     """The content of a study file. Raises RunError with its name."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path))
     except FileNotFoundError:
         raise RunError(f"there is no study file {path}") from None
     except OSError as error:
         raise RunError(f"study file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML and of its encoding
         raise RunError(f"study file {path} is not valid TOML: {error}") from None
 
 
@@ -121,8 +121,8 @@ def make_spec(content: Mapping[str, Any], usual: Mapping[str, list[Any]], where:
     if given.full:
         wanted = {**{name: [ALL] for name in FIELDS}, **wanted}
     axes: dict[str, dict[str, Any]] = {}
-    for name in (*OUTER, *wanted):
-        if name in wanted and name not in axes and _known(name, "axis", faults):
+    for name in dict.fromkeys((*OUTER, *wanted)):
+        if name in wanted and _known(name, "axis", faults):
             try:
                 axes[name] = axis_values(name, wanted[name])
             except FastAdaSPError as error:

@@ -30,10 +30,11 @@ from fastadasp.inference.costs import Efficiency
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a table: what may be said of it, and what its seeds cost."""
+    """One line of a table: what may be said of it, what its seeds cost, and all their metrics."""
 
     standing: Standing
     costs: list[Efficiency] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def standings(
                     ranks.get(key),
                 ),
                 [result.efficiency for result in group.results if result.efficiency is not None],
+                [result.metrics for result in group.results],
             )
             for key, group in groups.items()
         ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastadasp.errors import RunError
 from fastadasp.experiments.records import FORMAT, Result
-from fastadasp.files import told, write_whole
+from fastadasp.files import read_text, told, write_whole
 from fastadasp.selection.cache import Notice
 
 MARK = "store.json"
@@ -49,14 +49,12 @@ class Store:
         """The result of a cell, if there is one. A damaged file is put aside, with a notice, and counts as none."""
         path = self._file(cell)
         try:
-            text = path.read_bytes()
+            return self._parse(read_text(path), cell, path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise RunError(f"store {self.path}: {path} cannot be read: {error.strerror or error}") from None
-        try:
-            return self._parse(text, cell, path)
-        except (ValueError, KeyError, TypeError):  # a pydantic ValidationError is a ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):  # ValidationError and UnicodeError are ValueErrors
             if not self._write_allowed:
                 return None
             with told(self.path, "store"):
@@ -75,8 +73,8 @@ class Store:
             self._write(path, text)
             _sync_folder(path.parent)
 
-    def _parse(self, text: bytes, cell: str, path: Path) -> Result:
-        head, body, _ = text.decode().split("\n", 2)
+    def _parse(self, text: str, cell: str, path: Path) -> Result:
+        head, body, _ = text.split("\n", 2)
         if json.loads(head)["format"] > FORMAT:
             raise RunError(
                 f"store {self.path}: cell {path.name} was written by a newer version of fastadasp; update it, or take "
@@ -109,8 +107,8 @@ class Store:
                 )
             return
         try:
-            made = int(json.loads(mark.read_text(encoding="utf-8"))["format"])
-        except (ValueError, KeyError, TypeError):
+            made = int(json.loads(read_text(mark))["format"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise RunError(
                 f"store {self.path}: {mark} cannot be understood; if the folder is a store of fastadasp, delete that "
                 "file (the cells are in cells/ and stay)"

@@ -14,6 +14,7 @@ from fastadasp.experiments import folder as files
 from fastadasp.experiments.about import device_name, git_commit, now, versions
 from fastadasp.experiments.combinations import Grid, describe, make_grid, recipes
 from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
+from fastadasp.experiments.identity import facts_of
 from fastadasp.experiments.probe import Forecast, in_words, probe
 from fastadasp.experiments.records import Run, StartLayer
 from fastadasp.experiments.spec import Spec
@@ -277,6 +278,8 @@ class Study:
             origins=_origins(point.row.strategy for point in grid.points if point.row.strategy is not None),
             tasks={name: len(found) for name, found in self.read[1].items()},
             prompts={name: prompt_text(loaded, found[0]) for name, found in self.read[1].items()},
+            facts={name: facts_of(task, self.read[1][name]) for name, task in self.read[0].items()},
+            code=facts["code"],
             executor=self.options.executor,
             store=str(self.store.absolute()),
         )

@@ -15,7 +15,7 @@ from fastadasp.errors import RunError
 from fastadasp.experiments import old_format
 from fastadasp.experiments.folder import CLOCK, PREDICTIONS, RESULTS, RUN, STATISTICS
 from fastadasp.experiments.records import Cell, Prediction, Run, Standing, Times
-from fastadasp.files import parse_json
+from fastadasp.files import parse_json, read_text
 from fastadasp.version import installed_version
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -127,7 +127,8 @@ def _lines(
 ) -> list[Parsed]:
     if not path.exists():
         if not optional:
-            raise RunError(f"{path.parent} has no {path.name}")
+            unfinished = "; it was stopped before its first cell" if about.status == "running" else ""
+            raise RunError(f"{path.parent} has no {path.name}{unfinished}")
         notes.append(f"{path.name} is missing")
         return []
     lines = _text(path).split("\n")
@@ -152,7 +153,7 @@ def _values(text: str) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except UnicodeDecodeError:
         raise RunError(f"{path} is damaged: it is not UTF-8 text") from None
     except OSError as error:
