@@ -19,6 +19,7 @@ from fastadasp.experiments.probe import Forecast, in_words, probe
 from fastadasp.experiments.records import Run, StartLayer
 from fastadasp.experiments.spec import Spec
 from fastadasp.experiments.standings import Entry, standings
+from fastadasp.experiments.statistics import unit_names
 from fastadasp.experiments.store import Store
 from fastadasp.experiments.tables import COMPARISON, STUDY, Face, Heading, markdown
 from fastadasp.experiments.worker import Settings, Worker
@@ -168,7 +169,7 @@ class Study:
             executor.close()
             raise
         finished = Finished(grid)
-        examples = self.read[1]
+        tasks, examples = self.read
         clips = {name: len(found) for name, found in examples.items()}
         self._worker.advance = _Inside(progress)
         try:
@@ -180,7 +181,7 @@ class Study:
                 notice=self._notice,
                 clips=clips,
                 progress=self._worker.advance.total,
-                keep=_seldom(lambda: files.write_cells(options.output, finished, examples)),
+                keep=_seldom(lambda: files.write_cells(options.output, finished, tasks, examples)),
             )
         finally:
             findings = self._findings(finished)
@@ -204,9 +205,14 @@ class Study:
         tasks, examples = self.read
         axes = [name for name, values in self.spec.recipe_axes.items() if len(values) > 1]
         found = standings(self.spec, finished, tasks, examples)
-        headings = {name: Heading(tasks[name], len(examples[name]), self.baseline, axes) for name in found}
+        headings = {
+            name: Heading(
+                tasks[name], len(examples[name]), len(set(unit_names(tasks[name], examples[name]))), self.baseline, axes
+            )
+            for name in found
+        }
         findings = Findings(finished, [(headings[name], entries) for name, entries in found.items()])
-        files.write_cells(self.options.output, finished, examples)
+        files.write_cells(self.options.output, finished, tasks, examples)
         page = self.pages(findings, self.face.without_times())
         if failed := [f"- {point}: {error}" for point in finished.points if (error := finished.error(point))]:
             page += "\n" + "\n".join(["**failed**", "", *failed]) + "\n"
