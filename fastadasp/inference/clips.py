@@ -119,14 +119,19 @@ def check_instruction(example: Example, loaded: LoadedModel) -> None:
         )
 
 
-def prompt_text(loaded: LoadedModel, example: Example) -> str:
-    """The prompt of an example as the model reads it, with its chat template; one sign stands for all audio tokens."""
+def prompt_tokens(loaded: LoadedModel, example: Example) -> list[int]:
+    """The tokens of an example's prompt, with its chat template; one sign stands for all audio tokens."""
     adapter = adapter_for(loaded.model)
     ids = _features(loaded, [example], [read_clip(example, loaded)])["input_ids"].cpu()
     audio = adapter.span_ids(loaded.model, ids)[0] > 0
     repeated = audio & torch.cat([audio.new_zeros(1), audio[:-1]])
+    return [int(token) for token in ids[0][~repeated]]
+
+
+def prompt_text(loaded: LoadedModel, example: Example) -> str:
+    """As `prompt_tokens`, in words."""
     tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
-    return str(tokenizer.decode(ids[0][~repeated], skip_special_tokens=False))
+    return str(tokenizer.decode(prompt_tokens(loaded, example), skip_special_tokens=False))
 
 
 def _features(loaded: LoadedModel, examples: Sequence[Example], waves: Sequence[NDArray[np.float32]]) -> Any:

@@ -100,7 +100,7 @@ class Submission(Part):
     """One run."""
 
     kind: Literal["fastadasp-submission"] = Field(default="fastadasp-submission", description="what the file is")
-    version: Literal[1] = Field(default=VERSION, description="version of these keys")
+    version: Literal[1] = Field(default=1, description="version of these keys")
     started: str = Field(description="start of the run, ISO 8601, UTC")
     model: Model = Field(description="the model")
     machine: Machine = Field(description="where times were taken")
@@ -167,6 +167,7 @@ def submission_of(run: LoadedRun, name: str | None = None) -> Submission:
             "kv_bytes",
             "kv_removed",
         )
+        known: dict[str, Any] = {cost: line.cost(cost) for cost in costs}  # what is missing is told by `Row`
         rows.append(
             Row(
                 task=line.task,
@@ -177,7 +178,7 @@ def submission_of(run: LoadedRun, name: str | None = None) -> Submission:
                 value=metrics[about.facts[line.task].metric],
                 interval=line.interval,
                 metrics=metrics,
-                **{name: line.cost(name) for name in costs},
+                **known,
                 prefill_seconds=line.prefill_seconds,
                 decode_seconds=line.decode_seconds,
             )
