@@ -81,7 +81,13 @@ class Registry(store.Registry):
 
 
 def get_registry() -> store.Registry:
-    """The registry of this process, read on first use, strategies included."""
+    """The registry of this process, read on first use, strategies included.
+
+    Example::
+
+        >>> "weighted" in [entry.name for entry in fastadasp.get_registry().entries("strategy")]
+        True
+    """
     registry = store.get_registry()
     registry.read_recipes(_read)
     return registry
@@ -102,6 +108,11 @@ def load_strategy(name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Str
         UnknownNameError: no strategy of this name is installed.
         PluginError: it is installed but broken.
         StrategyError: the recipe or an override is wrong.
+
+    Example::
+
+        >>> fastadasp.load_strategy("weighted", budget=0.3, schedule="constant").schedule.name
+        'constant'
     """
     if isinstance(name_or_path, Strategy):
         strategy = name_or_path

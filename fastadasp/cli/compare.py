@@ -111,7 +111,7 @@ def compare(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
-        pages.insert(insert, study.face, found.tables)
+        pages.insert(insert, study.face.without_times(), found.tables)
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:

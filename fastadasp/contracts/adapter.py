@@ -36,6 +36,11 @@ class ModelAdapter:
             [clips, tokens]; empty if none does. Then clips side by side, with no token between them, count as one.
         module: the module that holds the family's classes and registers its configuration and processor with
             transformers on import; None where they are transformers' own.
+
+    Example::
+
+        >>> fastadasp.ModelAdapter(name="my_family", audio_token="audio_token_index").decoder_paths[0]
+        'model.language_model'
     """
 
     name: str

@@ -36,6 +36,13 @@ class Component(BaseModel):
     Class variables: ``name`` (how recipes call it; lower case with hyphens), ``summary`` (one line for listings), and
     ``formula``, ``source`` and ``cost``, which pages about methods show. They need no annotation. Fields of the
     subclass are its parameters, and a field's ``description`` says what it does.
+
+    Example::
+
+        >>> fastadasp.load_strategy("h2o").merger.parameters()
+        {}
+        >>> fastadasp.load_strategy("weighted").select.summary
+        'cosine of neighbouring keys after rotary embedding, heads concatenated'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -75,6 +82,14 @@ class Scorer(TokenComponent):
 
     Rows are clips, not samples: a prompt with two recordings has two rows, so nothing is compared across recordings.
     N is the longest clip's number of audio tokens; shorter clips are padded at the end (`LayerView.valid`).
+
+    Example::
+
+        >>> class Loudness(fastadasp.Scorer):
+        ...     name = "loudness"
+        ...     gives = ("importance",)
+        ...     def importance(self, layer):
+        ...         return layer.hidden.float().norm(dim=-1)
     """
 
     gives: ClassVar[tuple[ScoreKind, ...]]
@@ -89,7 +104,19 @@ class Scorer(TokenComponent):
 
 
 class Merger(TokenComponent):
-    """Turns scores and a count of tokens to remove into a token plan."""
+    """Turns scores and a count of tokens to remove into a token plan.
+
+    Example::
+
+        >>> from fastadasp.ops import clusters_from_kept, largest
+        >>> class Keep(fastadasp.Merger):
+        ...     name = "keep"
+        ...     reads = "importance"
+        ...     uses_weight = False
+        ...     def plan(self, layer, select, weight, remove):
+        ...         kept = largest(select.masked_fill(~layer.valid, float("-inf")), layer.valid.sum(1) - remove)
+        ...         return fastadasp.TokenPlan(clusters_from_kept(kept & layer.valid), merges=False)
+    """
 
     must_define = ("plan",)
     reads: ClassVar[ScoreKind]
@@ -125,7 +152,15 @@ class Merger(TokenComponent):
 
 
 class Schedule(Component):
-    """How one ratio r spreads over the layers."""
+    """How one ratio r spreads over the layers.
+
+    Example::
+
+        >>> class Second(fastadasp.Schedule):
+        ...     name = "second"
+        ...     def ratios(self, ratio, start, num_layers):
+        ...         return tuple(ratio if i >= start and i % 2 == 0 else 0.0 for i in range(num_layers))
+    """
 
     must_define = ("ratios",)
 
@@ -159,7 +194,15 @@ class Schedule(Component):
 
 
 class LayerSelector(Component):
-    """Chooses the layer the schedule starts at."""
+    """Chooses the layer the schedule starts at.
+
+    Example::
+
+        >>> class Middle(fastadasp.LayerSelector):
+        ...     name = "middle"
+        ...     def start_layer(self, num_layers):
+        ...         return num_layers // 2
+    """
 
     must_define = ("start_layer",)
 

@@ -18,6 +18,13 @@ class TokenPlan:
             clusters' first tokens; -1 for a token that is dropped and for padding.
         weight: float32 [clips, N] >= 0, how much each token counts in its cluster's mean; None for equal weights.
         merges: False promises that no cluster has two members, so survivors are copied rather than averaged.
+
+    Example::
+
+        >>> import torch
+        >>> plan = fastadasp.TokenPlan(torch.tensor([[0, 0, 1, -1]]))  # two join, one stays, one goes
+        >>> int(plan.cluster.max()) + 1
+        2
     """
 
     cluster: Tensor

@@ -36,6 +36,14 @@ class LayerView:
         value: values [B, key/value heads, past + T, head_dim] of the same attention; None where there is none.
         rotation: how its queries were turned by their positions; None where that is not known.
         heads: rows a clip; above 1 only at site ``cache``, where each key/value head chooses for itself.
+
+    Example::
+
+        >>> class Loudness(fastadasp.Scorer):
+        ...     name = "loudness"
+        ...     gives = ("importance",)
+        ...     def importance(self, layer):  # a LayerView
+        ...         return layer.hidden.float().norm(dim=-1)
     """
 
     layer_index: int

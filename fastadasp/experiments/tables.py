@@ -59,7 +59,10 @@ def unclear(entry: Entry) -> bool:
 
 def span(interval: tuple[float, float] | None) -> str:
     """An interval as text."""
-    return "" if interval is None or interval[0] == interval[1] else f"{interval[0]:.1f} to {interval[1]:.1f}"
+    if interval is None or interval[0] == interval[1]:
+        return ""
+    low, high = (round(end, 1) + 0.0 for end in interval)  # no minus before a zero
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _difference(entry: Entry) -> str:

@@ -56,6 +56,12 @@ class ManifestTask(Task):
 
     Raises:
         DataError: an argument is not one of what is allowed.
+
+    Example::
+
+        >>> task = fastadasp.get_registry().get("task", "er")
+        >>> task.examples(1)[0].reference in ("angry", "happy", "neutral", "sad")
+        True
     """
 
     def __init__(
