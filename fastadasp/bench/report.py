@@ -79,6 +79,30 @@ def model_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def served_table(rows: Sequence[Row]) -> Table:
+    """Rows of `fastadasp.bench.served`."""
+    columns = (
+        "strategy", "budget", "s", "at a time", "prompt", "requests/s", "ratio", "tokens/s", "first token",
+        "last token",
+    )  # fmt: skip
+    table = _table(f"vLLM {rows[0]['versions']['vllm']}, {rows[0]['new_tokens']} new tokens a request", columns)
+    for row in rows:
+        table.add_row(
+            row["strategy"],
+            row["budget"] or "-",
+            f"{row['seconds']:g}",
+            str(row["concurrency"]),
+            f"{row['prompt_tokens']:g}",
+            f"{row['requests_per_s']:.3g} ({_pair(row['requests_per_s_quartiles'], 2).replace(' -> ', '-')})",
+            f"{row['throughput_ratio']:.2f}x",
+            f"{row['tokens_per_s']:.1f}",
+            _ms(row["first_token_s"]),
+            _ms(row["last_token_s"]),
+        )
+    table.caption = about(rows[0], f"medians of {rows[0]['rounds']} interleaved rounds, quartiles in brackets")
+    return table
+
+
 def operator_table(rows: Sequence[Row]) -> Table:
     """Rows of ``bench operator``."""
     columns = (

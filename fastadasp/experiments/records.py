@@ -46,6 +46,7 @@ class Cell(Record):
         "cell failed, has fewer than 20 clips, or scores the same on every sample",
     )
     efficiency: dict[str, int | float | None] | None = Field(description="costs; null if the cell failed")
+    engine: str = Field(default="transformers", description="what answered the clips: transformers or vLLM")
     error: str | None = Field(default=None, description="why the cell failed; null if it did not")
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError
@@ -27,6 +27,9 @@ from fastadasp.recipes.reading import SECTIONS
 from fastadasp.selection.cache import Notice
 from fastadasp.strategy import Strategy, get_registry, load_strategy
 
+if TYPE_CHECKING:
+    from fastadasp.inference.runner import Runner
+
 EXECUTORS = ("local", "ray")
 FACES: dict[str, Face] = {"compare": COMPARISON, "ablate": STUDY}
 SHARE = 50
@@ -44,6 +47,7 @@ class Options:
         workers, gpus, address: of the executor ``ray`` (`RayExecutor`).
         appendix: Markdown that follows the tables.
         forecast: whether to say beforehand how long it will take.
+        engine: answers the clips; None for transformers.
     """
 
     model: str
@@ -57,6 +61,7 @@ class Options:
     address: str | None = None
     appendix: str = ""
     forecast: bool = False
+    engine: Runner | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,12 @@ class Study:
         check_folder(self.settings.model)
         if options.executor == "local":
             choose_dtype(given.dtype, choose_device(given.device))
-        self._worker = Worker(self.settings, notice=notice)
+        if options.engine is not None:
+            if options.executor != "local":
+                raise RunError(f"engine {options.engine.name} runs with the executor local, not {options.executor}")
+            for _, recipe in made:
+                options.engine.check(recipe)
+        self._worker = Worker(self.settings, notice=notice, engine=options.engine)
         self._worker.read  # noqa: B018  (every recording is read, so that a broken one is known now)
 
     @property
