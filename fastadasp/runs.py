@@ -29,6 +29,12 @@ class LoadedRun:
 
     Attributes:
         source: its files, read and checked.
+
+    Example::
+
+        >>> run = fastadasp.compare(["uniform"], output="runs/one", tasks=["er"], budgets=[0.5], limit=2)
+        >>> [row["strategy"] for row in run.rows()]
+        ['full', 'uniform']
     """
 
     source: Source
@@ -80,7 +86,7 @@ class LoadedRun:
             if mine is None or its is None or mine[0] != its[0]:
                 continue
             gap = difference(mine[1], its[1], higher_is_better=task.higher_is_better)
-            low, high = (gap.interval if len(mine[0]) >= FEWEST else None) or (None, None)
+            low, high = (gap.interval if mine[1].size >= FEWEST else None) or (None, None)
             row: dict[str, Any] = {
                 "task": line.task,
                 "strategy": line.name,
@@ -112,9 +118,10 @@ def load_run(folder: str | Path) -> LoadedRun:
 
     Example::
 
-        run = fastadasp.load_run("runs/first")
-        run.to_dataframe().sort_values("value")
-        run.against(fastadasp.load_run("runs/second"))
+        >>> made = fastadasp.compare(["uniform"], output="runs/first", tasks=["er"], budgets=[0.5], limit=2)
+        >>> run = fastadasp.load_run("runs/first")
+        >>> run.to_dataframe()["strategy"].tolist()
+        ['full', 'uniform']
     """
     return LoadedRun(read_source(Path(folder)))
 
@@ -166,6 +173,12 @@ def compare(
 
         run = fastadasp.compare(["weighted", "uniform"], output="runs/mine", tasks=["er"], limit=24)
         run.to_dataframe()
+
+    Example::
+
+        >>> run = fastadasp.compare(["uniform"], output="runs/two", tasks=["er"], budgets=[0.5], limit=2)
+        >>> len(run.rows())
+        2
     """
     from fastadasp.demo import model_path
     from fastadasp.experiments.comparison import comparison

@@ -23,6 +23,7 @@ from fastadasp.registry.checks import describe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fastadasp.engine.encoder import EncoderSeen
     from fastadasp.engine.trace import Trace
     from fastadasp.inference.load import LoadedModel
 
@@ -46,17 +47,21 @@ class Strategy(OnFeatures, Recipe):
         summary = f": {self.summary}" if self.summary else ""
         return html_table(f"strategy {self.name}{summary}", (), rows)
 
-    def apply(self, model: nn.Module, *, spans: Tensor | None = None) -> AbstractContextManager[Trace]:
+    def apply(
+        self, model: nn.Module, *, spans: Tensor | None = None, encoder: EncoderSeen | None = None
+    ) -> AbstractContextManager[Trace]:
         """Works inside `model` while the context is open; yields a trace of what happened at each layer.
 
         Args:
             model: a transformers model of an installed family. On leaving it is as it was.
             spans: int [batch, positions], which clip each prompt position belongs to (0: none); only needed if the
                 model is called with ``inputs_embeds``.
+            encoder: what the audio encoder attended to (`fastadasp.engine.encoder.EncoderSeen`); only needed with
+                ``inputs_embeds``, by strategies that need ``encoder``.
         """
         from fastadasp.engine.apply import apply_strategy
 
-        return apply_strategy(self, model, spans=spans)
+        return apply_strategy(self, model, spans=spans, encoder=encoder)
 
     def calibrated(self, model: LoadedModel, examples: Sequence[Example], *, cached: bool = True) -> Strategy:
         """The strategy with its start layer chosen on these examples (their references are not looked at).
@@ -94,7 +99,13 @@ class Registry(store.Registry):
 
 
 def get_registry() -> store.Registry:
-    """The registry of this process, read on first use, strategies included."""
+    """The registry of this process, read on first use, strategies included.
+
+    Example::
+
+        >>> "weighted" in [entry.name for entry in fastadasp.get_registry().entries("strategy")]
+        True
+    """
     registry = store.get_registry()
     registry.read_recipes(_read)
     return registry
@@ -115,6 +126,11 @@ def load_strategy(name_or_path: str | os.PathLike[str] | Mapping[str, Any] | Str
         UnknownNameError: no strategy of this name is installed.
         PluginError: it is installed but broken.
         StrategyError: the recipe or an override is wrong.
+
+    Example::
+
+        >>> fastadasp.load_strategy("weighted", budget=0.3, schedule="constant").schedule.name
+        'constant'
     """
     if isinstance(name_or_path, Strategy):
         strategy = name_or_path

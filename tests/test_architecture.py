@@ -23,6 +23,7 @@ ROOMS = (
     "fastadasp",  # the package itself: public names, each looked up when it is asked for
     "__main__",
     "cli",
+    "leaderboard",
     "runs",
     "report",
     "bench",

@@ -187,6 +187,8 @@ def test_groups_and_rates_and_prompts_in_the_files_of_a_run(questions: Path, tmp
         assert about["prompts"]["quiz"].count("<|audio|>") <= 1
         cell = json.loads((out / "results.jsonl").read_text().splitlines()[0])
         assert set(cell["metrics"]) >= {"accuracy", "no_answer", "accuracy[domain]", "accuracy[domain=music]"}
+        table = (out / "table.md").read_text()
+        assert "| strategy | budget | no option named | mean by domain | domain=music | domain=speech |" in table
         answers = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
         assert answers[0]["reference"].startswith("B\nA. dogs\n")
 

@@ -261,6 +261,8 @@ def test_a_whole_comparison_on_a_benchmark(tmp_path: Path) -> None:
     assert all(cell["clips"] == 5 and cell["metrics"]["wer"] > 50 for cell in cells)
     table = (out / "table.md").read_text()
     assert "librispeech: LibriSpeech test-clean" in table
+    assert "none of the questions that this model was trained for" in table
+    assert "spoken English digits" in table
     prompt = json.loads((out / "run.json").read_text())["prompts"]["librispeech"]
     assert "Please recognize the speech and only output the recognized content:" in prompt
 

@@ -15,6 +15,7 @@ from fastadasp.cli import (
     convert,
     export_embeddings,
     inspect,
+    leaderboard,
     models,
     new_plugin,
     plugins,
@@ -23,6 +24,7 @@ from fastadasp.cli import (
     select_layer,
     serve,
     strategies,
+    submit,
     tasks,
     transcribe,
 )
@@ -114,6 +116,8 @@ app.command()(plugins.plugins)
 app.command()(new_plugin.new_plugin)
 app.command()(transcribe.transcribe)
 app.command()(report.report)
+app.command()(submit.submit)
+app.command()(leaderboard.leaderboard)
 app.command()(export_embeddings.export_embeddings)
 app.command(context_settings=serve.EVERYTHING_ELSE)(serve.serve)
 app.command()(inspect.inspect)

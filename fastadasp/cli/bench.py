@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadasp.cli.options import Wide
+from fastadasp.cli import options
+from fastadasp.cli.bench_served import served
 from fastadasp.cli.terminal import Bar, print_table, say, split
 from fastadasp.errors import RunError
 
@@ -19,8 +20,6 @@ app = typer.Typer(
     help="Measure time and memory; nothing is downloaded, weights are random.", invoke_without_command=True
 )
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-Json = Annotated[bool, typer.Option("--json", help="print the rows as JSON and nothing else")]
 DEFAULTS = {
     "shape": "tiny",
     "seconds": (30.0, 120.0, 240.0),
@@ -49,22 +48,34 @@ def bench(
         str | None, typer.Option(help="names or TOML files, comma-separated; default: weighted,fastadasp-dense")
     ] = None,
     budgets: Annotated[str | None, typer.Option(help="as for compare; default: flops=0.5")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of every recipe")] = None,
+    set_: options.Set = None,
     rounds: Annotated[int | None, typer.Option(help="interleaved rounds; default: 5")] = None,
     warmup: Annotated[int | None, typer.Option(help="rounds before, which do not count; default: 1")] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="paper: its Tables 3 and 4; h100, cpu: the figures of docs/performance.md"),
     ] = None,
-    device: Device = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     attn: Annotated[str, typer.Option(help="attention implementation: sdpa or eager")] = "sdpa",
     compiled: Annotated[
         bool | None, typer.Option("--compile", help="compile the decoding, over static caches", show_default=False)
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="transformers (default), or vllm: throughput of a server; docs/serving.md")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="with --engine vllm: model folder or hub id; default: the embedded model")
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="with --engine vllm: requests at a time, comma-separated; default: 1,8,32")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="with --engine vllm: options of its server, e.g. '--max-model-len 4096'")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="draw time and memory against length, PNG or SVG")] = None,
-    wide: Wide = False,
-    as_json: Json = False,
+    wide: options.Wide = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure encoder, prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
     if context.invoked_subcommand is not None:
@@ -88,6 +99,16 @@ def bench(
         "warmup": warmup,
         "compiled": compiled,
     }
+    of_vllm = {"model": model, "concurrency": _numbers("--concurrency", concurrency, int), "server": server}
+    if engine not in (None, "transformers", "vllm"):
+        raise RunError(f"--engine is transformers or vllm, not {engine!r}")
+    if engine == "vllm":
+        others = {"preset": preset, "plot": plot, "device": None if device == "auto" else device}
+        others |= {"dtype": None if dtype == "auto" else dtype, "attn": None if attn == "sdpa" else attn}
+        served({**given, **others}, of_vllm, parse_overrides(set_ or []), wide, as_json)
+        return
+    if strangers := [name for name, value in of_vllm.items() if value is not None]:
+        raise RunError(f"--{strangers[0]} is about --engine vllm")
     if plot is not None:
         check_picture(plot)
     place = choose_device(device)
@@ -98,10 +119,10 @@ def bench(
         "overrides": parse_overrides(set_ or []),
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    plans = [_plan({**options, **changed, **common}) for options in chosen.models]
+    plans = [_plan({**one, **changed, **common}) for one in chosen.models]
     rows, operators = list[dict[str, Any]](), list[dict[str, Any]]()
-    for options in chosen.operators:
-        operators += _operator_rows({**options, "device": place}, as_json)
+    for one in chosen.operators:
+        operators += _operator_rows({**one, "device": place}, as_json)
     for plan in plans:
         rows += _model_rows(plan, as_json, wide)
     if plot is not None and rows:
@@ -119,8 +140,8 @@ def operator(
     hidden: Annotated[str, typer.Option(help="channels, multiples of 128, comma-separated")] = "1024,4096",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, comma-separated")] = "float32,bfloat16",
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 7,
-    device: Device = "auto",
-    as_json: Json = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Time one reduction (scores, plan, means) against a plain reimplementation of the released method."""
     from fastadasp.inference.load import choose_device, choose_dtype

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastadasp.cli import options
 from fastadasp.cli.terminal import console, say, split
 from fastadasp.errors import RunError
 
@@ -28,10 +29,10 @@ def inspect(
         typer.Option(help="what to draw, by its ending: .html, .png, .svg or .pdf; default: <name>-tokens.html here"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="most new tokens of an answer")] = 128,
-    model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of the recipes")] = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    set_: options.Set = None,
 ) -> None:
     """Draw which audio tokens of a recording each layer puts together, and print the answers."""
     from fastadasp.audio import check_length

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from fastadasp.cli import options
 from fastadasp.cli.plugins import plain
 from fastadasp.cli.terminal import print_listing, print_problems
 
@@ -21,7 +20,7 @@ def state(adapter: ModelAdapter) -> str:
     return "yes" if adapter.is_installed() else "yes, but not in the installed transformers"
 
 
-def models(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
+def models(as_json: options.Json = False) -> None:
     """List the model families: which work with strategies, and why others cannot."""
     from fastadasp.strategy import get_registry
 

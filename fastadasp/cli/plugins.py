@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from fastadasp.cli import options
 from fastadasp.cli.terminal import print_listing
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 KEYS = ("name", "distribution", "version", "module", "api", "state", "fault", "seconds")
 
 
-def plugins(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
+def plugins(as_json: options.Json = False) -> None:
     """List the plugins that are installed: where they come from, what they bring, and what is wrong with them."""
     from fastadasp.strategy import get_registry
 

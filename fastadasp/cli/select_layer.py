@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastadasp.cli import options
 from fastadasp.cli.terminal import console, say, split
 from fastadasp.errors import RunError, StrategyError
 
@@ -67,12 +68,12 @@ def select_layer(
     limit: Annotated[int | None, typer.Option(help="with --sweep: clips of the task; default: all")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG or SVG file")] = None,
     output: Annotated[Path | None, typer.Option(help="write all figures into this JSON file")] = None,
-    model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of every recipe")] = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    set_: options.Set = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="choose anew and keep nothing")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Choose the layer that a strategy starts at, on a few clips of a task."""
     from fastadasp.demo import model_path
@@ -174,13 +175,13 @@ def _recipes(request: Request) -> list[list[Strategy]]:
     from fastadasp.counts.budget import Budget
     from fastadasp.strategy import load_strategy, parse_overrides
 
-    options = []
+    choices = []
     for item in request.vary:
         key, equals, values = (part.strip() for part in item.partition("="))
         if not equals or not values:
             raise RunError(f"--vary {item!r}: write parameter=value,value, e.g. k=3,5")
-        options.append([parse_overrides([f"layers.{key}={value.strip()}"]) for value in values.split(",")])
-    variants = [dict(itertools.chain(*(part.items() for part in parts))) for parts in itertools.product(*options)]
+        choices.append([parse_overrides([f"layers.{key}={value.strip()}"]) for value in values.split(",")])
+    variants = [dict(itertools.chain(*(part.items() for part in parts))) for parts in itertools.product(*choices)]
     out = []
     for name in request.strategies:
         recipe = load_strategy(name)

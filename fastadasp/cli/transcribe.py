@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastadasp.cli import options
 from fastadasp.cli.terminal import console, say
 from fastadasp.errors import DataError, FastAdaSPError, RunError
 from fastadasp.files import SOUNDS, convert_hint, recordings_in
@@ -34,10 +35,10 @@ def transcribe(
         int | None, typer.Option(help="most new tokens for a window; default: 12 for each second")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="windows at a time")] = 8,
-    model: Annotated[str | None, typer.Option(help="model folder or hub id; default: the embedded model")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field of the recipe")] = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    set_: options.Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a recording, with times")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="do not say on stderr what was removed")] = False,
 ) -> None:

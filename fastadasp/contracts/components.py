@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from fastadasp.engine.view import LayerView
 
 ScoreKind = Literal["importance", "affinity"]
-Need = Literal["attention", "text", "order"]
+Need = Literal["attention", "text", "order", "encoder"]
 """What a component cannot do without: ``attention``, queries and keys of an attention; ``text``, text tokens in the
-prompt; ``order``, tokens that still stand in time order, since it compares neighbours or counts places."""
+prompt; ``order``, tokens that still stand in time order, since it compares neighbours or counts places; ``encoder``,
+the attention of the audio encoder's last layer."""
 Site = Literal["input", "block", "cache"]
 """Where tokens go: ``input``, before a layer's attention; ``block``, between a layer's attention and its MLP;
 ``cache``, from the keys and values alone."""
@@ -36,6 +37,13 @@ class Component(BaseModel):
     Class variables: ``name`` (how recipes call it; lower case with hyphens), ``summary`` (one line for listings), and
     ``formula``, ``source`` and ``cost``, which pages about methods show. They need no annotation. Fields of the
     subclass are its parameters, and a field's ``description`` says what it does.
+
+    Example::
+
+        >>> fastadasp.load_strategy("h2o").merger.parameters()
+        {}
+        >>> fastadasp.load_strategy("weighted").select.summary
+        'cosine of neighbouring keys after rotary embedding, heads concatenated'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -75,6 +83,14 @@ class Scorer(TokenComponent):
 
     Rows are clips, not samples: a prompt with two recordings has two rows, so nothing is compared across recordings.
     N is the longest clip's number of audio tokens; shorter clips are padded at the end (`LayerView.valid`).
+
+    Example::
+
+        >>> class Loudness(fastadasp.Scorer):
+        ...     name = "loudness"
+        ...     gives = ("importance",)
+        ...     def importance(self, layer):
+        ...         return layer.hidden.float().norm(dim=-1)
     """
 
     gives: ClassVar[tuple[ScoreKind, ...]]
@@ -89,7 +105,19 @@ class Scorer(TokenComponent):
 
 
 class Merger(TokenComponent):
-    """Turns scores and a count of tokens to remove into a token plan."""
+    """Turns scores and a count of tokens to remove into a token plan.
+
+    Example::
+
+        >>> from fastadasp.ops import clusters_from_kept, largest
+        >>> class Keep(fastadasp.Merger):
+        ...     name = "keep"
+        ...     reads = "importance"
+        ...     uses_weight = False
+        ...     def plan(self, layer, select, weight, remove):
+        ...         kept = largest(select.masked_fill(~layer.valid, float("-inf")), layer.valid.sum(1) - remove)
+        ...         return fastadasp.TokenPlan(clusters_from_kept(kept & layer.valid), merges=False)
+    """
 
     must_define = ("plan",)
     reads: ClassVar[ScoreKind]
@@ -125,7 +153,15 @@ class Merger(TokenComponent):
 
 
 class Schedule(Component):
-    """How one ratio r spreads over the layers."""
+    """How one ratio r spreads over the layers.
+
+    Example::
+
+        >>> class Second(fastadasp.Schedule):
+        ...     name = "second"
+        ...     def ratios(self, ratio, start, num_layers):
+        ...         return tuple(ratio if i >= start and i % 2 == 0 else 0.0 for i in range(num_layers))
+    """
 
     must_define = ("ratios",)
 
@@ -159,7 +195,15 @@ class Schedule(Component):
 
 
 class LayerSelector(Component):
-    """Chooses the layer the schedule starts at."""
+    """Chooses the layer the schedule starts at.
+
+    Example::
+
+        >>> class Middle(fastadasp.LayerSelector):
+        ...     name = "middle"
+        ...     def start_layer(self, num_layers):
+        ...         return num_layers // 2
+    """
 
     must_define = ("start_layer",)
 

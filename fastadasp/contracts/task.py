@@ -23,6 +23,11 @@ class Example:
         instruction: what the model is asked, in plain text; the model's own chat template wraps it.
         reference: the right answer.
         tags: anything worth grouping by (``speaker``, ``seen_speaker``...).
+
+    Example::
+
+        >>> fastadasp.Example(id="1", audio=Path("talk.mp3"), instruction="Transcribe.", reference="one two").tags
+        {}
     """
 
     id: str
@@ -56,7 +61,14 @@ class Tally:
 
 
 class Task(ABC):
-    """A set of clips with questions and a metric. Subclass it, or use `ManifestTask`."""
+    """A set of clips with questions and a metric. Subclass it, or use `ManifestTask`.
+
+    Example::
+
+        >>> task = fastadasp.get_registry().get("task", "asr")
+        >>> task.metric, task.higher_is_better
+        ('wer', False)
+    """
 
     name: str
     kind: Literal["dense", "sparse"]
@@ -71,6 +83,10 @@ class Task(ABC):
     the model's first new token has it: ``0.8731``."""
     groups: tuple[str, ...] = ()
     """Tags whose values are also scored apart (`fastadasp.tasks.groups.group_scores`), e.g. ``domain``."""
+
+    unit: str = ""
+    """The tag that says which clips are not independent of each other, e.g. ``speaker``: intervals and tests then count
+    its values and not clips. Where it is empty, each recording counts as one."""
 
     @property
     def settings(self) -> dict[str, str]:

@@ -30,6 +30,13 @@ class Budget(BaseModel):
 
     Written as ``0.5`` (tokens), ``"flops=0.5"``, ``"kv=0.5"`` or ``"ratio=0.3"``, as text or number; read by
     `Budget.of`. ``flops`` and ``kv`` depend on the model and the prompt: `Strategy.solve` finds their r.
+
+    Example::
+
+        >>> fastadasp.Budget.of("flops=0.5").kind
+        'flops'
+        >>> fastadasp.Budget.of(0.3).tokens
+        0.3
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -18,6 +18,13 @@ class DecoderShape:
         heads, kv_heads: query heads, and key/value heads.
         head_dim: channels of one head.
         mlp: inner channels of the gated MLP; in a mixture of experts, of those that see a token.
+
+    Example::
+
+        >>> shape = fastadasp.DecoderShape(layers=32, hidden=4096, heads=32, kv_heads=32, head_dim=128, mlp=11008)
+        >>> solution = fastadasp.load_strategy("weighted", flops=0.5).solve(shape, text=50, audio=[750])
+        >>> round(solution.flops_removed, 2)
+        0.5
     """
 
     layers: int

@@ -7,14 +7,14 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.errors import DataError, RunError
-from fastadasp.experiments.records import FORMAT
+from fastadasp.experiments.records import FORMAT, TaskFacts
 from fastadasp.recipes.reading import SECTIONS
 from fastadasp.strategy import get_registry
 
@@ -115,6 +115,22 @@ def hash_examples(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
+def facts_of(task: Task, examples: Sequence[Example]) -> TaskFacts:
+    """What decides whether figures of a task may be compared, for the files of a run. Raises DataError."""
+    data, questions = hashlib.sha256(), hashlib.sha256()
+    for example in examples:
+        row = (example.id, hash_file(example.audio), example.reference)
+        data.update(json.dumps(row, ensure_ascii=False).encode())
+        questions.update(json.dumps(example.instruction, ensure_ascii=False).encode())
+    return TaskFacts(
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        settings={name: value for name, value in task.settings.items() if value},
+        data=data.hexdigest(),
+        questions=questions.hexdigest(),
+    )
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, read again if it changed. Raises DataError."""
     try:
@@ -176,3 +192,17 @@ def _version(name: str) -> str:
         return version(name).split("+")[0]
     except PackageNotFoundError:
         raise RunError(f"package {name} is not installed properly: its version cannot be told") from None
+
+
+def origins_of(strategies: Iterable[Strategy]) -> dict[str, str]:
+    """Which package and module each component of these strategies comes from."""
+    origins = {f"{entry.kind} {entry.name}": entry.origin for entry in get_registry().entries()}
+    out = {}
+    for strategy in strategies:
+        for part, kind in SECTIONS.items():
+            component = getattr(strategy, part)
+            label = "" if component is None else f"{kind} {component.name}"
+            if label in origins:
+                origin = origins[label]
+                out[label] = f"{origin.distribution} {origin.version} ({origin.module})"
+    return out

@@ -46,6 +46,7 @@ class Cell(Record):
         "cell failed, has fewer than 20 clips, or scores the same on every sample",
     )
     efficiency: dict[str, int | float | None] | None = Field(description="costs; null if the cell failed")
+    engine: str = Field(default="transformers", description="what answered the clips: transformers or vLLM")
     error: str | None = Field(default=None, description="why the cell failed; null if it did not")
 
 
@@ -60,6 +61,10 @@ class Prediction(Record):
     seed: int = Field(description="as in results.jsonl")
     id: str = Field(description="id of the clip in its task")
     audio: str = Field(description="file name of the recording")
+    unit: str = Field(
+        default="",
+        description="what counts as one in statistics: the recording, or the value of the task's `unit` column",
+    )
     reference: str = Field(description="the right answer")
     prediction: str = Field(description="the model's answer")
     tags: dict[str, str] = Field(description="labels of the clip, e.g. `speaker`, `seen_speaker`")
@@ -117,8 +122,8 @@ class Standing(Record):
     metric: str = Field(description="the task's headline metric")
     value: float | None = Field(description="the metric, mean over seeds; null if every seed failed")
     interval: tuple[float, float] | None = Field(
-        description="95 % bootstrap interval of it over clips and seeds; null for fewer than 20 clips, or where "
-        "nothing varies"
+        description="95 % bootstrap interval of it over recordings (or values of `unit`) and seeds; null for fewer "
+        "than 20 of them, or where nothing varies"
     )
     audio_tokens_removed: float | None = Field(
         description="the same fraction as in results.jsonl, mean over seeds; null if every seed failed"
@@ -129,7 +134,7 @@ class Standing(Record):
     baseline: str | None = Field(description="what the difference is taken against; null if this is the baseline")
     difference: float | None = Field(description="the metric less the baseline's; null without one")
     difference_interval: tuple[float, float] | None = Field(
-        description="95 % paired bootstrap interval of it; null for fewer than 20 clips"
+        description="95 % paired bootstrap interval of it; null for fewer than 20 recordings (or values of `unit`)"
     )
     wins: int | None = Field(description="clips that are better than under the baseline (mean over seeds)")
     ties: int | None = Field(description="clips that are equal")
@@ -169,6 +174,16 @@ class Result(Record):
     device_name: str = Field(description="name of the processor or GPU")
 
 
+class TaskFacts(Record):
+    """What decides whether figures of a task may be compared."""
+
+    metric: str = Field(description="the headline metric")
+    higher_is_better: bool = Field(description="whether larger is better")
+    settings: dict[str, str] = Field(description="what else decides a score, e.g. the normaliser")
+    data: str = Field(description="SHA-256 over ids, recordings (their content) and right answers, in order")
+    questions: str = Field(description="SHA-256 over what each clip is asked, in order")
+
+
 class Run(Record):
     """``run.json``: what was run, with what, and how the last run of it ended."""
 
@@ -203,6 +218,10 @@ class Run(Record):
         description="the whole prompt of each task's first clip as the model read it, with its chat template; one sign "
         "stands for all audio tokens",
     )
+    facts: dict[str, TaskFacts] = Field(
+        default_factory=dict, description="what decides whether figures of a task may be compared, by task"
+    )
+    code: str | None = Field(default=None, description="SHA-256 over the sources of fastadasp that a cell runs through")
     start_layers: list[StartLayer] = Field(
         default_factory=list,
         description="start layers that were chosen on calibration clips; none for recipes that name one",

@@ -24,14 +24,23 @@ class Heading:
 
     Attributes:
         clips: how many the task has.
+        units: how many of them are independent of each other.
         baseline: what differences are taken against, in words.
         axes: recipe axes with several values.
     """
 
     task: Task
     clips: int
+    units: int
     baseline: str
     axes: Sequence[str] = ()
+
+    @property
+    def units_in_words(self) -> str:
+        """What intervals are taken over."""
+        if self.units == self.clips:
+            return "clips"
+        return f"values of {self.task.unit!r}" if self.task.unit else f"{self.units} recordings"
 
     @property
     def title(self) -> str:
@@ -59,7 +68,10 @@ def unclear(entry: Entry) -> bool:
 
 def span(interval: tuple[float, float] | None) -> str:
     """An interval as text."""
-    return "" if interval is None or interval[0] == interval[1] else f"{interval[0]:.1f} to {interval[1]:.1f}"
+    if interval is None or interval[0] == interval[1]:
+        return ""
+    low, high = (round(end, 1) + 0.0 for end in interval)  # no minus before a zero
+    return f"{low:.1f} to {high:.1f}"
 
 
 def _difference(entry: Entry) -> str:
@@ -162,8 +174,9 @@ class Face:
     def note(self, heading: Heading, entries: Sequence[Entry]) -> str:
         """What stands below a table: how to read it, and what cannot be told apart."""
         seeds = max((len(entry.standing.seeds) for entry in entries), default=1)
-        over = "clips and seeds" if seeds > 1 else "clips"
-        few = "" if heading.clips >= FEWEST else f" (too few clips for one: {heading.clips}, it needs {FEWEST})"
+        what = heading.units_in_words
+        over = f"{what} and seeds" if seeds > 1 else what
+        few = "" if heading.units >= FEWEST else f" (too few {what} for one: {heading.units}, it needs {FEWEST})"
         out = [f"95 %: bootstrap over {over}{few}"]
         if seeds > 1:
             out.append(f"random strategies: mean of {seeds} seeds")
@@ -219,7 +232,45 @@ def markdown(face: Face, heading: Heading, entries: Sequence[Entry]) -> str:
     out += ["|" + "---|" * left + "---:|" * (len(header) - left)]
     out += [f"| {' | '.join(face.row(entry, heading.names))} |" for entry in entries]
     sentences = face.note(heading, entries).split("\n")
-    return "\n".join([*out, "", *(f"{sentence}  " for sentence in sentences[:-1]), sentences[-1]]) + "\n"
+    out += ["", *(f"{sentence}  " for sentence in sentences[:-1]), sentences[-1]]
+    parts, cells = groups(heading, entries)
+    if parts:
+        out += ["", f"| {' | '.join(parts)} |", "|" + "---|" * left + "---:|" * (len(parts) - left)]
+        out += [f"| {' | '.join(line)} |" for line in cells]
+    return "\n".join(out) + "\n"
+
+
+def groups(heading: Heading, entries: Sequence[Entry]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Header and lines of a further table: the metric by groups of clips, and how many answers named no option.
+
+    Both are empty for a task that has neither.
+    """
+    metric, found = heading.task.metric, [one for entry in entries for one in entry.metrics[:1]]
+    names = [name for name in (found[0] if found else ()) if name.startswith((f"{metric}[", "no_answer"))]
+    if not names:
+        return [], []
+    out: list[tuple[str, ...]] = []
+    for entry in entries:
+        line = entry.standing
+        own = {"strategy": line.strategy, **line.axes, "budget": "-" if line.budget is None else str(line.budget)}
+        values = [f"{fmean(one[name] for one in entry.metrics):.1f}" if entry.metrics else "" for name in names]
+        out.append((*(own.get(name, "") for name in heading.names), *values))
+    shown = [name.removeprefix(metric).strip("[]") for name in names]
+    heads = ["no option named" if name == "no_answer" else name if "=" in name else f"mean by {name}" for name in shown]
+    return [*heading.names, *heads], out
+
+
+def rich_groups(heading: Heading, entries: Sequence[Entry]) -> Table | None:
+    """`groups` for the terminal; None if there are none."""
+    header, cells = groups(heading, entries)
+    if not header:
+        return None
+    table = Table(title=f"{heading.task.name}: parts, in %", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(header):
+        table.add_column(column, justify="left" if place < len(heading.names) - 1 else "right")
+    for one in cells:
+        table.add_row(*one)
+    return table
 
 
 def _best(face: Face, heading: Heading, entries: Sequence[Entry]) -> list[str]:

@@ -19,7 +19,14 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to run, its processor, and where it came from."""
+    """A model ready to run, its processor, and where it came from.
+
+    Example::
+
+        >>> loaded = fastadasp.load_model(model_folder)
+        >>> loaded.model.config.model_type
+        'qwen2_audio'
+    """
 
     model: Any
     processor: Any
@@ -140,6 +147,11 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
     Raises:
         ModelError: it cannot be found or read, or its family is not supported.
         RunError: device or dtype cannot be had.
+
+    Example::
+
+        >>> fastadasp.load_model(model_folder, device="cpu").model.training
+        False
     """
     check_folder(path)
     device = choose_device(device)

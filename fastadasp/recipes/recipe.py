@@ -75,6 +75,14 @@ class Recipe(BaseModel):
 
     Raises:
         StrategyError: on any wrong value, in words.
+
+    Example::
+
+        >>> strategy = fastadasp.load_strategy("weighted", budget=0.5)
+        >>> with strategy.apply(model) as trace:
+        ...     tokens = model.generate(**inputs, max_new_tokens=2)
+        >>> trace.layers[0].audio_tokens > trace.layers[-1].audio_tokens
+        True
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -20,6 +20,13 @@ class CalibratedSelector(LayerSelector):
     Subclasses define `choose`. What was chosen stands in the parameter `layer`, so a recipe that names a layer needs no
     calibration any more. Candidates are compared at the recipe's own budget if that is one of FLOPs, else at `flops`
     (the fraction of the decoder's prefill FLOPs removed).
+
+    Example::
+
+        >>> class Deepest(fastadasp.CalibratedSelector):
+        ...     name = "deepest"
+        ...     def choose(self, calibration):
+        ...         return fastadasp.LayerChoice.least({layer: float(-layer) for layer in calibration.candidates})
     """
 
     must_define = ("choose",)

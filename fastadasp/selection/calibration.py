@@ -53,6 +53,14 @@ class Features:
         prompt: [text tokens, D], the prompt's text after the audio.
         answer: [answer tokens, D], the positions that the answer's tokens are read from. The answer is what the full
             model says, so no label is needed; it is fed to every run as it stands.
+
+    Example::
+
+        >>> import torch
+        >>> rows = torch.zeros(3, 8)
+        >>> features = fastadasp.Features(rows, survivors=rows[:2], prompt=rows, answer=rows, probabilities=rows)
+        >>> features.survivors.shape
+        torch.Size([2, 8])
     """
 
     audio: Tensor
@@ -74,6 +82,15 @@ class Calibration:
         num_layers: decoder layers.
         candidates: start layers that meet the budget, in order.
         left_out: the other layers, each with the reason.
+
+    Example::
+
+        >>> class Nearest(fastadasp.CalibratedSelector):
+        ...     name = "nearest"
+        ...     def choose(self, calibration):  # a Calibration
+        ...         full = calibration.features().answer
+        ...         moved = {layer: calibration.features(layer).answer - full for layer in calibration.candidates}
+        ...         return fastadasp.LayerChoice.least({layer: float(d.norm()) for layer, d in moved.items()})
     """
 
     def __init__(
@@ -169,7 +186,8 @@ class Calibration:
         seen: list[Tensor] = []
         handle = self._decoder.register_forward_hook(lambda _m, _a, out: seen.append(out[0][0].float().cpu()))
         try:
-            with nullcontext() if strategy is None else apply_strategy(strategy, model, spans=spans) as trace:
+            work = None if strategy is None else apply_strategy(strategy, model, spans=spans, encoder=clip.encoder)
+            with nullcontext() if work is None else work as trace:
                 if trace is not None:
                     trace.keep_assignment = True
                 whole = torch.ones(1, length + answer.shape[1], dtype=torch.int64, device=device)

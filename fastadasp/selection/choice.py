@@ -15,6 +15,11 @@ class LayerChoice(BaseModel):
         losses: for each candidate layer what starting there is estimated to lose; larger = worse. The unit is the
             selector's own (nats for entropies); only the order counts.
         details: how the losses were estimated, as JSON values.
+
+    Example::
+
+        >>> fastadasp.LayerChoice.least({1: 0.4, 2: 0.1, 3: 0.3}).layer
+        2
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +69,14 @@ class Selection(BaseModel):
         seconds: how long it took.
         made: when, ISO 8601, UTC.
         format: version of these fields.
+
+    Example::
+
+        >>> strategy = fastadasp.load_strategy("fastadasp-sparse", layers={"features": "audio"})
+        >>> task = fastadasp.get_registry().get("task", "er")
+        >>> selection = fastadasp.select_layer(fastadasp.load_model(model_folder), strategy, task.examples(2))
+        >>> selection.budget
+        'flops=0.3'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -73,6 +73,15 @@ def select_layer(
     Raises:
         StrategyError: the selector needs no calibration, or no layer meets the budget.
         DataError: there are no clips, or one cannot be read.
+
+    Example::
+
+        >>> loaded = fastadasp.load_model(model_folder)
+        >>> clips = fastadasp.get_registry().get("task", "er").examples(2)
+        >>> strategy = fastadasp.load_strategy("fastadasp-sparse", layers={"features": "audio"})
+        >>> choice = fastadasp.select_layer(loaded, strategy, clips).choice
+        >>> choice.layer in choice.losses
+        True
     """
     begin = time.monotonic()
     selector = selector_of(strategy)

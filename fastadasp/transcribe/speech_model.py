@@ -46,6 +46,12 @@ class Transcript:
         audio: where it came from; None for samples in memory.
         audio_tokens, audio_tokens_left: over all windows, before the decoder and after its last layer.
         flops, flops_full: of the decoder's prefills, with the strategy and without.
+
+    Example::
+
+        >>> heard = fastadasp.load_speech_model().transcribe(recording, strategy="uniform", budget=0.5)
+        >>> heard.audio_tokens_left < heard.audio_tokens
+        True
     """
 
     audio: Path | None
@@ -94,7 +100,14 @@ class _Pending:
 
 
 class SpeechModel:
-    """A loaded model, asked about recordings. Make one with `load_speech_model`."""
+    """A loaded model, asked about recordings. Make one with `load_speech_model`.
+
+    Example::
+
+        >>> speech = fastadasp.load_speech_model()
+        >>> speech.transcribe(recording, strategy="weighted", budget=0.5).text == ""
+        False
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -309,6 +322,11 @@ def load_speech_model(path: str | Path | None = None, device: str = "auto", dtyp
     Raises:
         ModelError: it cannot be found or read, or its family is not supported.
         RunError: device or dtype cannot be had.
+
+    Example::
+
+        >>> speech = fastadasp.load_speech_model()
+        >>> text = speech.transcribe(recording).text
     """
     if path is None:
         from fastadasp.demo import model_path
