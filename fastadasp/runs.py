@@ -86,7 +86,7 @@ class LoadedRun:
             if mine is None or its is None or mine[0] != its[0]:
                 continue
             gap = difference(mine[1], its[1], higher_is_better=task.higher_is_better)
-            low, high = (gap.interval if len(mine[0]) >= FEWEST else None) or (None, None)
+            low, high = (gap.interval if mine[1].size >= FEWEST else None) or (None, None)
             row: dict[str, Any] = {
                 "task": line.task,
                 "strategy": line.name,

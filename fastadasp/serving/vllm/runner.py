@@ -10,16 +10,17 @@ from typing import Any
 import torch
 
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.engine.features import why_not
 from fastadasp.errors import RunError, StrategyError
 from fastadasp.inference.clips import ReadyClip, prompt_tokens, read_clip
 from fastadasp.inference.costs import SampleCost
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import Outcome, efficiency
 from fastadasp.models.lookup import adapter_for
+from fastadasp.recipes.recipe import Recipe
 from fastadasp.serving.launch import Checked, architecture_of, checked
 from fastadasp.serving.options import BUDGET
 from fastadasp.serving.vllm import fault, installed
-from fastadasp.strategy import Strategy
 
 _OPTIONS = {"enable_prefix_caching": False, "disable_log_stats": False, "limit_mm_per_prompt": {"audio": 1}}
 
@@ -43,13 +44,13 @@ class VllmRunner:
         self._engine: Any = None
         self._key: str | None = None
 
-    def check(self, strategy: Strategy) -> None:
+    def check(self, strategy: Recipe) -> None:
         """Refuses, in a sentence, a recipe that cannot act inside vLLM as it does elsewhere. Raises StrategyError."""
         self.checked(strategy)
 
-    def checked(self, strategy: Strategy) -> Checked:
+    def checked(self, strategy: Recipe) -> Checked:
         """What the engine is told of a recipe. Raises StrategyError."""
-        if why := strategy.why_not_on_features(architecture_of(self.model)[1]):
+        if why := why_not(strategy, architecture_of(self.model)[1]):
             raise StrategyError(f"--engine vllm: {why}")
         # Budgets come with the requests, so that all budgets of a recipe share an engine.
         return checked(self.model, {"strategy": strategy.with_budget(0.5).to_dict()})
@@ -57,7 +58,7 @@ class VllmRunner:
     def run(
         self,
         loaded: LoadedModel,
-        strategy: Any,
+        strategy: Recipe | None,
         clips: Sequence[ReadyClip],
         *,
         max_new_tokens: int,
@@ -88,7 +89,7 @@ class VllmRunner:
         return Outcome([text.strip() for text in texts], costs, spent)
 
     def _answers(
-        self, loaded: LoadedModel, strategy: Any, clips: Sequence[ReadyClip], new: int, together: int
+        self, loaded: LoadedModel, strategy: Recipe | None, clips: Sequence[ReadyClip], new: int, together: int
     ) -> list[Any]:
         engine = self._engine_for(strategy, loaded.dtype, together)
         from vllm import SamplingParams
@@ -105,7 +106,7 @@ class VllmRunner:
         found: list[Any] = engine.generate(requests, SamplingParams(temperature=0, max_tokens=new), use_tqdm=False)
         return found
 
-    def _engine_for(self, strategy: Strategy | None, dtype: str, together: int) -> Any:
+    def _engine_for(self, strategy: Recipe | None, dtype: str, together: int) -> Any:
         changes = {} if strategy is None else self.checked(strategy).overrides
         key = repr((changes, dtype, together))
         if key != self._key:
