@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from command import run
 
-from fastadasp import StrategyError
-from fastadasp.demo import model_path
+from fastadasp import StrategyError, load_strategy
+from fastadasp.bench.served import recordings
+from fastadasp.demo import data_path, model_path
 from fastadasp.errors import FastAdaSPError
 from fastadasp.serving import vllm as plugin
-from fastadasp.serving.launch import address, checked, request_line, serve, server_command
+from fastadasp.serving.launch import address, checked, free_port, request_line, running, serve, server_command
+from fastadasp.serving.options import serving, whole_recipe
 
 OPTIONS = {"strategy": "uniform", "budget": 0.5, "positions": "even"}
 
@@ -126,12 +128,6 @@ def test_the_request_line_says_what_it_should(tmp_path: Path) -> None:
     assert base64.b64decode(audio["input_audio"]["data"]) == sound.read_bytes()
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def started(*server: str, url: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PARENT, url, *server], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -173,3 +169,96 @@ def test_an_address_in_use_is_refused() -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_server_runs_for_a_while(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    url = f"http://127.0.0.1:{port}"
+    with running([sys.executable, "-c", SERVER, str(port)], url, log) as name:
+        assert name == "a model"
+    assert log.read_text() == "a log\ntold SIGINT\n"
+    with (
+        pytest.raises(FastAdaSPError, match=r"ended by itself; it said last:\nno room"),
+        running([sys.executable, "-c", "print('no room')"], url, log),
+    ):
+        pass
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(FastAdaSPError, match="did not answer in"), running(sleeper, url, log, patience=0.5):
+        pass
+
+
+def test_a_request_may_ask_for_the_full_model() -> None:
+    made = serving(OPTIONS, 4)
+    assert [made.left(40, budget) for budget in (None, 0, "0", 0.25)] == [20, 40, 40, 30]
+
+
+def test_recipes_of_files_and_with_changes_travel_whole(tmp_path: Path) -> None:
+    assert whole_recipe("uniform", {}) == "uniform"
+    changed = whole_recipe("uniform", {"positions": "even"})
+    assert isinstance(changed, dict)
+    assert changed["positions"] == "even"
+    (tmp_path / "mine.toml").write_text(load_strategy("divprune").to_toml())
+    assert whole_recipe(str(tmp_path / "mine.toml"), {}) == load_strategy("divprune").to_dict()
+
+
+BENCH = {
+    "no vLLM": ([], "--engine vllm: vLLM is not installed here"),
+    "options of the other engine": (["--shape", "tiny"], "--shape means nothing with --engine vllm"),
+    "a device": (["--device", "cpu"], "--device means nothing with --engine vllm"),
+    "no concurrency": (["--concurrency", "0"], "concurrency must be at least 1"),
+    "a recipe that cannot be served": (["--strategies", "fastadasp-dense"], "needs queries and keys"),
+    "a budget of the prompt": (["--budgets", "flops=0.5"], "depends on the whole prompt"),
+    "no length": (["--seconds", "0"], "seconds of audio must be above 0"),
+    "no such model": (["--model", "no/such/model"], "there is no model folder"),
+}
+
+
+@pytest.mark.parametrize("case", BENCH)
+def test_measuring_a_server_refuses_what_it_cannot(case: str, no_vllm) -> None:
+    given, words = BENCH[case]
+    code, told = run("bench", "--engine", "vllm", *given)
+    assert code == 2
+    assert words in told
+
+
+def test_options_of_a_server_need_one() -> None:
+    assert run("bench", "--concurrency", "8")[0] == 2
+    code, told = run("bench", "--engine", "sglang")
+    assert (code, "--engine is transformers or vllm" in told) == (2, True)
+
+
+def test_recordings_have_the_length_and_differ() -> None:
+    sounds = sorted(data_path().glob("audio/number-*.ogg"))
+    clips = recordings(sounds, 2.5)
+    assert {len(clip) for clip in clips} == {40_000}
+    assert len({clip.tobytes() for clip in clips}) == len(clips)
+    assert len(recordings(sounds[:1], 60.0)[0]) == 960_000  # told again where there is too little
+
+
+COMPARE = {
+    "no vLLM": (["--strategies", "affinity-pooling"], "--engine vllm: vLLM is not installed here"),
+    "another engine": (["--engine", "sglang"], "--engine is transformers or vllm"),
+    "a budget of the prompt": (["--budgets", "flops=0.5"], "depends on the whole prompt"),
+}
+
+
+@pytest.mark.parametrize("case", COMPARE)
+def test_comparing_inside_vllm_refuses_what_it_cannot(case: str, no_vllm, tmp_path: Path) -> None:
+    given, words = COMPARE[case]
+    code, told = run("compare", "--engine", "vllm", *given, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert words in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipes_are_refused_that_act_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They would be another method there. Nothing of vLLM is imported for it."""
+    monkeypatch.setattr(plugin, "installed", lambda: "0.32.0")
+    line = ["compare", "--engine", "vllm", "--tasks", "er", "--limit", "1", "--budgets", "0.5"]
+    code, told = run(*line, "--strategies", "uniform", "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "recipe 'uniform' acts at the site \"block\"" in told
+    moved = ["--strategies", "affinity-pooling", "--executor", "ray"]
+    code, told = run(*line, *moved, "--output", str(tmp_path / "out"))
+    assert code == 2
+    assert "runs with the executor local, not ray" in told

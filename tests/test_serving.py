@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ import torch
 from fastadasp import StrategyError
 from fastadasp.serving.options import overrides, serving
 from fastadasp.serving.vllm.positions import Clip, pack, places_of, rows
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_strategy_moves_before_the_first_layer() -> None:
@@ -68,3 +73,21 @@ def test_importing_fastadasp_imports_no_engine() -> None:
     code = "import sys, fastadasp, fastadasp.serving.options, fastadasp.serving.vllm; print('vllm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_page_names_the_recipes_that_can_be_served() -> None:
+    found = []
+    for file in sorted((ROOT / "strategies").glob("*.toml")):
+        with contextlib.suppress(StrategyError):
+            serving({"strategy": file.stem}, 4)
+            found.append(file.stem)
+    page = (ROOT / "docs" / "serving.md").read_text()
+    named = re.search(r"these can be\s+served: (.*?)\. The", page, re.DOTALL)
+    assert named is not None
+    assert re.findall(r"`([^`]+)`", named[1]) == found
+
+
+def test_vllm_is_imported_in_one_room() -> None:
+    for file in (ROOT / "fastadasp").rglob("*.py"):
+        if "serving/vllm" not in file.as_posix():
+            assert not re.search(r"^\s*(from|import) vllm\b", file.read_text(), re.MULTILINE), file

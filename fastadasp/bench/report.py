@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -79,6 +79,30 @@ def model_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def served_table(rows: Sequence[Row]) -> Table:
+    """Rows of `fastadasp.bench.served`."""
+    columns = (
+        "strategy", "budget", "s", "at a time", "prompt", "requests/s", "ratio", "tokens/s", "first token",
+        "last token",
+    )  # fmt: skip
+    table = _table(f"vLLM {rows[0]['versions']['vllm']}, {rows[0]['new_tokens']} new tokens a request", columns)
+    for row in rows:
+        table.add_row(
+            row["strategy"],
+            row["budget"] or "-",
+            f"{row['seconds']:g}",
+            str(row["concurrency"]),
+            f"{row['prompt_tokens']:g}",
+            f"{row['requests_per_s']:.3g} ({_pair(row['requests_per_s_quartiles'], 2).replace(' -> ', '-')})",
+            f"{row['throughput_ratio']:.2f}x",
+            f"{row['tokens_per_s']:.1f}",
+            _ms(row["first_token_s"]),
+            _ms(row["last_token_s"]),
+        )
+    table.caption = about(rows[0], f"medians of {rows[0]['rounds']} interleaved rounds, quartiles in brackets")
+    return table
+
+
 def operator_table(rows: Sequence[Row]) -> Table:
     """Rows of ``bench operator``."""
     columns = (
@@ -122,7 +146,7 @@ def paper_table(rows: Sequence[Row]) -> Table:
 def _ours(rows: Sequence[Row], like: Row) -> list[tuple[str, ...]]:
     here = [row for row in rows if (row["beams"], row["seconds"]) == (like["beams"], like["seconds"])]
     full = next((row for row in here if row["strategy"] == FULL), None)
-    out = list[tuple[str, ...]]()
+    out: list[tuple[str, ...]] = []
     for row in here:
         if full is None or row["strategy"] == FULL or row["decode_s"] is None:
             continue
@@ -146,7 +170,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     figure = Figure(figsize=(12.0, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
-    figures = (
+    figures: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
         ("prefill, seconds", lambda row: row["prefill_s"] / row["batch"]),
         ("whole (encoder, prefill, decoding), seconds", lambda row: row["whole_s"] / row["batch"]),
         ("peak memory, GiB", lambda row: None if row["peak_bytes"] is None else row["peak_bytes"] / 2**30),

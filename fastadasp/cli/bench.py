@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fastadasp.cli import options
+from fastadasp.cli.bench_served import served
 from fastadasp.cli.terminal import Bar, print_table, say, split
 from fastadasp.errors import RunError
 
@@ -60,6 +61,18 @@ def bench(
     compiled: Annotated[
         bool | None, typer.Option("--compile", help="compile the decoding, over static caches", show_default=False)
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="transformers (default), or vllm: throughput of a server; docs/serving.md")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="with --engine vllm: model folder or hub id; default: the embedded model")
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option(help="with --engine vllm: requests at a time, comma-separated; default: 1,8,32")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="with --engine vllm: options of its server, e.g. '--max-model-len 4096'")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="draw time and memory against length, PNG or SVG")] = None,
     wide: options.Wide = False,
     as_json: options.Json = False,
@@ -86,6 +99,16 @@ def bench(
         "warmup": warmup,
         "compiled": compiled,
     }
+    of_vllm = {"model": model, "concurrency": _numbers("--concurrency", concurrency, int), "server": server}
+    if engine not in (None, "transformers", "vllm"):
+        raise RunError(f"--engine is transformers or vllm, not {engine!r}")
+    if engine == "vllm":
+        others = {"preset": preset, "plot": plot, "device": None if device == "auto" else device}
+        others |= {"dtype": None if dtype == "auto" else dtype, "attn": None if attn == "sdpa" else attn}
+        served({**given, **others}, of_vllm, parse_overrides(set_ or []), wide, as_json)
+        return
+    if strangers := [name for name, value in of_vllm.items() if value is not None]:
+        raise RunError(f"--{strangers[0]} is about --engine vllm")
     if plot is not None:
         check_picture(plot)
     place = choose_device(device)

@@ -13,9 +13,11 @@ from fastadasp import usual
 from fastadasp.cli import options
 from fastadasp.cli.experiment import ending, executor_options, print_failures
 from fastadasp.cli.terminal import Bar, asking_about_downloads, console, interruptible, print_table, say, split
+from fastadasp.errors import RunError, StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.experiments.study import Findings
+    from fastadasp.inference.runner import Runner
 
 
 def compare(
@@ -59,6 +61,9 @@ def compare(
     workers: options.Workers = None,
     gpus_per_worker: options.Gpus = None,
     address: options.Address = None,
+    engine: Annotated[
+        str, typer.Option(help="transformers, or vllm: for recipes that act before layer 0; docs/serving.md")
+    ] = "transformers",
     wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
@@ -93,6 +98,7 @@ def compare(
     )
     if insert is not None:
         pages.check_page(insert)
+    answers = _engine(engine, model or str(model_path()), plan.budgets)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
         model=str(model_path()),
@@ -102,6 +108,7 @@ def compare(
         redo=Redo(force, failed=True),
         appendix="" if preset is None else presets.paper_markdown(preset),
         forecast=True,
+        engine=answers,
         **executor_options(executor, workers, gpus_per_worker, address),
     )
     if preset is not None:
@@ -126,6 +133,21 @@ def compare(
         print(f"results: {folder}")
     print_failures(found.finished, lambda point: f"{point.row.name} {point.row.budget} on {point.task}")
     ending(found.finished, folder, signals.code)
+
+
+def _engine(name: str, model: str, budgets: list[str]) -> Runner | None:
+    """What answers the clips; None for transformers. Raises RunError or StrategyError."""
+    from fastadasp.counts.budget import Budget
+
+    if name not in ("transformers", "vllm"):
+        raise RunError(f"--engine is transformers or vllm, not {name!r}")
+    if name == "transformers":
+        return None
+    from fastadasp.serving.vllm.runner import VllmRunner
+
+    if prompts := [budget for budget in Budget.several(budgets) if budget.per_prompt]:
+        raise StrategyError(f"--engine vllm: the budget {prompts[0]} depends on the whole prompt; give a fraction, 0.5")
+    return VllmRunner(model)
 
 
 def _cells(found: Findings) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,15 +32,14 @@ def export_embeddings(
 ) -> None:
     """Write the audio tokens of recordings, shortened by a strategy, for engines that take embeddings."""
     from fastadasp.inference.load import check_folder, load_model
-    from fastadasp.serving.options import strategy_for
-    from fastadasp.strategy import load_strategy, parse_overrides
+    from fastadasp.serving.options import strategy_for, whole_recipe
+    from fastadasp.strategy import parse_overrides
 
     if strategy is None and (budget is not None or set_):
         raise RunError("--budget and --set are about a strategy; name one with --strategy")
     recipe = None
     if strategy is not None:
-        changed: Any = load_strategy(strategy, **parse_overrides(set_ or [])).to_dict() if set_ else strategy
-        recipe = strategy_for({"strategy": changed, "budget": budget})
+        recipe = strategy_for({"strategy": whole_recipe(strategy, parse_overrides(set_ or [])), "budget": budget})
     if missing := [path for path in files if not path.is_file()]:
         raise DataError(f"there is no recording {missing[0]}")
     if output.suffix != ".safetensors":

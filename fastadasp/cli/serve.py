@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,14 +35,17 @@ def serve(
     from fastadasp.inference.load import check_folder
     from fastadasp.serving.launch import address, checked, request_line, server_command
     from fastadasp.serving.launch import serve as run
+    from fastadasp.serving.options import whole_recipe
     from fastadasp.serving.vllm import fault
+    from fastadasp.strategy import parse_overrides
 
     if not strategy:
         raise StrategyError("name what to serve with: --strategy uniform, for example (fastadasp strategies lists all)")
     more = list(context.args)
     if model is not None and model.startswith("-"):  # an option of vLLM's, and no model
         more, model = [model, *more], None
-    options = _options(strategy, budget, positions, set_ or [])
+    recipe = whole_recipe(strategy, parse_overrides(set_ or []))
+    given = {"strategy": recipe, "budget": budget, "positions": positions}
     if model is None:
         from fastadasp.demo import model_path
 
@@ -50,7 +53,7 @@ def serve(
     else:
         check_folder(model)
         folder, name = model, Path(model).name if Path(model).is_dir() else model
-    found = checked(folder, options)
+    found = checked(folder, {key: value for key, value in given.items() if value is not None})
     if reason := fault():
         raise RunError(f"cannot serve: {reason}")
     command = server_command(folder, name, found.overrides, host, port, more)
@@ -64,17 +67,6 @@ def serve(
     if code:
         say(f"error: vLLM's server ended with exit code {code}; its own messages say why")
         raise typer.Exit(1)
-
-
-def _options(strategy: str, budget: str | None, positions: str | None, changes: list[str]) -> dict[str, Any]:
-    """What the server is told: the recipe's name, or all of it where its fields are changed."""
-    from fastadasp.strategy import load_strategy, parse_overrides
-
-    recipe: Any = strategy
-    if changes or strategy.endswith(".toml"):  # the server may run in another folder
-        recipe = load_strategy(strategy, **parse_overrides(changes)).to_dict()
-    given = {"strategy": recipe, "budget": budget, "positions": positions}
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def _clip() -> Path:

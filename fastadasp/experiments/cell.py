@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.axes import Row
 from fastadasp.experiments.starts import Starts
-from fastadasp.experiments.statistics import draw, interval
-from fastadasp.inference import runner
+from fastadasp.experiments.statistics import draw, interval, number, unit_names
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.costs import Efficiency
 from fastadasp.inference.load import LoadedModel
+from fastadasp.inference.runner import Runner
 from fastadasp.models.lookup import adapter_for
 from fastadasp.tasks.groups import group_scores
 
@@ -45,19 +45,21 @@ def run_row(
     batch_size: int,
     encoder_flops: float,
     progress: Callable[[int], None],
+    engine: Runner,
 ) -> Scored:
     """Runs a row on a task; whatever goes wrong stands in what comes back.
 
     Args:
         clips: the examples, ready for the decoder.
         progress: is told the clips of each batch.
+        engine: answers the clips.
     """
     out = Scored()
     references = [example.reference for example in examples]
     try:
         strategy, out.start = starts.strategy(row, task.name, clips)
         out.layer = None if strategy is None else strategy.layers.start_layer(num_layers(loaded))
-        outcome = runner.run_cell(
+        outcome = engine.run(
             loaded,
             strategy,
             clips,
@@ -69,7 +71,8 @@ def run_row(
         )
         answers = outcome.predictions
         metrics = {**task.score(answers, references), **group_scores(task, examples, answers)}
-        spread = interval(draw(task, answers, references), len(clips))
+        units = number(unit_names(task, examples))
+        spread = interval(draw(task, answers, references, units), int(units.max(initial=-1)) + 1)
     except Exception as error:  # a stranger's component may raise anything; the other cells must go on
         out.error = f"{type(error).__name__}: {error}"
         return out

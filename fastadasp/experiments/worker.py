@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fastadasp.experiments.starts import Starts
     from fastadasp.inference.clips import ReadyClip
     from fastadasp.inference.load import LoadedModel
+    from fastadasp.inference.runner import Runner
 
     Clips = tuple[dict[str, Task], dict[str, list[Example]]]
     """Tasks by name, and the clips of each."""
@@ -75,6 +76,7 @@ class Worker:
 
     Args:
         advance: is told what is being done and how many clips of it are through.
+        engine: answers the clips; None for transformers.
     """
 
     def __init__(
@@ -85,7 +87,11 @@ class Worker:
         loaded: LoadedModel | None = None,
         notice: Notice = lambda _: None,
         advance: Callable[[str, int], None] = lambda *_: None,
+        engine: Runner | None = None,
     ) -> None:
+        from fastadasp.inference.runner import Transformers
+
+        self.engine: Runner = engine or Transformers()
         self.settings, self._notice, self.advance = settings, notice, advance
         self._read, self._loaded = read, loaded
         self._ready: dict[str, Ready] = {}
@@ -129,7 +135,8 @@ class Worker:
         seen = {name: found for name, (found, _) in self.calibration.items()} if self.settings.calibrates else {}
         check_lengths([example for clips in (*examples.values(), *seen.values()) for example in clips], self.loaded)
         about = {name: task_facts(task, examples[name], seen.get(name, ())) for name, task in tasks.items()}
-        return {**common_facts(self.loaded, self.settings.batch_size), "tasks": about}
+        common = {**common_facts(self.loaded, self.settings.batch_size), "engine": self.engine.name}
+        return {**common, "tasks": about}
 
     def run(self, job: Job) -> Result:
         """Runs a cell; whatever goes wrong in it stands in the result.
@@ -184,6 +191,7 @@ class Worker:
             batch_size=self.settings.batch_size,
             encoder_flops=ready.encoder,
             progress=lambda count: self.advance(f"{task} {row.name}", count),
+            engine=self.engine,
         )
 
     def prepare(self, name: str) -> Ready:

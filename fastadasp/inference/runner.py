@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -31,6 +31,47 @@ class Outcome:
     predictions: list[str]
     costs: list[SampleCost]
     efficiency: Efficiency
+
+
+class Runner(Protocol):
+    """What answers the clips of a cell: transformers, or another engine.
+
+    Attributes:
+        name: of the engine, with its release where that is not one of the run's versions.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def check(self, strategy: Recipe) -> None:
+        """Raises StrategyError, in a sentence, for a recipe that the engine cannot apply."""
+
+    def run(
+        self,
+        loaded: LoadedModel,
+        strategy: Recipe | None,
+        clips: Sequence[ReadyClip],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        progress: Callable[[int], None],
+        encoder_flops: float | None = None,
+        choices: tuple[str, str] | None = None,
+    ) -> Outcome:
+        """As `run_cell`."""
+
+
+class Transformers:
+    """The model that is loaded, by its own ``generate``."""
+
+    name = "transformers"
+
+    def check(self, strategy: Recipe) -> None:
+        """All recipes can be applied."""
+
+    def run(self, loaded: LoadedModel, strategy: Recipe | None, clips: Sequence[ReadyClip], **options: Any) -> Outcome:
+        """As `run_cell`."""
+        return run_cell(loaded, strategy, clips, **options)
 
 
 class _Stopwatch:
@@ -103,7 +144,7 @@ def run_cell(
             steps.append(times[2])
             progress(len(batch.clips))
     ordered = [costs[i] for i in range(len(clips))]
-    return Outcome(answers, ordered, _efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops))
+    return Outcome(answers, ordered, efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops))
 
 
 def check_reach(strategy: Recipe, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
@@ -129,7 +170,11 @@ def _generate(
     choices: tuple[str, str] | None = None,
 ) -> tuple[list[str], list[LayerTrace], tuple[float, float, int]]:
     watch = _Stopwatch(loaded.device)
-    work = nullcontext() if strategy is None else apply_strategy(strategy, loaded.model, spans=batch.span_ids)
+    work = (
+        nullcontext()
+        if strategy is None
+        else apply_strategy(strategy, loaded.model, spans=batch.span_ids, encoder=batch.encoder)
+    )
     with work as trace:
         handle = loaded.model.register_forward_hook(watch.after_forward)
         try:
@@ -196,7 +241,7 @@ def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
             _generate(loaded, None, batch, 2)
 
 
-def _efficiency(
+def efficiency(
     costs: Sequence[SampleCost],
     prefill: list[float],
     decode: list[float],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,6 +53,14 @@ def checked(model: str, options: dict[str, Any]) -> Checked:
         ModelError: the configuration cannot be read.
     """
     recipe = strategy_for(options)  # its faults before a hub is asked
+    architecture, layers = architecture_of(model)
+    made = overrides(options, architecture)
+    serving(options, layers)
+    return Checked(made, recipe.name)
+
+
+def architecture_of(model: str) -> tuple[str, int]:
+    """A model's architecture, and the layers of its decoder. Raises ModelError."""
     import transformers
 
     try:
@@ -60,11 +69,9 @@ def checked(model: str, options: dict[str, Any]) -> Checked:
         raise ModelError(f"the configuration of {model} cannot be read: {str(error).splitlines()[0]}") from None
     named = list(getattr(config, "architectures", None) or ())
     if not named:
-        raise StrategyError(f"the configuration of {model} names no architecture")
-    made = overrides(options, named[0])
+        raise ModelError(f"the configuration of {model} names no architecture")
     text = getattr(config, "thinker_config", config).get_text_config()
-    serving(options, int(text.num_hidden_layers))
-    return Checked(made, recipe.name)
+    return named[0], int(text.num_hidden_layers)
 
 
 def server_command(
@@ -143,6 +150,47 @@ def serve(command: Sequence[str], url: str, ready: Callable[[str], None]) -> int
             if ended and time.monotonic() - ended[0] > GRACE:
                 child.kill()
     return 0 if ended else child.returncode
+
+
+@contextmanager
+def running(command: Sequence[str], url: str, log: Path, patience: float = 600.0) -> Iterator[str]:
+    """A server that answers inside, and is ended afterwards; gives the name of its model.
+
+    Args:
+        command: of the server.
+        url: its address.
+        log: the file that gets all it says.
+        patience: seconds in which it has to answer.
+
+    Raises:
+        FastAdaSPError: it ended by itself, or did not answer in time; with the end of what it said.
+    """
+    with log.open("w") as out:
+        child = subprocess.Popen(list(command), stdout=out, stderr=out, start_new_session=True)
+    try:
+        end = time.monotonic() + patience
+        while not _answers(url):
+            if child.poll() is not None or time.monotonic() > end:
+                why = "ended by itself" if child.poll() is not None else f"did not answer in {patience:g} s"
+                said = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+                raise FastAdaSPError(f"the server {why}; it said last:\n{said}")
+            time.sleep(_POLL)
+        yield _model_name(url)
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGINT)
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -13,6 +13,8 @@ FIELD = "fastadasp"
 """The field of the model's configuration that carries the options."""
 PREFIX = "FastAdaSP"
 """Before a family's architecture name: a server without fastadasp refuses it, instead of serving the full model."""
+BUDGET = "fastadasp_budget"
+"""The budget of one request, among its ``mm_processor_kwargs``."""
 ARCHITECTURES = (
     "Qwen2AudioForConditionalGeneration",
     "Qwen2_5OmniForConditionalGeneration",
@@ -20,8 +22,11 @@ ARCHITECTURES = (
     "AudioFlamingo3ForConditionalGeneration",
     "GlmAsrForConditionalGeneration",
     "GraniteSpeechForConditionalGeneration",
+    "VoxtralForConditionalGeneration",
 )
 """Families whose audio can be shortened inside vLLM."""
+NOTHING = (0, 0.0, "0")
+"""Budgets of a request that is answered by the full model."""
 _FIELDS = ("strategy", "budget", "positions")
 
 
@@ -38,7 +43,9 @@ class Serving:
     layers: int
 
     def left(self, tokens: int, budget: Any = None) -> int:
-        """Audio tokens left of a clip of `tokens`; `budget` is that of one request. Raises StrategyError."""
+        """Audio tokens left of a clip of `tokens`; `budget` is that of one request, 0 for all. Raises StrategyError."""
+        if budget in NOTHING:
+            return tokens
         strategy = self.strategy if budget is None else self.strategy.with_budget(budget)
         return strategy.left(tokens, self.layers)
 
@@ -62,6 +69,17 @@ def strategy_for(options: Mapping[str, Any]) -> Strategy:
         raise StrategyError("the serving options name no strategy")
     changes = {key: options[key] for key in ("budget", "positions") if options.get(key) is not None}
     return load_strategy(options["strategy"], site="input", layers={"layer": 0}, **changes)
+
+
+def whole_recipe(strategy: str, changes: Mapping[str, Any]) -> str | dict[str, Any]:
+    """A recipe as a server is told it: its name, or all of it where fields change or it is a file of this folder.
+
+    Raises:
+        StrategyError: the recipe or a change has a fault.
+    """
+    if not changes and not strategy.endswith(".toml"):
+        return strategy
+    return load_strategy(strategy, **changes).to_dict()
 
 
 def serving(options: Mapping[str, Any], layers: int) -> Serving:

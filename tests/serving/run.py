@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from inside import end
 
-from fastadasp import load_strategy
+from fastadasp import Strategy, load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
 from fastadasp.demo.prompts import AUDIO_PLACEHOLDER, build_prompt
@@ -40,6 +41,11 @@ def prompts(kind: str) -> list[tuple[str, list[Any]]]:
     return [(text.replace(AUDIO_PLACEHOLDER, 2 * AUDIO_PLACEHOLDER), list(pair)) for pair in pairs]
 
 
+def method(setting: dict) -> Strategy:
+    changes = {"budget": setting["budget"], "positions": setting["positions"]}
+    return load_strategy(setting["strategy"], site="input", layers={"layer": 0}, **changes)
+
+
 def reference(settings: list[dict]) -> list[list[list[int]]]:
     """Greedy tokens of transformers, one prompt at a time: for each setting with its ``ask`` and ``dtype``."""
     from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
@@ -57,9 +63,7 @@ def reference(settings: list[dict]) -> list[list[list[int]]]:
     answers = []
     for setting in settings:
         model = model.to(getattr(torch, setting.get("dtype", "float32")))
-        changes = {"budget": setting["budget"], "positions": setting["positions"]}
-        method = load_strategy(setting["strategy"], site="input", layers={"layer": 0}, **changes)
-        with method.apply(model):
+        with method(setting).apply(model) if setting["strategy"] else nullcontext():
             answers.append([answer(*prompt) for prompt in prompts(setting.get("ask", "plain"))])
     return answers
 
@@ -67,8 +71,7 @@ def reference(settings: list[dict]) -> list[list[list[int]]]:
 def embeddings(setting: dict) -> list[torch.Tensor]:
     """What `fastadasp export-embeddings` writes of the clips."""
     loaded = load_model(str(model_path()), "cpu")
-    changes = {"budget": setting["budget"], "site": "input", "layers": {"layer": 0}}
-    made = embed(loaded, load_strategy(setting["strategy"], **changes), [path for _, path in sounds()])
+    made = embed(loaded, method(setting), [path for _, path in sounds()])
     return [clip.features for clip in made]
 
 

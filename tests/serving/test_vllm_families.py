@@ -11,7 +11,7 @@ import torch
 from inside import HERE, MARKS, results
 
 EXTRA = Path(sys.prefix) / "extra"  # torchvision and torchaudio, which some families' processors import
-FAMILIES = ["qwen2_5_omni", "qwen3_asr", "audioflamingo3", "glmasr", "granite_speech"]
+FAMILIES = ["qwen2_5_omni", "qwen3_asr", "audioflamingo3", "glmasr", "granite_speech", "voxtral"]
 SETTING = {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"}
 OTHERS = [SETTING | {"positions": "compact"}, SETTING | {"positions": "even"}, SETTING | {"budget": 0.3}, None]
 
@@ -30,6 +30,7 @@ def test_tokens_are_those_of_transformers(made, family: str) -> None:
     assert "error" not in found, found["error"]
     reference, served = found["reference"][0], found["served"]
     assert served["tokens"] == reference["tokens"]
+    assert served["again"] == reference["tokens"]  # from the caches
     assert (torch.tensor(served["logprobs"]) - torch.tensor(reference["logprobs"])).abs().max() < 1e-4
 
 

@@ -19,6 +19,7 @@ ASKS = {
     "two clips a prompt": {"kind": "two"},
     "a budget by request": {"kind": "plain", "budgets": [0.3]},
     "mixed budgets": {"kind": "plain", "budgets": [None, 0.3]},
+    "some with the full model": {"kind": "plain", "budgets": [0, 0.3]},
 }
 ENGINES: dict[str, dict[str, Any]] = {
     # prompts enter in pieces of 64 tokens, three requests at a time, while others already answer
@@ -36,6 +37,7 @@ REFERENCES = {
     "even": EVEN,
     "compact": COMPACT,
     "own at 30 %": OWN | {"budget": 0.3},
+    "full": OWN | {"strategy": None},
     "other": OWN | {"ask": OTHER},
     "two": OWN | {"ask": "two"},
     "bfloat16": OWN | {"dtype": "bfloat16"},
@@ -56,7 +58,7 @@ def engines() -> dict[str, list[dict]]:
 
 def test_the_settings_answer_differently(reference) -> None:
     """Otherwise equal tokens would prove nothing."""
-    for name in ("even", "compact", "own at 30 %", "other"):
+    for name in ("even", "compact", "own at 30 %", "full", "other"):
         assert reference[name] != reference["own"]
 
 
@@ -64,8 +66,8 @@ def test_the_settings_answer_differently(reference) -> None:
 def test_however_prompts_come_in(reference, engines, ask: str) -> None:
     expected = {"after a cached prefix": "other", "two clips a prompt": "two", "a budget by request": "own at 30 %"}
     wanted = reference[expected.get(ask, "own")]
-    if ask == "mixed budgets":
-        wanted = [reference["own at 30 %" if i % 2 else "own"][i] for i in range(len(wanted))]
+    if first := {"mixed budgets": "own", "some with the full model": "full"}.get(ask):
+        wanted = [reference["own at 30 %" if i % 2 else first][i] for i in range(len(wanted))]
     assert engines["chunked"][list(ASKS).index(ask)]["tokens"] == wanted
 
 
@@ -77,7 +79,7 @@ def test_a_cached_prefix_ended_inside_a_clip(engines) -> None:
 
 def test_a_prompt_counts_short_clips(engines) -> None:
     """Half is left of each clip; a request's own budget leaves more."""
-    plain, mixed = engines["chunked"][0]["clips"], engines["chunked"][-1]["clips"]
+    plain, mixed = (engines["chunked"][list(ASKS).index(ask)]["clips"] for ask in ("all at once", "mixed budgets"))
     assert all((len(b) > len(a)) is bool(i % 2) for i, (a, b) in enumerate(zip(plain, mixed, strict=True)))
 
 

@@ -17,12 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastadasp.demo.evaluate import read_rows
 from inside import MARKS, QUIET, results
 
 from fastadasp.audio import read_audio
+from fastadasp.bench.served import Plan, measured, recordings
+from fastadasp.counts.budget import Budget
 from fastadasp.demo import data_path, model_path
 from fastadasp.demo.prompts import build_prompt
+from fastadasp.demo.rows import read_rows
 from fastadasp.strategy import load_strategy
 
 SETTING = {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"}
@@ -64,6 +66,7 @@ class Server:
             port = free.getsockname()[1]
         options = ["--strategy", SETTING["strategy"], "--budget", "0.5", "--positions", "original", "--port", str(port)]
         options += ["--max-model-len", "1024", "--enforce-eager", "--dtype", "float32", "--trust-request-mm-kwargs"]
+        self.port = port
         self.url, self.log, self.out = f"http://127.0.0.1:{port}", folder / "log", folder / "out"
         quiet = {key: value for key, value in QUIET.items() if "MULTIPROCESSING" not in key}
         with self.log.open("w") as log, self.out.open("w") as out:
@@ -141,6 +144,24 @@ def test_the_printed_line_works(server) -> None:
     done = subprocess.run(["sh", "-c", server.out.read_text()], capture_output=True, text=True, timeout=120, check=True)
     answer = json.loads(done.stdout)
     assert answer["choices"][0]["message"]["content"].strip()
+
+
+def test_throughput_is_measured_full_and_reduced(server) -> None:
+    """The rows of `fastadasp bench --engine vllm`, from a server that runs already."""
+    plan = Plan(str(model_path()), sounds(), ["affinity-pooling"], ["0.5"], new_tokens=4, rounds=2, warmup=0)
+    clips = recordings(sounds(), 4.0)
+    full, half = measured(plan, "affinity-pooling", [Budget.of(0.5)], 4.0, 2, (server.port, "embedded", clips))
+    assert (full["strategy"], full["budget"], half["strategy"], half["budget"]) == (
+        "full", None, "affinity-pooling", "0.5"
+    )  # fmt: skip
+    audio = full["prompt_tokens"] - half["prompt_tokens"]
+    assert audio == pytest.approx(50, abs=2)  # of 100 for four seconds
+    for row in (full, half):
+        assert 0 < row["first_token_s"] <= row["last_token_s"]
+        assert row["tokens_per_s"] == pytest.approx(4 * row["requests_per_s"], rel=0.5)
+        assert (row["engine"], row["concurrency"], row["requests"], row["rounds"]) == ("vllm", 2, 4, 2)
+        assert row["versions"]["vllm"]
+    assert full["throughput_ratio"] == 1
 
 
 def test_interrupting_ends_everything(server) -> None:

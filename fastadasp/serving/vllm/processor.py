@@ -9,18 +9,17 @@ from typing import Any
 import torch
 
 from fastadasp.errors import StrategyError
-from fastadasp.serving.options import Serving
+from fastadasp.serving.options import BUDGET, Serving
 from fastadasp.serving.vllm.config import serving_of
 from fastadasp.serving.vllm.counts import record
 from fastadasp.serving.vllm.private import (
     MultiModalFieldConfig,
     MultiModalKwargsItems,
+    PlaceholderFeaturesInfo,
     PromptReplacement,
     PromptUpdateDetails,
 )
 
-BUDGET = "fastadasp_budget"
-"""The budget of one request, among its ``mm_processor_kwargs``."""
 TOKENS, KEPT = "fastadasp_tokens", "fastadasp_kept"
 """Fields of a clip: its audio tokens before, and after."""
 _REHEARSAL: ContextVar[bool] = ContextVar("rehearsal", default=False)
@@ -39,6 +38,11 @@ def _resolved(replacement: Any, item: int) -> tuple[list[int], Any, list[int]]:
     ids = list(found.full if isinstance(found, PromptUpdateDetails) else found)
     columns = list(range(len(ids))) if rule is None else torch.as_tensor(rule(ids)).nonzero().flatten().tolist()
     return ids, rule, columns
+
+
+def whole(replacement: Any) -> Callable[[int], list[int]]:
+    """All tokens of the family's own replacement, as prompts have them that come with their clips' tokens."""
+    return lambda item: _resolved(replacement, item)[0]
 
 
 def shortened(replacement: Any, kept: Callable[[int], int]) -> Callable[[int], Any]:
@@ -104,14 +108,33 @@ class ReducedProcessor:
         kept = out_mm_kwargs.get_data().get(KEPT)
         if kept is None:
             return updates
+        # A family without a target expects prompts in which every clip has all its tokens already.
+        self.__dict__["_whole_prompts"] = any(u.modality == "audio" and u.target == [] for u in updates)
         return [
             PromptReplacement(
-                modality="audio", target=u.target, replacement=shortened(u.replacement, lambda i: int(kept[i]))
+                modality="audio",
+                target=u.target if u.target != [] else whole(u.replacement),
+                replacement=shortened(u.replacement, lambda i: int(kept[i])),
             )
             if u.modality == "audio"
             else u
             for u in updates
         ]
+
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        if not self.__dict__.get("_whole_prompts", False):
+            return super()._maybe_apply_prompt_updates(mm_items, mm_res)  # type: ignore[misc]
+        ids: list[int] = []
+        places, at = [], 0
+        for i, (update, *_) in enumerate(mm_res.prompt_updates.get("audio", ())):
+            found = next(update.iter_token_matches(mm_res.prompt_ids, start_idx=at), None)
+            if found is None:
+                raise StrategyError(f"the prompt has no run of {len(update.target)} audio tokens for clip {i}")
+            ids += mm_res.prompt_ids[at : found.start_idx]
+            short = update.content.full
+            places.append(PlaceholderFeaturesInfo("audio", i, len(ids), short, None))
+            ids, at = ids + short, found.end_idx
+        return ids + mm_res.prompt_ids[at:], {"audio": places} if places else {}
 
     def get_dummy_mm_inputs(self, *given: Any, **named: Any) -> Any:
         """What vLLM tries itself out with."""
