@@ -19,7 +19,6 @@ from fastadasp.models.lookup import adapter_for
 from fastadasp.serving.launch import Checked, architecture_of, checked
 from fastadasp.serving.options import BUDGET
 from fastadasp.serving.vllm import fault, installed
-from fastadasp.strategy import Strategy
 
 _OPTIONS = {"enable_prefix_caching": False, "disable_log_stats": False, "limit_mm_per_prompt": {"audio": 1}}
 
@@ -43,11 +42,11 @@ class VllmRunner:
         self._engine: Any = None
         self._key: str | None = None
 
-    def check(self, strategy: Strategy) -> None:
+    def check(self, strategy: Any) -> None:
         """Refuses, in a sentence, a recipe that cannot act inside vLLM as it does elsewhere. Raises StrategyError."""
         self.checked(strategy)
 
-    def checked(self, strategy: Strategy) -> Checked:
+    def checked(self, strategy: Any) -> Checked:
         """What the engine is told of a recipe. Raises StrategyError."""
         if why := strategy.why_not_on_features(architecture_of(self.model)[1]):
             raise StrategyError(f"--engine vllm: {why}")
@@ -105,7 +104,7 @@ class VllmRunner:
         found: list[Any] = engine.generate(requests, SamplingParams(temperature=0, max_tokens=new), use_tqdm=False)
         return found
 
-    def _engine_for(self, strategy: Strategy | None, dtype: str, together: int) -> Any:
+    def _engine_for(self, strategy: Any, dtype: str, together: int) -> Any:
         changes = {} if strategy is None else self.checked(strategy).overrides
         key = repr((changes, dtype, together))
         if key != self._key:
