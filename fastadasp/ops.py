@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+_RIDGE = 1e-6
+"""Added to a gain of `greedy_map`, times its squared length: orders what the features no longer tell apart."""
 _BLOCK = 64
 """Tokens that `nearest` compares all others with at once."""
 
@@ -84,6 +86,37 @@ def group_means(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
     index = group.unsqueeze(-1).expand_as(x)
     sums = x.new_zeros(*shape, x.shape[-1]).scatter_add(1, index, x * weight.unsqueeze(-1))
     return sums / total.clamp_min(1e-30).unsqueeze(-1)
+
+
+def greedy_map(features: Tensor, exists: Tensor, count: Tensor, rounds: int, sizes: Tensor | None = None) -> Tensor:
+    """Greedy MAP of a determinantal point process whose kernel are the features' inner products.
+
+    Each pick is the entry with the largest gain, its squared length, after which its direction is taken out of all
+    others. Picks follow one another by definition; memory grows with M, never with its square.
+
+    Args:
+        features: [clips, M, D].
+        exists: bool [clips, M], False for padding.
+        count: int64 [clips], how many are picked.
+        rounds: at least the largest of `count`, on the host.
+        sizes: [clips, M], the squared lengths where they are known exactly, so that equals tie: the first is picked.
+
+    Returns:
+        bool [clips, M], True for what is picked.
+    """
+    import torch
+
+    chosen = torch.zeros_like(exists)
+    length = features.square().sum(-1) if sizes is None else sizes
+    ridge = _RIDGE * length
+    for turn in range(rounds):
+        gain = (features.square().sum(-1) if turn else length) + ridge
+        pick = gain.masked_fill(chosen | ~exists, -1.0).argmax(1, keepdim=True)
+        chosen.scatter_(1, pick, chosen.gather(1, pick) | (turn < count.unsqueeze(1)))
+        newest = features.gather(1, pick.unsqueeze(-1).expand(-1, 1, features.shape[-1]))
+        along = torch.matmul(features, newest.transpose(1, 2)) / gain.gather(1, pick).clamp_min(1e-30).unsqueeze(-1)
+        features = features - along * newest
+    return chosen
 
 
 def rank_descending(scores: Tensor, *ties: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from fastadasp.registry.checks import describe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fastadasp.engine.encoder import EncoderSeen
     from fastadasp.engine.trace import Trace
     from fastadasp.inference.load import LoadedModel
 
@@ -33,17 +34,21 @@ class Strategy(OnFeatures, Recipe):
 
     then: Strategy | None = None
 
-    def apply(self, model: nn.Module, *, spans: Tensor | None = None) -> AbstractContextManager[Trace]:
+    def apply(
+        self, model: nn.Module, *, spans: Tensor | None = None, encoder: EncoderSeen | None = None
+    ) -> AbstractContextManager[Trace]:
         """Works inside `model` while the context is open; yields a trace of what happened at each layer.
 
         Args:
             model: a transformers model of an installed family. On leaving it is as it was.
             spans: int [batch, positions], which clip each prompt position belongs to (0: none); only needed if the
                 model is called with ``inputs_embeds``.
+            encoder: what the audio encoder attended to (`fastadasp.engine.encoder.EncoderSeen`); only needed with
+                ``inputs_embeds``, by strategies that need ``encoder``.
         """
         from fastadasp.engine.apply import apply_strategy
 
-        return apply_strategy(self, model, spans=spans)
+        return apply_strategy(self, model, spans=spans, encoder=encoder)
 
     def calibrated(self, model: LoadedModel, examples: Sequence[Example], *, cached: bool = True) -> Strategy:
         """The strategy with its start layer chosen on these examples (their references are not looked at).

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from fastadasp import Merger, TokenPlan
-from fastadasp.ops import clusters_from_joins, group_means, rank_descending, unit_vectors
+from fastadasp.ops import clusters_from_joins, greedy_map, group_means, rank_descending, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp import LayerView
-
-_RIDGE = 1e-6
-"""Added to a group's gain, times its squared relevance: orders what the features no longer tell apart."""
 
 
 class SaMap(Merger):
@@ -68,7 +65,7 @@ class SaMap(Merger):
         features = unit_vectors(mean) * (relevance / relevance.amax(1, keepdim=True).clamp_min(1e-30))
         exists = valid.new_zeros(len(slot), slot.shape[1] + 1).scatter_(1, slot, valid)
         kept = valid.sum(1) - remove
-        chosen = _greedy_map(features, exists, kept, layer.most_kept())
+        chosen = greedy_map(features, exists, kept, layer.most_kept())
         stays = chosen.gather(1, slot) & valid
         return TokenPlan((chosen.cumsum(1) - 1).gather(1, slot).masked_fill(~stays, -1), weight)
 
@@ -103,19 +100,3 @@ class SaMap(Merger):
         place = begin * rounds + (steps - begin - 1).clamp(0, rounds - 1)
         strength = torch.stack(columns, -1).flatten(1).gather(1, place)
         return (~begins & valid)[:, 1:], strength[:, 1:]
-
-
-def _greedy_map(features: Tensor, exists: Tensor, count: Tensor, rounds: int) -> Tensor:
-    """The `count[c]` groups of clip c that greedy MAP takes for the kernel of inner products: bool [clips, G]."""
-    import torch
-
-    chosen = torch.zeros_like(exists)
-    ridge = _RIDGE * features.square().sum(-1)
-    for turn in range(rounds):
-        gain = features.square().sum(-1) + ridge
-        pick = gain.masked_fill(chosen | ~exists, -1.0).argmax(1, keepdim=True)
-        chosen.scatter_(1, pick, chosen.gather(1, pick) | (turn < count.unsqueeze(1)))
-        newest = features.gather(1, pick.unsqueeze(-1).expand(-1, 1, features.shape[-1]))
-        along = torch.matmul(features, newest.transpose(1, 2)) / gain.gather(1, pick).clamp_min(1e-30).unsqueeze(-1)
-        features = features - along * newest
-    return chosen

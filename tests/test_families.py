@@ -21,7 +21,9 @@ from fastadasp.strategy import get_registry
 from fastadasp.upstream.names import cache_argument, cache_of
 
 TOLERANCE = 1e-5
-NAMES = [name for name in strategy_names() if name not in RECIPES]
+ENCODER = [name for name in strategy_names() if "encoder" in strategy(name).needs()]
+"""Those that look at the audio encoder, which few families show."""
+NAMES = [name for name in strategy_names() if name not in (*RECIPES, *ENCODER)]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 TEXTS = ((5, 6, 7), (3, 4), (9,))
 """Prompts with two clips, one and none."""
@@ -93,7 +95,7 @@ def test_counts_are_as_planned_and_text_and_clips_stay_apart(family: str, name: 
     with method.apply(model) as trace:
         trace.keep_assignment = True
         cache = cache_of(model(**inputs, use_cache=True))
-    assert cache_lengths(cache) == [layer.kv_length for layer in trace.layers]
+    assert cache_lengths(cache) == [layer.kv_columns for layer in trace.layers]
     if method.site != "cache" and method.merger.is_exact():
         count = FAMILIES[family].tokens
         left = torch.tensor([count] * 3)
@@ -110,6 +112,24 @@ def test_counts_are_as_planned_and_text_and_clips_stay_apart(family: str, name: 
         assert bool((text[1:] > text[:-1]).all())  # each is still there, in order, alone
         clips = [set(piece.tolist()) - {-1} for piece in target.split(_runs(ids == AUDIO))]
         assert len(set.union(*clips)) == sum(map(len, clips))
+
+
+@pytest.mark.parametrize("name", ENCODER)
+@pytest.mark.parametrize("family", installed())
+def test_the_encoder_is_seen_or_refused_by_name(family: str, name: str) -> None:
+    """In families that show it a padded batch gives each sample what it gets alone."""
+    model, samples = family_model(family, "sdpa"), [prompt(family, *texts) for texts in TEXTS]
+    if adapter_for(model).encoder_attention(model) is None:
+        with pytest.raises(ModelError, match=f"'{name}' looks at the attention of the audio encoder"):
+            strategy(name).apply(model).__enter__()
+        return
+    with strategy(name).apply(model) as trace:
+        together = model(**padded(*samples)).logits[:, -1]
+        counts = [layer.audio_tokens_per_sample for layer in trace.layers]
+        for row, sample in enumerate(samples):
+            assert error(together[row], model(**sample).logits[0, -1]) <= 1e-4
+            assert [layer.audio_tokens_per_sample[0] for layer in trace.layers] == [count[row] for count in counts]
+    assert counts[-1][0] == FAMILIES[family].tokens // 2 * 2
 
 
 def _runs(mask: torch.Tensor) -> list[int]:

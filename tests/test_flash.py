@@ -67,7 +67,7 @@ def use(model: Any, implementation: str) -> Any:
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("positions", ["original", "compact"])
-@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("name", [name for name in strategy_names() if not strategy(name).merger.across_heads])
 def test_prompt_and_decoding_are_as_with_sdpa(model: Any, name: str, positions: str, side: str) -> None:
     recipe = strategy(name, positions=positions)
     for samples in ((ONE,), MANY):
@@ -80,6 +80,17 @@ def test_prompt_and_decoding_are_as_with_sdpa(model: Any, name: str, positions: 
         assert layers[0] == layers[1]
         assert all(error(mine, theirs) <= TOLERANCE for theirs, mine in zip(*found, strict=True))
     assert {None if mask is None else mask.dim() for mask in calls} == {None, 2}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in strategy_names() if strategy(name).merger.across_heads])
+def test_masks_by_head_are_refused(model: Any, name: str) -> None:
+    """Flash attention takes one mask for all heads: decoding after such an eviction is an error in words."""
+    following = {"input_ids": torch.tensor([[7]]), "position_ids": torch.tensor([[len(ONE)]])}
+    with strategy(name).apply(use(model, STAND_IN)):
+        cache = cache_of(model(**batch(ONE), use_cache=True))
+        with pytest.raises(ModelError, match=r"need a mask for each head, which .* does not take"):
+            model(**following, **cache_argument(cache))
 
 
 @torch.no_grad()

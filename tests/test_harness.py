@@ -173,3 +173,36 @@ def test_what_lm_evaluation_harness_may_not_ask(tmp_path: Path) -> None:
         model.loglikelihood([])
     with pytest.raises(RunError, match="chat template"):
         model.apply_chat_template([])
+
+
+def test_lmms_eval_gives_our_answers(tmp_path: Path) -> None:
+    """Through its registry, which finds the model by the entry point, and with requests as its tasks make them."""
+    pytest.importorskip("lmms_eval")
+    from lmms_eval.api.instance import Instance
+    from lmms_eval.models import get_model
+
+    expected, _ = ours(tmp_path / "ours", 6)
+    examples = find_task("er").examples(6)
+    arguments = f"pretrained={model_path()},strategy=weighted,budget=0.5"
+    model: Any = get_model("fastadasp").create_from_arg_string(arguments, {"batch_size": 12, "device": "cpu"})
+    docs = []
+    for example in examples:
+        wave, rate = soundfile.read(example.audio, dtype="float32")
+        docs.append({"audio": {"array": wave, "sampling_rate": rate}})
+    model.task_dict = {"emotion": {"test": docs}}
+    about = {"task": "emotion", "doc_id": 0, "repeats": 1}
+    settings = {"max_new_tokens": 8, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
+
+    def request(place: int, **more: Any) -> Any:
+        arguments = (examples[place].instruction, settings | more, lambda doc: [doc["audio"]], place, "emotion", "test")
+        return Instance(request_type="generate_until", arguments=arguments, idx=0, metadata=about)
+
+    assert model.generate_until([request(place) for place in range(6)]) == [expected[e.id] for e in examples]
+    with pytest.raises(RunError, match="num_beams=3"):
+        model.generate_until([request(0, num_beams=3)])
+    docs[0] = {"audio": None}
+    several = Instance("generate_until", ("?", settings, lambda doc: [], 0, "emotion", "test"), 0, about)
+    with pytest.raises(Exception, match="one recording here, not 0"):
+        model.generate_until([several])
+    with pytest.raises(RunError, match="generate_until"):
+        model.loglikelihood([])

@@ -28,6 +28,7 @@ from fastadasp.leaderboard.submission import (
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
+OURS = DOCS / "leaderboard" / "embedded-cpu.json"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,16 @@ def test_a_submission_holds_what_the_run_found(made: Path, content: dict[str, An
     assert rows["weighted"].flops == weighted["efficiency"]["flops"]
     assert rows["weighted"].flops_removed == weighted["efficiency"]["flops_removed"]
     assert list(rows["weighted"].interval or ()) == pytest.approx(weighted["interval"])
+
+
+def test_times_may_be_left_out(made: Path, tmp_path: Path) -> None:
+    code, told = run("submit", str(made), "--output", str(tmp_path / "s.json"), "--no-times")
+    assert code == 0, told
+    found = read_submission(tmp_path / "s.json")
+    assert all(row.prefill_seconds is None and row.decode_seconds is None for row in found.rows)
+    page = html([found], boards_of([found]))
+    assert page.count("<td>not measured</td>") == len(found.rows)
+    assert "against prefill on" not in page
 
 
 def test_hashes_tell_clips_and_questions_apart(tmp_path: Path) -> None:
@@ -263,3 +274,15 @@ def test_every_key_of_submissions_is_documented() -> None:
     for model in models:
         for name, field in model.model_fields.items():
             assert f"| `{name}` | {field.description} |" in page, name
+
+
+def test_our_own_leaderboard_is_that_of_its_file() -> None:
+    """The page in the documentation: its rows are those of the submission that lies beside it."""
+    found = read_submission(OURS)
+    page = (DOCS / "leaderboard" / "embedded.html").read_text(encoding="utf-8")
+    assert found.checksum[:12] in page
+    boards = boards_of([found])
+    assert {board.task.name for board in boards} == {"asr", "er"}
+    for board in boards:
+        for entry in board.entries:
+            assert f"<td>{entry.row.strategy}</td><td>{entry.row.budget}</td><td>{entry.row.value:.2f}</td>" in page

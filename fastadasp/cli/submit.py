@@ -18,6 +18,9 @@ def submit(
     name: Annotated[
         str | None, typer.Option(help="what the model is called; default: its hub id, or the name of its folder")
     ] = None,
+    no_times: Annotated[
+        bool, typer.Option("--no-times", help="leave times out, e.g. where other programs ran beside the comparison")
+    ] = False,
 ) -> None:
     """Put a run into one JSON file: results, costs, hashes of model, data and code, prompts, machine."""
     from fastadasp.demo import model_path
@@ -28,7 +31,7 @@ def submit(
     found = load_run(run)
     if name is None and found.source.model == str(model_path()):
         name = "the embedded model"
-    made = submission_of(found, name)
+    made = submission_of(found, name, times=not no_times)
     path = output or run / "submission.json"
     with told(path, "submission"):
         path.parent.mkdir(parents=True, exist_ok=True)

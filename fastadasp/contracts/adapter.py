@@ -34,6 +34,10 @@ class ModelAdapter:
             the family alone cannot tell (spans must then be given).
         clip_lengths: the input that says how many audio tokens each clip has, as counts [clips] or as a mask
             [clips, tokens]; empty if none does. Then clips side by side, with no token between them, count as one.
+        encoder_paths: dotted paths to the audio encoder (the module with ``layers``, each with ``self_attn``), where
+        the
+            attention of its last layer can be mapped to audio tokens; empty where it cannot.
+        encoder_frames: frames of the encoder that one audio token is made of.
         module: the module that holds the family's classes and registers its configuration and processor with
             transformers on import; None where they are transformers' own.
 
@@ -56,6 +60,8 @@ class ModelAdapter:
     rotary: str = "rotary_emb"
     audio_token: str | None = "audio_token_id"
     clip_lengths: str = ""
+    encoder_paths: tuple[str, ...] = ()
+    encoder_frames: int = 1
     module: str | None = None
 
     def check_usable(self) -> None:
@@ -84,6 +90,12 @@ class ModelAdapter:
         """The module whose ``forward`` gets ``input_ids``."""
         module: nn.Module | None = _follow(model, self.entrance_path)
         return model if module is None else module
+
+    def encoder_attention(self, model: nn.Module) -> nn.Module | None:
+        """The self-attention of the audio encoder's last layer; None where it cannot be mapped to audio tokens."""
+        found = (_follow(model, path) for path in self.encoder_paths)
+        encoder: Any = next((module for module in found if module is not None), None)
+        return None if encoder is None else encoder.layers[-1].self_attn
 
     def short_parts(self, layer: nn.Module) -> tuple[tuple[nn.Module, nn.Module], ...]:
         """Where a layer works on each token alone, after its attention: pairs of the first and the last module.

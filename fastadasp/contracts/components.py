@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from fastadasp.engine.view import LayerView
 
 ScoreKind = Literal["importance", "affinity"]
-Need = Literal["attention", "text", "order"]
+Need = Literal["attention", "text", "order", "encoder"]
 """What a component cannot do without: ``attention``, queries and keys of an attention; ``text``, text tokens in the
-prompt; ``order``, tokens that still stand in time order, since it compares neighbours or counts places."""
+prompt; ``order``, tokens that still stand in time order, since it compares neighbours or counts places; ``encoder``,
+the attention of the audio encoder's last layer."""
 Site = Literal["input", "block", "cache"]
 """Where tokens go: ``input``, before a layer's attention; ``block``, between a layer's attention and its MLP;
 ``cache``, from the keys and values alone."""

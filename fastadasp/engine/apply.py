@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from fastadasp.engine import attention, checkpointing, hooks
 from fastadasp.engine.compiled import without_compilation
+from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.encoding import EncoderWatch
 from fastadasp.engine.session import Session
 from fastadasp.engine.trace import Trace
 from fastadasp.engine.wrappers import unwrapped
@@ -20,7 +22,9 @@ _applied: dict[int, Session] = {}
 """By the id of a decoder, what is applied to it."""
 
 
-def apply_strategy(strategy: Recipe, model: nn.Module, *, spans: Tensor | None = None) -> AbstractContextManager[Trace]:
+def apply_strategy(
+    strategy: Recipe, model: nn.Module, *, spans: Tensor | None = None, encoder: EncoderSeen | None = None
+) -> AbstractContextManager[Trace]:
     """Runs `model` with `strategy` for as long as the context is open; works with ``model(...)`` and ``generate``.
 
     Several threads may call the model meanwhile.
@@ -29,13 +33,15 @@ def apply_strategy(strategy: Recipe, model: nn.Module, *, spans: Tensor | None =
         model: a transformers model of an installed family. On leaving, also by an exception, it is as it was.
         spans: int [B, T], which clip each prompt position belongs to (0: none). Needed only where the model is called
             with ``inputs_embeds``; otherwise audio tokens are found in ``input_ids``.
+        encoder: what the audio encoder attended to. Needed only by strategies that need ``encoder``, where the model is
+            called with ``inputs_embeds``; otherwise it is seen as the encoder runs.
 
     Raises:
         ModelError: on entering: the family is not supported, another strategy is already applied to the model, or the
             installed transformers works in another way than this package expects.
         StrategyError: on entering: the strategy does not fit the model.
     """
-    return Application(strategy, model, spans)
+    return Application(strategy, model, spans, encoder)
 
 
 class Application(AbstractContextManager[Trace]):
@@ -46,8 +52,9 @@ class Application(AbstractContextManager[Trace]):
     more undoes itself.
     """
 
-    def __init__(self, strategy: Recipe, model: nn.Module, spans: Tensor | None) -> None:
-        self._given = strategy, model, spans
+    def __init__(self, strategy: Recipe, model: nn.Module, spans: Tensor | None, encoder: EncoderSeen | None) -> None:
+        self._given = strategy, model, spans, encoder
+        self._encoder: EncoderWatch | None = None
         self._entered = False
         self._session: Session | None = None
         self._stance = ExitStack()
@@ -79,9 +86,11 @@ class Application(AbstractContextManager[Trace]):
             raise ModelError("this context was entered before; call apply() for each `with`")
         self._entered = True
         check_transformers()
-        strategy, model, spans = self._given
+        strategy, model, spans, encoder = self._given
         model = unwrapped(model)
-        session = Session(strategy, model, spans)
+        session = Session(strategy, model, spans, encoder)
+        if encoder is None and "encoder" in strategy.needs():
+            self._encoder = EncoderWatch(session)
         self._session = session
         if _applied.setdefault(id(session.decoder), session) is not session:
             raise ModelError(
@@ -90,6 +99,8 @@ class Application(AbstractContextManager[Trace]):
             )
         self._stance.enter_context(without_compilation(model))
         attention.watch(session, session.config, session.watchers())
+        if self._encoder is not None:
+            self._encoder.begin()
         session.hook()
         return session.trace
 
@@ -108,6 +119,8 @@ class Application(AbstractContextManager[Trace]):
         hooks.remove(session, session.modules())
         checkpointing.restore(session)
         attention.unwatch(session, session.config, session.watchers())
+        if self._encoder is not None:
+            self._encoder.end()
         self._stance.close()
         # last: it says that there is nothing left to undo
         if _applied.get(id(session.decoder)) is session:

@@ -1,7 +1,7 @@
 """Sees queries and keys where the model computes attention, through transformers' own `AttentionInterface`.
 
 For each attention implementation a twin named ``fastadasp_<implementation>`` is registered. It calls the original and
-then shows (module, query, key, value, scale) to whoever watches that module. No attention matrix is asked for.
+then shows (module, query, key, value, scale, mask) to whoever watches that module. No attention matrix is asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastadasp.errors import ModelError
 from fastadasp.upstream.inside import ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS
 
 _PREFIX = "fastadasp_"
-Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
+Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor, float, Any], None]
 _watchers: weakref.WeakKeyDictionary[nn.Module, Watcher] = weakref.WeakKeyDictionary()
 
 
@@ -53,7 +53,7 @@ def _twin(implementation: str) -> str:
         watcher = None if torch.compiler.is_compiling() else _watchers.get(module)
         if watcher is not None:
             scale = kwargs.get("scaling")
-            watcher(module, query, key, value, query.shape[-1] ** -0.5 if scale is None else float(scale))
+            watcher(module, query, key, value, query.shape[-1] ** -0.5 if scale is None else float(scale), mask)
         return result
 
     if name not in ALL_ATTENTION_FUNCTIONS:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.engine.outputs import Asked
 from fastadasp.engine.passes import Pass
 
@@ -22,6 +23,7 @@ class Arrival:
         mask: the attention mask as the caller gave it.
         asked: outputs that the caller wants and that speak of prompt positions.
         decoded: whether the decoder has run.
+        encoder: what is known of the audio encoder's attention, if the strategy needs it and the encoder has run.
     """
 
     spans: Tensor | None
@@ -29,6 +31,7 @@ class Arrival:
     mask: Any
     asked: Asked
     decoded: bool = False
+    encoder: EncoderSeen | None = None
 
 
 class Calls(threading.local):

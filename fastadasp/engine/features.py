@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from fastadasp.recipes.recipe import Recipe
 
 
+_ABSENT = {
+    "attention": "queries and keys of a layer",
+    "text": "the text of the prompt",
+    "encoder": "the attention of the audio encoder",
+}
+"""What features alone have not, by `Need`."""
+
+
 @dataclass(frozen=True)
 class Reduced:
     """One shortened clip.
@@ -49,7 +57,7 @@ def why_not(strategy: Recipe, layers: int) -> str | None:
         )
     if strategy.then is not None:
         return f"{name} has a second stage in the key/value cache, which does not exist for features alone"
-    for need, words in (("attention", "queries and keys of a layer"), ("text", "the text of the prompt")):
+    for need, words in _ABSENT.items():
         if need in strategy.needs():
             return f"{name} needs {words}, and features alone have none"
     if not strategy.merger.is_exact():

@@ -69,6 +69,8 @@ def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:
     weight = strategy.weight.importance(layer) if strategy.weight is not None else None
     remove: Tensor = layer.remove  # type: ignore[assignment]  # the engine's views have it
     plan = merger.plan(layer, select, weight, remove)
+    if plan.shares and strategy.site != "input":
+        raise StrategyError(f"merger {merger.name!r} makes sums, which stand at the site input alone")
     if plan.cluster.shape != layer.valid.shape:
         raise StrategyError(
             f"merger {merger.name!r} gave a plan of shape {tuple(plan.cluster.shape)}, "

@@ -14,6 +14,7 @@ from fastadasp.counts.schedule import evictions
 from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState
+from fastadasp.engine.encoding import seen_for
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left, Pass
 from fastadasp.engine.planning import check_text, plan_of
@@ -257,6 +258,7 @@ class ReducingPass(FollowingPass):
             kept=self._kept,
             value=None if seen is None else seen.value.to(device),
             rotation=None if seen is None else seen.rotation,
+            encoder=seen_for(self.session, len(self.stream.spans.tokens), device, plain=self.left() is None),
         )
 
     def _reduce(self, index: int, states: Tensor, seen: Seen | None) -> Reduction:

@@ -31,6 +31,7 @@ from fastadasp.engine.attention import Watcher, implementation_of
 from fastadasp.engine.begin import begin
 from fastadasp.engine.cache import CacheState, stored, unreduced
 from fastadasp.engine.calls import Arrival, Calls
+from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.engine.hooks import Hook
 from fastadasp.engine.outputs import Asked
 from fastadasp.engine.reducing import ReducingPass
@@ -46,7 +47,7 @@ from fastadasp.upstream.names import cache_in
 class Session:
     """A strategy applied to a model: what stays the same from call to call."""
 
-    def __init__(self, strategy: Recipe, model: nn.Module, spans: Tensor | None) -> None:
+    def __init__(self, strategy: Recipe, model: nn.Module, spans: Tensor | None, encoder: EncoderSeen | None) -> None:
         self.strategy, self.model, self.given_spans = strategy, model, spans
         self.evicting = strategy if strategy.site == "cache" else strategy.then
         self.adapter = adapter_for(model)
@@ -55,7 +56,7 @@ class Session:
         check_fit(strategy, len(self.layers))
         self.implementation = implementation_of(self.config)
         check_decoder(self.decoder, self.layers[0])
-        self.trace = Trace()
+        self.trace, self.encoder_given = Trace(), encoder
         self.calls = Calls()
         self.allotted: list[int] = []  # columns of a static cache's layers
         self._shape: DecoderShape | None = None
@@ -79,7 +80,7 @@ class Session:
         """By attention module, who is shown its queries and keys."""
 
         def watcher(index: int) -> Watcher:
-            def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+            def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
                 if self.calls.running is not None:
                     self.calls.running.see(index, query, key, value, scale)
 

@@ -58,10 +58,10 @@ class Members:
     start: Tensor
 
     @classmethod
-    def of(cls, target: Tensor, weight: Tensor, width: int) -> Members:
+    def of(cls, target: Tensor, weight: Tensor, width: int, *, shares: bool = False) -> Members:
         """From each token's new column, int64 [B, T] (`width`: gone), and its weight, float32 [B, T].
 
-        A cluster whose weights are all zero takes the plain mean.
+        A cluster whose weights are all zero takes the plain mean. With `shares` weights are taken as they are.
         """
         weight = weight.flatten() + _LEAST
         columns = len(target) * (width + 1)
@@ -69,6 +69,8 @@ class Members:
         new = (target + edges[: columns : width + 1].unsqueeze(1)).flatten()
         column, token = new.sort(stable=True)
         start = torch.searchsorted(column, edges)
+        if shares:
+            return cls(token, weight.index_select(0, token), start)
         total = _sums(weight, token, start)
         return cls(token, weight.index_select(0, token) / total.index_select(0, column), start)
 
@@ -213,6 +215,6 @@ def apply_plan(stream: Stream, plan: TokenPlan, survivors: Sequence[int]) -> tup
         weights = torch.ones(batch, length + 1, dtype=torch.float32, device=device)
         if plan.weight is not None:
             put(weights, at, plan.weight.float())
-        members = Members.of(target, weights[:, :length], width)
+        members = Members.of(target, weights[:, :length], width, shares=plan.shares)
     after = spans.reduced(start, is_head.sum(1), tuple(survivors))
     return Reduction(target, source[:, :width], members, width, filled), Stream(lengths, width, filled, after)

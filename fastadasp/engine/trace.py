@@ -40,6 +40,11 @@ class LayerTrace:
         """Keys in the layer's cache after the prompt, of the sample that has most."""
         return max(self.kv_length_per_sample)
 
+    @property
+    def kv_columns(self) -> int:
+        """Columns of the layer's cache after the prompt."""
+        return max(self.kv_columns_per_sample)
+
 
 @dataclass
 class Trace:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.adjacent import cosine_to_next_key
+from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.engine.received import Which, attention_of, received_attention
 from fastadasp.engine.rotation import Rotation
 from fastadasp.engine.spans import AudioSpans
@@ -35,6 +36,7 @@ class LayerView:
         kept: scores that scorers of earlier layers left for this one, see `keep`.
         value: values [B, key/value heads, past + T, head_dim] of the same attention; None where there is none.
         rotation: how its queries were turned by their positions; None where that is not known.
+        encoder: what the audio encoder's last layer attended to, see `of_encoder`; None where it is not known.
         heads: rows a clip; above 1 only at site ``cache``, where each key/value head chooses for itself.
 
     Example::
@@ -62,6 +64,7 @@ class LayerView:
     kept: dict[str, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
     value: Tensor | None = None
     rotation: Rotation | None = None
+    encoder: EncoderSeen | None = None
     heads: int = 1
     _columns: Tensor = field(init=False, repr=False)
     _received: dict[tuple[float, Which], Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -173,6 +176,25 @@ class LayerView:
             hidden = hidden | ~self.key_valid
         weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
         return self.gather(weights.mean((1, 2))[:, total - length :])
+
+    def of_encoder(self, asker: str = "the strategy") -> EncoderSeen:
+        """What the audio encoder's last layer attended to, by audio token: [clips, ..., N], as wide as `valid`.
+
+        Raises:
+            StrategyError: it is not known: the model was called with embeddings, or an earlier reduction has merged or
+                dropped tokens.
+        """
+        if self.encoder is None:
+            raise StrategyError(
+                f"{asker} needs the audio encoder's attention, which is known before the first reduction alone, where "
+                "the model encodes the recordings itself (with inputs_embeds: apply(model, encoder=...))"
+            )
+        width, seen = self.valid.shape[1], self.encoder
+        if width > seen.keys.shape[1]:
+            raise StrategyError(
+                f"the audio encoder made {seen.keys.shape[1]} tokens of a clip, but the prompt has {width}"
+            )
+        return EncoderSeen(seen.received[..., :width], seen.own[..., :width], seen.keys[:, :width])
 
     def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
         """Hidden states of the text tokens (neither audio nor padding) in each clip's own sample.

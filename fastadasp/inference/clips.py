@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from fastadasp.audio import read_audio
 from fastadasp.contracts.task import Example
+from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.encoding import EncoderHeard, listening
 from fastadasp.errors import DataError, ModelError
 from fastadasp.inference.features import FeatureCache
 from fastadasp.inference.load import LoadedModel
@@ -28,13 +31,15 @@ SHORTEST = 0.1
 class ReadyClip:
     """One example as the decoder receives it: `embeds` [T, D] and `span_ids` [T] (0: text).
 
-    `side` is what the model needs beside them (`ModelAdapter.side_inputs`), without the dimension of samples.
+    `side` is what the model needs beside them (`ModelAdapter.side_inputs`), without the dimension of samples; `encoder`
+    what the audio encoder attended to, of families that show it.
     """
 
     example: Example
     embeds: Tensor
     span_ids: Tensor
     side: dict[str, Tensor] = field(default_factory=dict)
+    encoder: EncoderSeen | None = None
 
     @property
     def tokens(self) -> int:
@@ -169,7 +174,12 @@ def encode(
     inputs = _features(loaded, examples, waves)
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
-    embeds = decoder_inputs(loaded, inputs) if known is None else model.get_input_embeddings()(ids)
+    heard = EncoderHeard()
+    if known is None:
+        with listening(adapter, model) as heard:
+            embeds = decoder_inputs(loaded, inputs)
+    else:
+        embeds = model.get_input_embeddings()(ids)
     ready = []
     for i, (example, row, shown, span) in enumerate(zip(examples, embeds, mask, spans, strict=True)):
         row, span = row[shown], span[shown]
@@ -178,7 +188,9 @@ def encode(
         if known is not None:
             row = row.clone()
             row[span > 0] = known[i].to(row.device)
-        ready.append(ReadyClip(example, row.cpu(), span.cpu(), {name: value[i].cpu() for name, value in side.items()}))
+        own = {name: value[i].cpu() for name, value in side.items()}
+        seen = None if heard.seen is None else heard.seen.clip(i, int((span > 0).sum())).to("cpu")
+        ready.append(ReadyClip(example, row.cpu(), span.cpu(), own, seen))
     return ready
 
 
@@ -194,6 +206,10 @@ def prepare(
     wanted = list({(str(e.audio), e.instruction): e for e in examples}.values())
     cache = FeatureCache(loaded)
     sounds = {path: tokens for path in {e.audio for e in wanted} if (tokens := cache.get(path)) is not None}
+    heard: dict[Path, EncoderSeen] = {}
+    if adapter_for(loaded.model).encoder_attention(loaded.model) is not None:
+        heard = {path: seen for path in sounds if (seen := cache.encoder(path)) is not None}
+        sounds = {path: tokens for path, tokens in sounds.items() if path in heard}
     first = [e for path, e in {e.audio: e for e in reversed(wanted)}.items() if path not in sounds]
     first.sort(key=lambda e: soundfile.info(e.audio).duration)
     chosen = {(str(e.audio), e.instruction) for e in first}
@@ -205,7 +221,10 @@ def prepare(
             for clip in encode(loaded, batch, [read_clip(e, loaded) for e in batch], known):
                 if known is None:
                     sounds[clip.example.audio] = clip.embeds[clip.span_ids > 0]
-                    cache.put(clip.example.audio, sounds[clip.example.audio])
+                    if clip.encoder is not None:
+                        heard[clip.example.audio] = clip.encoder
+                    cache.put(clip.example.audio, sounds[clip.example.audio], clip.encoder)
+                clip = replace(clip, encoder=heard.get(clip.example.audio))
                 ready[str(clip.example.audio), clip.example.instruction] = clip
             progress(len(ready))
     if first:
@@ -217,7 +236,7 @@ def prepare(
 class Batch:
     """Clips padded on the left: `embeds` [B, T, D], `mask` and `span_ids` [B, T]; `places` in the task's order.
 
-    `side` is what the model needs beside them, one row a clip.
+    `side` is what the model needs beside them, one row a clip; `encoder` what the audio encoder attended to, if known.
     """
 
     clips: tuple[ReadyClip, ...]
@@ -226,6 +245,7 @@ class Batch:
     mask: Tensor
     span_ids: Tensor
     side: dict[str, Tensor]
+    encoder: EncoderSeen | None
 
 
 def batches(clips: Sequence[ReadyClip], size: int, device: str) -> Iterator[Batch]:
@@ -241,4 +261,6 @@ def batches(clips: Sequence[ReadyClip], size: int, device: str) -> Iterator[Batc
         ones = [torch.ones(clip.tokens, dtype=torch.int64) for clip in chosen]
         spans = pad([clip.span_ids for clip in chosen])
         side = {name: torch.stack([clip.side[name] for clip in chosen]).to(device) for name in chosen[0].side}
-        yield Batch(tuple(chosen), tuple(places), pad([clip.embeds for clip in chosen]), pad(ones), spans, side)
+        heard = [clip.encoder for clip in chosen if clip.encoder is not None]
+        seen = EncoderSeen.together(heard).to(device) if len(heard) == len(chosen) else None
+        yield Batch(tuple(chosen), tuple(places), pad([clip.embeds for clip in chosen]), pad(ones), spans, side, seen)

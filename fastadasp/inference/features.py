@@ -12,6 +12,7 @@ import json
 import os
 import re
 import uuid
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.errors import RunError
 from fastadasp.files import cache_folder, is_file
 from fastadasp.version import installed_version
@@ -48,6 +50,11 @@ def _digest(tokens: Tensor) -> str:
     content = tokens.detach().cpu().contiguous()
     about = f"{tuple(content.shape)} {content.dtype}".encode()
     return hashlib.sha256(about + content.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _encoder_digest(encoder: EncoderSeen) -> str:
+    """The same for what is known of the encoder."""
+    return " ".join(_digest(getattr(encoder, field.name)) for field in fields(encoder))
 
 
 class FeatureCache:
@@ -101,8 +108,23 @@ class FeatureCache:
         usable: bool = said == _digest(found) and found.ndim == 2 and bool(found.isfinite().all())
         return found if usable else None
 
-    def put(self, recording: Path, tokens: Tensor) -> None:
-        """Keeps the audio tokens of a recording; a folder that cannot be written is done without.
+    def encoder(self, recording: Path) -> EncoderSeen | None:
+        """What was kept of the encoder's attention, with the same recording's tokens; None if it is not there."""
+        file = self._file(recording) if self._cap else None
+        if file is None or not is_file(file):
+            return None
+        try:
+            with safe_open(file, framework="pt") as kept:
+                found = EncoderSeen(*(kept.get_tensor(f"encoder.{field.name}") for field in fields(EncoderSeen)))
+                said = (kept.metadata() or {}).get("encoder")
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
+            return None
+        return found if said == _encoder_digest(found) else None
+
+    def put(self, recording: Path, tokens: Tensor, encoder: EncoderSeen | None = None) -> None:
+        """Keeps the audio tokens of a recording, and what is known of the encoder's attention.
+
+        A folder that cannot be written is done without.
 
         Nothing is kept of a recording that was replaced since `get` looked for it: nobody knows which was encoded.
         """
@@ -114,7 +136,12 @@ class FeatureCache:
         part = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.part")
         with contextlib.suppress(OSError, SafetensorError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"tokens": tokens.contiguous()}, part, metadata={"sha256": _digest(tokens)})
+            kept, about = {"tokens": tokens.contiguous()}, {"sha256": _digest(tokens)}
+            if encoder is not None:
+                parts = {f"encoder.{field.name}": getattr(encoder, field.name) for field in fields(encoder)}
+                kept |= {name: part.contiguous() for name, part in parts.items()}
+                about["encoder"] = _encoder_digest(encoder)
+            save_file(kept, part, metadata=about)
             part.replace(file)
 
     def trim(self) -> None:

@@ -170,7 +170,11 @@ def _generate(
     choices: tuple[str, str] | None = None,
 ) -> tuple[list[str], list[LayerTrace], tuple[float, float, int]]:
     watch = _Stopwatch(loaded.device)
-    work = nullcontext() if strategy is None else apply_strategy(strategy, loaded.model, spans=batch.span_ids)
+    work = (
+        nullcontext()
+        if strategy is None
+        else apply_strategy(strategy, loaded.model, spans=batch.span_ids, encoder=batch.encoder)
+    )
     with work as trace:
         handle = loaded.model.register_forward_hook(watch.after_forward)
         try:

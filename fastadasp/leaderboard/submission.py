@@ -16,7 +16,7 @@ from fastadasp.experiments.records import TaskFacts
 from fastadasp.files import parse_json, read_text
 from fastadasp.runs import LoadedRun
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 class Part(BaseModel):
@@ -83,8 +83,10 @@ class Row(Part):
     )
     kv_bytes: float = Field(gt=0, description="bytes of keys and values after the prompt, mean of a clip")
     kv_removed: float = Field(le=1, description="fraction of those bytes removed")
-    prefill_seconds: float | None = Field(description="time of the decoder's prefill, median of a batch")
-    decode_seconds: float | None = Field(description="time of all steps after it, median of a batch")
+    prefill_seconds: float | None = Field(
+        description="time of the decoder's prefill, median of a batch; null if not told"
+    )
+    decode_seconds: float | None = Field(description="time of all steps after it, median of a batch; null if not told")
 
     @model_validator(mode="after")
     def _sensible(self) -> Row:
@@ -135,11 +137,12 @@ class Submission(Part):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def submission_of(run: LoadedRun, name: str | None = None) -> Submission:
+def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True) -> Submission:
     """A run as a submission.
 
     Args:
         name: what the model is called; None for its hub id, or the last part of its folder.
+        times: whether prefill and decoding times are taken over.
 
     Raises:
         RunError: it is an older run without what makes figures comparable, or still running.
@@ -177,9 +180,9 @@ def submission_of(run: LoadedRun, name: str | None = None) -> Submission:
                 value=metrics[about.facts[line.task].metric],
                 interval=line.interval,
                 metrics=metrics,
-                **{name: line.cost(name) for name in costs},
-                prefill_seconds=line.prefill_seconds,
-                decode_seconds=line.decode_seconds,
+                **{name: line.cost(name) for name in costs},  # type: ignore[arg-type]  # the model checks them
+                prefill_seconds=line.prefill_seconds if times else None,
+                decode_seconds=line.decode_seconds if times else None,
             )
         )
     local = Path(about.model).name if Path(about.model).is_dir() else about.model

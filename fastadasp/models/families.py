@@ -103,9 +103,13 @@ def _family(name: str, summary: str, cls: type[ModelAdapter] = ModelAdapter, **d
 _THINKER = {"decoder_paths": ("model.language_model", "language_model", "model")}
 
 
+_WHISPER: Any = {"encoder_paths": ("model.audio_tower", "audio_tower"), "encoder_frames": 2}
+"""A Whisper encoder with a pooling of two frames after it."""
+
+
 def _usable() -> list[ModelAdapter]:
     return [
-        _family("qwen2_audio", "Qwen2-Audio"),
+        _family("qwen2_audio", "Qwen2-Audio", **_WHISPER),
         *(
             _family(
                 name,
@@ -116,7 +120,7 @@ def _usable() -> list[ModelAdapter]:
             for name, title in (("qwen2", "Qwen2"), ("qwen3", "Qwen3"), ("llama", "Llama"))
         ),
         _family("apertus1p5", "Apertus 1.5", norm="feedforward_layernorm"),
-        _family("audioflamingo3", "Audio Flamingo 3"),
+        _family("audioflamingo3", "Audio Flamingo 3", **_WHISPER),
         _family("fun_asr_nano", "Fun-ASR-Nano", clip_lengths="input_features_mask"),
         _family("gemma4_unified", "Gemma 4 12B", RotaryByLayerType, clip_lengths="input_features_mask"),
         _family("glmasr", "GLM-ASR-Nano"),
@@ -124,7 +128,7 @@ def _usable() -> list[ModelAdapter]:
         _family("granite_speech_plus", "Granite Speech Plus", clip_lengths="input_features_mask"),
         _family("moss_transcribe_diarize", "MOSS-Transcribe-Diarize"),
         _family("muse_spark", "Muse Spark"),
-        _family("musicflamingo", "Music Flamingo"),
+        _family("musicflamingo", "Music Flamingo", **_WHISPER),
         _family("omniasr", "OmniASR-LLM"),
         _family(
             "phi4_multimodal",

@@ -52,7 +52,7 @@ def follow_tokens(loaded: LoadedModel, strategy: Strategy, clip: ReadyClip) -> T
     device = loaded.device
     spans = clip.span_ids.to(device).unsqueeze(0)
     side = {name: value.to(device).unsqueeze(0) for name, value in clip.side.items()}
-    with torch.inference_mode(), strategy.apply(loaded.model, spans=spans) as trace:
+    with torch.inference_mode(), strategy.apply(loaded.model, spans=spans, encoder=clip.encoder) as trace:
         trace.keep_assignment = True
         loaded.model(
             inputs_embeds=clip.embeds.to(device).unsqueeze(0),

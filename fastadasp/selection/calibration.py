@@ -186,7 +186,8 @@ class Calibration:
         seen: list[Tensor] = []
         handle = self._decoder.register_forward_hook(lambda _m, _a, out: seen.append(out[0][0].float().cpu()))
         try:
-            with nullcontext() if strategy is None else apply_strategy(strategy, model, spans=spans) as trace:
+            work = None if strategy is None else apply_strategy(strategy, model, spans=spans, encoder=clip.encoder)
+            with nullcontext() if work is None else work as trace:
                 if trace is not None:
                     trace.keep_assignment = True
                 whole = torch.ones(1, length + answer.shape[1], dtype=torch.int64, device=device)

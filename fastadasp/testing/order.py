@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastadasp.contracts.components import Merger, ScoreKind, Scorer
 from fastadasp.engine.adjacent import cosine_to_next_key
+from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.engine.received import Which
 from fastadasp.engine.view import LayerView
 from fastadasp.testing.failure import Subject, difference
@@ -53,6 +54,13 @@ class Shuffled(LayerView):
     def last_query_attention(self) -> Tensor:
         """What each token received where it stood."""
         return self._there().last_query_attention().gather(1, self.order)
+
+    def of_encoder(self, asker: str = "the strategy") -> EncoderSeen:
+        """What the encoder gave to each token where it stood."""
+        seen, order = self._there().of_encoder(asker), self.order
+        received = seen.received.gather(3, order[:, None, None].expand_as(seen.received))
+        own = seen.own.gather(2, order[:, None].expand_as(seen.own))
+        return EncoderSeen(received, own, seen.keys.gather(1, order.unsqueeze(-1).expand_as(seen.keys)))
 
     def noise(self, stream: int = 0) -> Tensor:
         """The noise of each token, or of each place."""

@@ -17,7 +17,7 @@ from fastadasp.models.lookup import adapter_for
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.testing.failure import Subject, difference
 from fastadasp.testing.model import embeddings, small_decoder
-from fastadasp.testing.views import SIDES, Prompt, Side
+from fastadasp.testing.views import SIDES, Prompt, Side, encoder_of
 
 CLOSE = 1e-4
 """Largest relative difference (of norms, float32) between a prompt's logits alone and in a batch."""
@@ -107,7 +107,7 @@ class _Lab:
         if strategy is None:
             logits = self.model(**given, position_ids=places).logits
             return _Outcome(_last(logits, mask), [], None)
-        with strategy.apply(self.model, spans=spans) as trace:
+        with strategy.apply(self.model, spans=spans, encoder=encoder_of(prompts)) as trace:
             trace.keep_assignment = True
             logits = self.model(**given, position_ids=places).logits
         return _Outcome(_last(logits, mask), list(trace.layers), trace.assignment)
@@ -115,7 +115,7 @@ class _Lab:
     def generate(self, prompts: Sequence[Prompt]) -> Tensor:
         """Tokens that follow, [B, STEPS], greedily."""
         given, spans = self.inputs(prompts)
-        with self.strategy.apply(self.model, spans=spans):
+        with self.strategy.apply(self.model, spans=spans, encoder=encoder_of(prompts)):
             tokens: Tensor = self.model.generate(
                 **given, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, num_beams=1
             )
@@ -213,7 +213,7 @@ def _check_model_is_left_alone(lab: _Lab, plain: _Outcome) -> None:
     subject.expect(torch.equal(plain.logits, after.logits), difference(plain.logits, after.logits), expected)
     given, spans = lab.inputs(PROMPTS)
     try:
-        with lab.strategy.apply(lab.model, spans=spans):
+        with lab.strategy.apply(lab.model, spans=spans, encoder=encoder_of(PROMPTS)):
             lab.model(**given)
             raise _Interrupted
     except _Interrupted:

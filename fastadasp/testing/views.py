@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.engine.rotation import Rotation
 from fastadasp.engine.spans import find_spans
 from fastadasp.engine.view import LayerView, fingerprint_clips
@@ -107,8 +108,22 @@ def view_of(
         removals=removals,
         value=value.to(dtype) if attention else None,
         rotation=_rotation(valid, dtype) if attention else None,
+        encoder=encoder_of(prompts),
     )
     return view if device == "cpu" else moved(view, lambda x: x.to(device))
+
+
+def encoder_of(prompts: Sequence[Prompt]) -> EncoderSeen:
+    """What an encoder of random queries and keys attended to, two frames a token."""
+    seen = []
+    for prompt in prompts:
+        for place, tokens in enumerate(prompt.clips):
+            own = torch.Generator().manual_seed(1000 * prompt.seed + place)
+            query, key = (torch.randn(1, KV_HEADS, 2 * tokens, HEAD_DIM, generator=own) for _ in range(2))
+            seen.append(EncoderSeen.of(query, key, HEAD_DIM**-0.5, None, 2))
+    if not seen:
+        return EncoderSeen(torch.zeros(0, 2, 3, 0), torch.zeros(0, 2, 0), torch.zeros(0, 0, HEAD_DIM))
+    return EncoderSeen.together(seen)
 
 
 def _rotation(valid: Tensor, dtype: torch.dtype) -> Rotation:
@@ -129,6 +144,9 @@ def moved(view: LayerView, move: Callable[[Tensor], Tensor]) -> LayerView:
     given = {name: move(value) if isinstance(value, Tensor) else value for name, value in given.items()}
     spans = view.spans
     given["spans"] = replace(spans, sample=move(spans.sample), start=move(spans.start), counts=move(spans.counts))
+    if view.encoder is not None:
+        parts = (view.encoder.received, view.encoder.own, view.encoder.keys)
+        given["encoder"] = EncoderSeen(*map(move, parts))
     if view.rotation is not None:
         own = view.rotation
         given["rotation"] = replace(own, cos=move(own.cos), sin=move(own.sin), follows=move(own.follows))
