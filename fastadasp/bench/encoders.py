@@ -113,7 +113,8 @@ def _module(part: Part, attention: str) -> Any:
 
         from fastadasp.upstream.inside import WhisperEncoder
 
-        return WhisperEncoder(WhisperConfig(**part.sizes, attn_implementation=attention))
+        sizes: dict[str, Any] = {**part.sizes, "attn_implementation": attention}
+        return WhisperEncoder(WhisperConfig(**sizes))
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(part.kind, **part.sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -146,7 +146,7 @@ def paper_table(rows: Sequence[Row]) -> Table:
 def _ours(rows: Sequence[Row], like: Row) -> list[tuple[str, ...]]:
     here = [row for row in rows if (row["beams"], row["seconds"]) == (like["beams"], like["seconds"])]
     full = next((row for row in here if row["strategy"] == FULL), None)
-    out = list[tuple[str, ...]]()
+    out: list[tuple[str, ...]] = []
     for row in here:
         if full is None or row["strategy"] == FULL or row["decode_s"] is None:
             continue
@@ -170,7 +170,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     figure = Figure(figsize=(12.0, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
-    figures = (
+    figures: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
         ("prefill, seconds", lambda row: row["prefill_s"] / row["batch"]),
         ("whole (encoder, prefill, decoding), seconds", lambda row: row["whole_s"] / row["batch"]),
         ("peak memory, GiB", lambda row: None if row["peak_bytes"] is None else row["peak_bytes"] / 2**30),

@@ -84,6 +84,10 @@ class Task(ABC):
     groups: tuple[str, ...] = ()
     """Tags whose values are also scored apart (`fastadasp.tasks.groups.group_scores`), e.g. ``domain``."""
 
+    unit: str = ""
+    """The tag that says which clips are not independent of each other, e.g. ``speaker``: intervals and tests then count
+    its values and not clips. Where it is empty, each recording counts as one."""
+
     @property
     def settings(self) -> dict[str, str]:
         """What else decides a score, beside metric and class: it is part of what names a cell of a study."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.axes import Row
 from fastadasp.experiments.starts import Starts
-from fastadasp.experiments.statistics import draw, interval
+from fastadasp.experiments.statistics import draw, interval, number, unit_names
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.costs import Efficiency
 from fastadasp.inference.load import LoadedModel
@@ -71,7 +71,8 @@ def run_row(
         )
         answers = outcome.predictions
         metrics = {**task.score(answers, references), **group_scores(task, examples, answers)}
-        spread = interval(draw(task, answers, references), len(clips))
+        units = number(unit_names(task, examples))
+        spread = interval(draw(task, answers, references, units), int(units.max(initial=-1)) + 1)
     except Exception as error:  # a stranger's component may raise anything; the other cells must go on
         out.error = f"{type(error).__name__}: {error}"
         return out

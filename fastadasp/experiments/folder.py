@@ -14,13 +14,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fastadasp.contracts.task import Example
+from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError
 from fastadasp.experiments.axes import budget_value
 from fastadasp.experiments.combinations import Point
 from fastadasp.experiments.drive import Finished
 from fastadasp.experiments.old_format import STUDY
 from fastadasp.experiments.records import TIMES, Cell, Prediction, Record, Result, Run, Standing, Times
+from fastadasp.experiments.statistics import unit_names
 from fastadasp.files import read_text, told, write_whole
 
 RUN, RESULTS, PREDICTIONS = "run.json", "results.jsonl", "predictions.jsonl"
@@ -82,10 +83,15 @@ def write_run(folder: Path, run: Run) -> None:
         write_whole(folder / RUN, json.dumps(run.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
 
 
-def write_cells(folder: Path, finished: Finished, examples: Mapping[str, Sequence[Example]]) -> None:
+def write_cells(
+    folder: Path, finished: Finished, tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Example]]
+) -> None:
     """Writes the cells that are done: their results, answers and times. Raises RunError."""
     done = [(point, finished.results[point.cell]) for point in finished.points]
-    answers = [line for point, result in done for line in _predictions(point, result, examples[point.task])]
+    units = {name: unit_names(tasks[name], clips) for name, clips in examples.items()}
+    answers = [
+        line for point, result in done for line in _predictions(point, result, examples[point.task], units[point.task])
+    ]
     with told(folder):
         write_whole(folder / PREDICTIONS, _lines(answers))
         write_whole(folder / CLOCK, _lines(_times(result) for _, result in done))
@@ -123,7 +129,7 @@ def cell_of(point: Point, result: Result, clips: int) -> Cell:
     )
 
 
-def _predictions(point: Point, result: Result, examples: Sequence[Example]) -> list[Prediction]:
+def _predictions(point: Point, result: Result, examples: Sequence[Example], units: Sequence[str]) -> list[Prediction]:
     """The answers of a cell; none if it failed."""
     if not result.answers:
         return []
@@ -137,11 +143,12 @@ def _predictions(point: Point, result: Result, examples: Sequence[Example]) -> l
             seed=point.row.seed,
             id=example.id,
             audio=example.audio.name,
+            unit=unit,
             reference=example.reference,
             prediction=answer,
             tags=example.tags,
         )
-        for example, answer in zip(examples, result.answers, strict=True)
+        for example, answer, unit in zip(examples, result.answers, units, strict=True)
     ]
 
 

@@ -192,3 +192,17 @@ def _version(name: str) -> str:
         return version(name).split("+")[0]
     except PackageNotFoundError:
         raise RunError(f"package {name} is not installed properly: its version cannot be told") from None
+
+
+def origins_of(strategies: Iterable[Strategy]) -> dict[str, str]:
+    """Which package and module each component of these strategies comes from."""
+    origins = {f"{entry.kind} {entry.name}": entry.origin for entry in get_registry().entries()}
+    out = {}
+    for strategy in strategies:
+        for part, kind in SECTIONS.items():
+            component = getattr(strategy, part)
+            label = "" if component is None else f"{kind} {component.name}"
+            if label in origins:
+                origin = origins[label]
+                out[label] = f"{origin.distribution} {origin.version} ({origin.module})"
+    return out

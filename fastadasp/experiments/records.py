@@ -61,6 +61,10 @@ class Prediction(Record):
     seed: int = Field(description="as in results.jsonl")
     id: str = Field(description="id of the clip in its task")
     audio: str = Field(description="file name of the recording")
+    unit: str = Field(
+        default="",
+        description="what counts as one in statistics: the recording, or the value of the task's `unit` column",
+    )
     reference: str = Field(description="the right answer")
     prediction: str = Field(description="the model's answer")
     tags: dict[str, str] = Field(description="labels of the clip, e.g. `speaker`, `seen_speaker`")
@@ -118,8 +122,8 @@ class Standing(Record):
     metric: str = Field(description="the task's headline metric")
     value: float | None = Field(description="the metric, mean over seeds; null if every seed failed")
     interval: tuple[float, float] | None = Field(
-        description="95 % bootstrap interval of it over clips and seeds; null for fewer than 20 clips, or where "
-        "nothing varies"
+        description="95 % bootstrap interval of it over recordings (or values of `unit`) and seeds; null for fewer "
+        "than 20 of them, or where nothing varies"
     )
     audio_tokens_removed: float | None = Field(
         description="the same fraction as in results.jsonl, mean over seeds; null if every seed failed"
@@ -130,7 +134,7 @@ class Standing(Record):
     baseline: str | None = Field(description="what the difference is taken against; null if this is the baseline")
     difference: float | None = Field(description="the metric less the baseline's; null without one")
     difference_interval: tuple[float, float] | None = Field(
-        description="95 % paired bootstrap interval of it; null for fewer than 20 clips"
+        description="95 % paired bootstrap interval of it; null for fewer than 20 recordings (or values of `unit`)"
     )
     wins: int | None = Field(description="clips that are better than under the baseline (mean over seeds)")
     ties: int | None = Field(description="clips that are equal")

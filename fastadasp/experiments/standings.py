@@ -23,7 +23,9 @@ from fastadasp.experiments.statistics import (
     draw,
     holm,
     interval,
+    number,
     rank,
+    unit_names,
 )
 from fastadasp.inference.costs import Efficiency
 
@@ -64,7 +66,7 @@ def standings(
 ) -> dict[str, list[Entry]]:
     """For each task one entry for each recipe and budget that was run, in the order of the study.
 
-    Differences are corrected for all comparisons on a task (Holm), and have no interval over fewer than `FEWEST` clips.
+    Differences are corrected for all comparisons on a task (Holm), and have no interval over fewer than `FEWEST` units.
     """
     out: dict[str, list[Entry]] = {}
     for name, task in tasks.items():
@@ -103,14 +105,16 @@ def _groups(finished: Finished, task: Task, examples: Sequence[Example]) -> dict
         if point.task == task.name and point.cell in finished.results:
             points.setdefault(point.line, []).append(point)
     references = [example.reference for example in examples]
+    units = number(unit_names(task, examples))
     out = {}
     for key, seeds in points.items():
         ran = [point for point in seeds if finished.results[point.cell].error is None]
         results = [finished.results[point.cell] for point in ran]
         sample = Sample(
             np.array([result.metrics[task.metric] for result in results]),
-            np.array([draw(task, result.answers, references) for result in results]),
+            np.array([draw(task, result.answers, references, units) for result in results]),
             np.array([by_clip(task, result.answers, references) for result in results]),
+            units,
         )
         out[key] = Seeds(seeds, ran, results, sample if results else None)
     return out
@@ -142,7 +146,7 @@ def _standing(
 ) -> Standing:
     first, sample = group.points[0], group.sample
     costs = [result.efficiency for result in group.results if result.efficiency is not None]
-    clips = 0 if sample is None else sample.clips.shape[1]
+    size = 0 if sample is None else sample.size
     return Standing(
         task=task.name,
         strategy=first.row.name,
@@ -151,12 +155,12 @@ def _standing(
         seeds=[point.row.seed for point in group.ran],
         metric=task.metric,
         value=None if sample is None else sample.value,
-        interval=None if sample is None else interval(sample.spread(), clips),
+        interval=None if sample is None else interval(sample.spread(), size),
         audio_tokens_removed=fmean(cost.audio_tokens_removed for cost in costs) if costs else None,
         flops_removed=fmean(cost.flops_removed for cost in costs) if costs else None,
         baseline=against,
         difference=None if gap is None else gap.value,
-        difference_interval=None if gap is None or clips < FEWEST else gap.interval,
+        difference_interval=None if gap is None or size < FEWEST else gap.interval,
         wins=None if gap is None else gap.wins,
         ties=None if gap is None else gap.ties,
         losses=None if gap is None else gap.losses,

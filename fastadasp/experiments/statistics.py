@@ -1,6 +1,8 @@
 """What may be said of a difference: intervals and tests over clips and seeds, and a ranking that admits ties.
 
-A bootstrap sample takes clips with replacement, the same ones for every strategy, so differences are paired. Of S
+A bootstrap sample takes units with replacement, the same ones for every strategy, so differences are paired. A unit is
+what was recorded independently: a recording with all questions about it, or all clips of a speaker where the task says
+so (`Task.unit`). Rows of one unit are not independent, and intervals that took them for it would be too narrow. Of S
 seeds it takes S - 1 with replacement, which makes the variance of their mean unbiased (Rao and Wu, JASA 1988);
 strategies with equally many seeds share the choice. With few clips or seeds the spread itself is uncertain: Student's
 t takes the place of the normal distribution, its degrees of freedom by Welch and Satterthwaite.
@@ -8,14 +10,15 @@ t takes the place of the normal distribution, its degrees of freedom by Welch an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from fastadasp.contracts.task import Task
+from fastadasp.contracts.task import Example, Task
 
 Floats = NDArray[np.float64]
 
@@ -23,10 +26,13 @@ ROUNDS = 1000
 """Bootstrap samples of an interval."""
 
 FEWEST = 20
-"""Clips that an interval needs."""
+"""Units that an interval needs."""
+
+Units = NDArray[np.int64]
+"""Which unit each clip belongs to, counted from 0: [clips]."""
 
 Draws = Floats
-"""The headline metric of a cell on each bootstrap sample of the clips, [ROUNDS]."""
+"""The headline metric of a cell on each bootstrap sample of the units, [ROUNDS]."""
 
 LEVEL = 0.05
 """Error level of the ranking; intervals cover 1 - LEVEL."""
@@ -39,13 +45,25 @@ class Sample:
 
     Attributes:
         totals: the metric over all clips, [seeds].
-        draws: the metric on bootstrap samples of the clips, [seeds, rounds]; the same samples for all strategies.
+        draws: the metric on bootstrap samples of the units, [seeds, rounds]; the same samples for all strategies.
         clips: the metric of each clip by itself, [seeds, clips].
+        units: the unit of each clip; None where each clip is one.
     """
 
     totals: Floats
     draws: Floats
     clips: Floats
+    units: Units | None = None
+
+    @property
+    def size(self) -> int:
+        """How many units there are."""
+        return self.clips.shape[1] if self.units is None else int(self.units.max(initial=-1)) + 1
+
+    def moved(self, other: Sample) -> int:
+        """Units on which two samples differ."""
+        gap = np.abs(self.clips.mean(axis=0) - other.clips.mean(axis=0)) > 1e-9
+        return int(gap.sum() if self.units is None else len(np.unique(self.units[gap])))
 
     @property
     def value(self) -> float:
@@ -66,7 +84,7 @@ class Difference:
 
     Attributes:
         value: difference of the metric.
-        interval: 95 % interval of it; None with fewer than two clips.
+        interval: 95 % interval of it; None with fewer than two units.
         p: probability of a difference at least as large if there were none, two-sided.
         wins, ties, losses: clips on which the first is better, equal, worse (mean over seeds).
     """
@@ -79,24 +97,46 @@ class Difference:
     losses: int
 
 
-def draw(task: Task, predictions: Sequence[str], references: Sequence[str]) -> Draws:
-    """The headline metric on `ROUNDS` samples of the clips with replacement, the same samples for every cell."""
-    chosen = np.random.default_rng(0).integers(len(references), size=(ROUNDS, len(references)))
+def unit_names(task: Task, examples: Iterable[Example]) -> list[str]:
+    """What each clip's unit is called: the value of the task's column, or the recording where it has none.
+
+    A recording is called by its path below the folder that all share.
+    """
+    examples = list(examples)
+    folders = {str(example.audio.absolute().parent) for example in examples}
+    shared = os.path.commonpath(folders) if folders else ""
+    return [example.tags.get(task.unit) or os.path.relpath(example.audio.absolute(), shared) for example in examples]
+
+
+def number(names: Sequence[str]) -> Units:
+    """Units by their names, counted from 0."""
+    return np.unique(np.array(names, dtype=str), return_inverse=True)[1].reshape(-1)
+
+
+def draw(task: Task, predictions: Sequence[str], references: Sequence[str], units: Units | None = None) -> Draws:
+    """The headline metric on `ROUNDS` samples of the units with replacement, the same samples for every cell."""
+    units = np.arange(len(references)) if units is None else units
+    size = int(units.max(initial=-1)) + 1
+    drawn = np.random.default_rng(0).integers(size, size=(ROUNDS, size))
     tally = task.tally(predictions, references)
     if tally is not None:
-        return np.array([tally.total(counts) for counts in tally.counts[chosen].sum(axis=1)])
+        counts = np.zeros((size, *tally.counts.shape[1:]))
+        np.add.at(counts, units, tally.counts)
+        return np.array([tally.total(sums) for sums in counts[drawn].sum(axis=1)])
+    members = [np.flatnonzero(units == unit) for unit in range(size)]
+    chosen = (np.concatenate([members[unit] for unit in one]) for one in drawn)
     scores = [
         task.score([predictions[i] for i in places], [references[i] for i in places])[task.metric] for places in chosen
     ]
     return np.array(scores)
 
 
-def interval(draws: Draws, clips: int = FEWEST) -> tuple[float, float] | None:
-    """The middle 95 %; None for fewer than `FEWEST` clips, or where every sample scores the same.
+def interval(draws: Draws, units: int = FEWEST) -> tuple[float, float] | None:
+    """The middle 95 %; None for fewer than `FEWEST` units, or where every sample scores the same.
 
-    A bootstrap over a handful of clips is far too narrow, and one that cannot vary says nothing at all.
+    A bootstrap over a handful of them is far too narrow, and one that cannot vary says nothing at all.
     """
-    if clips < FEWEST or float(np.ptp(draws)) == 0:
+    if units < FEWEST or float(np.ptp(draws)) == 0:
         return None
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
@@ -116,15 +156,13 @@ def difference(first: Sample, second: Sample, *, higher_is_better: bool) -> Diff
     gap = first.clips.mean(axis=0) - second.clips.mean(axis=0)
     unequal = np.abs(gap) > 1e-9
     better = unequal & ((gap > 0) == higher_is_better)
-    wins, moved = int(better.sum()), int(unequal.sum())
+    wins, moved, size = int(better.sum()), int(unequal.sum()), first.size
     value = first.value - second.value
     drawn = first.spread() - second.spread()
-    p, freedom = _test(value, drawn, first, second, moved)
-    stretch = (
-        1.0 if freedom is None else float(t.isf(LEVEL / 2, freedom) / _NORMAL) * (len(gap) / (len(gap) - 1)) ** 0.5
-    )
+    p, freedom = _test(value, drawn, first, second)
+    stretch = 1.0 if freedom is None else float(t.isf(LEVEL / 2, freedom) / _NORMAL) * (size / (size - 1)) ** 0.5
     low, high = (float(value + (q - value) * stretch) for q in np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]))
-    interval = None if len(gap) < 2 else (low, high)
+    interval = None if size < 2 else (low, high)
     return Difference(value, interval, p, wins, len(gap) - moved, moved - wins)
 
 
@@ -163,23 +201,22 @@ def rank(samples: Sequence[Sample], *, higher_is_better: bool) -> list[int]:
 
 
 def _pair(first: Sample, second: Sample, drawn: Floats) -> float:
-    moved = int((np.abs(first.clips.mean(axis=0) - second.clips.mean(axis=0)) > 1e-9).sum())
-    return _test(first.value - second.value, drawn, first, second, moved)[0]
+    return _test(first.value - second.value, drawn, first, second)[0]
 
 
-def _test(value: float, drawn: Floats, first: Sample, second: Sample, moved: int) -> tuple[float, float | None]:
+def _test(value: float, drawn: Floats, first: Sample, second: Sample) -> tuple[float, float | None]:
     """The probability of such a difference, and its degrees of freedom; None where nothing varies.
 
-    The probability is never below what a sign test could give with as many clips as differ (`moved`), so that a handful
-    of clips that all agree does not look like certainty.
+    The probability is never below what a sign test could give with as many units as differ, so that a handful of units
+    that all agree does not look like certainty.
     """
-    clips = first.clips.shape[1]
-    if moved == 0 or clips < 2:
+    size, moved = first.size, first.moved(second)
+    if moved == 0 or size < 2:
         return 1.0, None
-    few = clips / (clips - 1)
+    few = size / (size - 1)
     seeds = _seed_variances(first, second)
     rest = max(float(drawn.var()) * few - sum(v for v, _ in seeds), 0.0)
-    parts = [(rest, clips - 1), *seeds]
+    parts = [(rest, size - 1), *seeds]
     whole = sum(v for v, _ in parts)
     floor = 2.0 ** (1 - moved)
     if whole <= 0:

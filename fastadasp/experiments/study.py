@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,18 +14,18 @@ from fastadasp.experiments import folder as files
 from fastadasp.experiments.about import device_name, git_commit, now, versions
 from fastadasp.experiments.combinations import Grid, describe, make_grid, recipes
 from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
-from fastadasp.experiments.identity import facts_of
+from fastadasp.experiments.identity import facts_of, origins_of
 from fastadasp.experiments.probe import Forecast, in_words, probe
 from fastadasp.experiments.records import Run, StartLayer
 from fastadasp.experiments.spec import Spec
 from fastadasp.experiments.standings import Entry, standings
+from fastadasp.experiments.statistics import unit_names
 from fastadasp.experiments.store import Store
 from fastadasp.experiments.tables import COMPARISON, STUDY, Face, Heading, markdown
 from fastadasp.experiments.worker import Settings, Worker
 from fastadasp.files import cache_folder
-from fastadasp.recipes.reading import SECTIONS
 from fastadasp.selection.cache import Notice
-from fastadasp.strategy import Strategy, get_registry, load_strategy
+from fastadasp.strategy import load_strategy
 
 if TYPE_CHECKING:
     from fastadasp.inference.runner import Runner
@@ -178,7 +178,7 @@ class Study:
             executor.close()
             raise
         finished = Finished(grid)
-        examples = self.read[1]
+        tasks, examples = self.read
         clips = {name: len(found) for name, found in examples.items()}
         self._worker.advance = _Inside(progress)
         try:
@@ -190,7 +190,7 @@ class Study:
                 notice=self._notice,
                 clips=clips,
                 progress=self._worker.advance.total,
-                keep=_seldom(lambda: files.write_cells(options.output, finished, examples)),
+                keep=_seldom(lambda: files.write_cells(options.output, finished, tasks, examples)),
             )
         finally:
             findings = self._findings(finished)
@@ -214,9 +214,14 @@ class Study:
         tasks, examples = self.read
         axes = [name for name, values in self.spec.recipe_axes.items() if len(values) > 1]
         found = standings(self.spec, finished, tasks, examples)
-        headings = {name: Heading(tasks[name], len(examples[name]), self.baseline, axes) for name in found}
+        headings = {
+            name: Heading(
+                tasks[name], len(examples[name]), len(set(unit_names(tasks[name], examples[name]))), self.baseline, axes
+            )
+            for name in found
+        }
         findings = Findings(finished, [(headings[name], entries) for name, entries in found.items()])
-        files.write_cells(self.options.output, finished, examples)
+        files.write_cells(self.options.output, finished, tasks, examples)
         page = self.pages(findings, self.face.without_times())
         if failed := [f"- {point}: {error}" for point in finished.points if (error := finished.error(point))]:
             page += "\n" + "\n".join(["**failed**", "", *failed]) + "\n"
@@ -275,7 +280,7 @@ class Study:
             versions=versions(),
             git=git_commit(),
             strategies={base.name: base.to_dict() for base in bases},
-            origins=_origins(point.row.strategy for point in grid.points if point.row.strategy is not None),
+            origins=origins_of(point.row.strategy for point in grid.points if point.row.strategy is not None),
             tasks={name: len(found) for name, found in self.read[1].items()},
             prompts={name: prompt_text(loaded, found[0]) for name, found in self.read[1].items()},
             facts={name: facts_of(task, self.read[1][name]) for name, task in self.read[0].items()},
@@ -326,19 +331,6 @@ def _start_layers(finished: Finished) -> list[StartLayer]:
                 "seed": point.row.seed,
             }
             out.append(StartLayer.model_validate({**dict(start), **about, "budget": str(point.row.budget)}))
-    return out
-
-
-def _origins(strategies: Iterable[Strategy]) -> dict[str, str]:
-    origins = {f"{entry.kind} {entry.name}": entry.origin for entry in get_registry().entries()}
-    out = {}
-    for strategy in strategies:
-        for part, kind in SECTIONS.items():
-            component = getattr(strategy, part)
-            label = "" if component is None else f"{kind} {component.name}"
-            if label in origins:
-                origin = origins[label]
-                out[label] = f"{origin.distribution} {origin.version} ({origin.module})"
     return out
 
 

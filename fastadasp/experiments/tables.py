@@ -24,14 +24,23 @@ class Heading:
 
     Attributes:
         clips: how many the task has.
+        units: how many of them are independent of each other.
         baseline: what differences are taken against, in words.
         axes: recipe axes with several values.
     """
 
     task: Task
     clips: int
+    units: int
     baseline: str
     axes: Sequence[str] = ()
+
+    @property
+    def units_in_words(self) -> str:
+        """What intervals are taken over."""
+        if self.units == self.clips:
+            return "clips"
+        return f"values of {self.task.unit!r}" if self.task.unit else f"{self.units} recordings"
 
     @property
     def title(self) -> str:
@@ -165,8 +174,9 @@ class Face:
     def note(self, heading: Heading, entries: Sequence[Entry]) -> str:
         """What stands below a table: how to read it, and what cannot be told apart."""
         seeds = max((len(entry.standing.seeds) for entry in entries), default=1)
-        over = "clips and seeds" if seeds > 1 else "clips"
-        few = "" if heading.clips >= FEWEST else f" (too few clips for one: {heading.clips}, it needs {FEWEST})"
+        what = heading.units_in_words
+        over = f"{what} and seeds" if seeds > 1 else what
+        few = "" if heading.units >= FEWEST else f" (too few {what} for one: {heading.units}, it needs {FEWEST})"
         out = [f"95 %: bootstrap over {over}{few}"]
         if seeds > 1:
             out.append(f"random strategies: mean of {seeds} seeds")

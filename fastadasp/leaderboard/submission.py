@@ -102,7 +102,7 @@ class Submission(Part):
     """One run."""
 
     kind: Literal["fastadasp-submission"] = Field(default="fastadasp-submission", description="what the file is")
-    version: Literal[1] = Field(default=VERSION, description="version of these keys")
+    version: Literal[1] = Field(default=1, description="version of these keys")
     started: str = Field(description="start of the run, ISO 8601, UTC")
     model: Model = Field(description="the model")
     machine: Machine = Field(description="where times were taken")
@@ -170,6 +170,7 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
             "kv_bytes",
             "kv_removed",
         )
+        known: dict[str, Any] = {cost: line.cost(cost) for cost in costs}  # what is missing is told by `Row`
         rows.append(
             Row(
                 task=line.task,
@@ -180,7 +181,7 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
                 value=metrics[about.facts[line.task].metric],
                 interval=line.interval,
                 metrics=metrics,
-                **{name: line.cost(name) for name in costs},  # type: ignore[arg-type]  # the model checks them
+                **known,
                 prefill_seconds=line.prefill_seconds if times else None,
                 decode_seconds=line.decode_seconds if times else None,
             )

@@ -14,7 +14,7 @@ from fastadasp.contracts.task import Task
 from fastadasp.errors import FastAdaSPError
 from fastadasp.experiments.axes import FULL, find_task
 from fastadasp.experiments.records import Cell, Prediction
-from fastadasp.experiments.statistics import FEWEST, Sample, by_clip, difference, draw, holm, interval, rank
+from fastadasp.experiments.statistics import FEWEST, Sample, by_clip, difference, draw, holm, interval, number, rank
 from fastadasp.report.source import Source, key
 
 
@@ -154,7 +154,7 @@ def _compare(
     for place, gap, corrected in zip(told, gaps, holm([gap.p for gap in gaps]), strict=True):
         line = lines[place]
         line.baseline, line.difference = FULL, gap.value
-        line.difference_interval = gap.interval if len(clips or ()) >= FEWEST else None
+        line.difference_interval = gap.interval if samples[place].size >= FEWEST else None
         line.wins, line.ties, line.losses, line.p_holm = gap.wins, gap.ties, gap.losses, corrected
     budgets: dict[str, list[int]] = {}
     for place in samples:
@@ -177,11 +177,13 @@ def sample_of(task: Task, line: Line, answers: dict[Any, list[Prediction]]) -> t
     if not ids or not ids[0] or any(one != ids[0] for one in ids):
         return None
     references = [answer.reference for answer in given[0]]
+    units = number([answer.unit or answer.audio for answer in given[0]])
     texts = [[answer.prediction for answer in one] for one in given]
     return ids[0], Sample(
         np.array([task.score(one, references)[task.metric] for one in texts]),
-        np.array([draw(task, one, references) for one in texts]),
+        np.array([draw(task, one, references, units) for one in texts]),
         np.array([by_clip(task, one, references) for one in texts]),
+        units,
     )
 
 

@@ -54,6 +54,10 @@ class Definition(BaseModel):
         default_factory=list, description="the options of every clip, without letters; answers are parsed"
     )
     groups: list[str] = Field(default_factory=list, description="columns whose values are also scored apart")
+    unit: str = Field(
+        default="",
+        description="column whose values count as one in intervals and tests, e.g. `speaker`; each recording otherwise",
+    )
     keep: list[str] | None = Field(
         default=None,
         description="columns that go into `predictions.jsonl` as tags; all that have no other meaning unless given",
@@ -119,6 +123,7 @@ def read_task(path: Path) -> ManifestTask:
         options=given.options,
         labels=given.labels,
         groups=given.groups,
+        unit=given.unit,
         keep=given.keep,
         prompts=given.prompts,
         licence=given.licence,

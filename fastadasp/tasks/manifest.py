@@ -47,6 +47,7 @@ class ManifestTask(Task):
             with its letter, and `score` also gives ``no_answer``, the percentage that names none of them.
         labels: the same options for every clip, without letters, e.g. emotions.
         groups: see `Task.groups`: columns whose values are also scored apart.
+        unit: see `Task.unit`: the column whose values are independent of each other.
         keep: the columns that become tags; None for all.
         prompts: instructions that certain models get instead, by hub id, name of the folder, or ``model_type``.
         licence: what the clips may be used for, for people.
@@ -83,6 +84,7 @@ class ManifestTask(Task):
         options: Sequence[str] = (),
         labels: Sequence[str] = (),
         groups: Sequence[str] = (),
+        unit: str = "",
         keep: Sequence[str] | None = None,
         prompts: Mapping[str, str] | None = None,
         licence: str = "",
@@ -116,14 +118,16 @@ class ManifestTask(Task):
         self.tokenizer = tokenizer
         self._scoring = {"tokenizer": tokenizer} if METRICS[metric].reference == "translation" else {}
         self.options, self.labels, self.groups = tuple(options), tuple(labels), tuple(groups)
+        self.unit = unit
         self.keep, self.prompts, self._asked = keep, dict(prompts or {}), False
         self.licence, self.source = licence, source
         if (options or labels) and METRICS[metric].reference != "label":
             raise DataError(f"task {name!r}: options and labels belong to the metrics accuracy and f1, not {metric}")
         if options and labels:
             raise DataError(f"task {name!r}: it names columns with options and labels; a task has one of the two")
-        if keep is not None and (lost := [group for group in groups if group not in keep]):
-            raise DataError(f"task {name!r}: `keep` leaves out {lost[0]!r}, which its groups are made by")
+        needed = [*groups, *([unit] if unit else [])]
+        if keep is not None and (lost := [column for column in needed if column not in keep]):
+            raise DataError(f"task {name!r}: `keep` leaves out {lost[0]!r}, which its groups or its unit are made by")
 
     def over(self, manifest: str | Path) -> ManifestTask:
         """The same question and metric over the clips of another source (all of its rows).
@@ -153,6 +157,8 @@ class ManifestTask(Task):
         named = {} if self.tokenizer is None else {"tokenizer": self.tokenizer}
         if self.options or self.labels:
             named["options"] = ", ".join(self.options or self.labels)
+        if self.unit:
+            named["unit"] = self.unit
         return {"normaliser": self.normaliser, "choices": "/".join(self.choices or ()), **named}
 
     def calibration(self, limit: int) -> list[Example]:
@@ -252,7 +258,7 @@ class ManifestTask(Task):
         meant = {name for meaning in COLUMNS for name in row.names(meaning, self._names)}
         if self.keep is not None:
             meant = {name for name in row.values if name not in self.keep}
-        for name in (*self.groups, *(self.keep or ())):
+        for name in (*self.groups, *([self.unit] if self.unit else []), *(self.keep or ())):
             if name not in row.values:
                 raise DataError(f"{row.where}: there is no column {name!r}. It has: {row.listing}")
         return Example(

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.engine.features import why_not
 from fastadasp.errors import RunError, StrategyError
 from fastadasp.inference.clips import ReadyClip, prompt_tokens, read_clip
 from fastadasp.inference.costs import SampleCost
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import Outcome, efficiency
 from fastadasp.models.lookup import adapter_for
+from fastadasp.recipes.recipe import Recipe
 from fastadasp.serving.launch import Checked, architecture_of, checked
 from fastadasp.serving.options import BUDGET
 from fastadasp.serving.vllm import fault, installed
@@ -42,13 +44,13 @@ class VllmRunner:
         self._engine: Any = None
         self._key: str | None = None
 
-    def check(self, strategy: Any) -> None:
+    def check(self, strategy: Recipe) -> None:
         """Refuses, in a sentence, a recipe that cannot act inside vLLM as it does elsewhere. Raises StrategyError."""
         self.checked(strategy)
 
-    def checked(self, strategy: Any) -> Checked:
+    def checked(self, strategy: Recipe) -> Checked:
         """What the engine is told of a recipe. Raises StrategyError."""
-        if why := strategy.why_not_on_features(architecture_of(self.model)[1]):
+        if why := why_not(strategy, architecture_of(self.model)[1]):
             raise StrategyError(f"--engine vllm: {why}")
         # Budgets come with the requests, so that all budgets of a recipe share an engine.
         return checked(self.model, {"strategy": strategy.with_budget(0.5).to_dict()})
@@ -56,7 +58,7 @@ class VllmRunner:
     def run(
         self,
         loaded: LoadedModel,
-        strategy: Any,
+        strategy: Recipe | None,
         clips: Sequence[ReadyClip],
         *,
         max_new_tokens: int,
@@ -87,9 +89,9 @@ class VllmRunner:
         return Outcome([text.strip() for text in texts], costs, spent)
 
     def _answers(
-        self, loaded: LoadedModel, strategy: Any, clips: Sequence[ReadyClip], new: int, together: int
+        self, loaded: LoadedModel, strategy: Recipe | None, clips: Sequence[ReadyClip], new: int, together: int
     ) -> list[Any]:
-        engine = self._engine_for(strategy, loaded.dtype, together)
+        engine = self._engine_for(strategy, loaded, together)
         from vllm import SamplingParams
 
         own = {} if strategy is None else {"mm_processor_kwargs": {BUDGET: str(strategy.budget)}}
@@ -104,15 +106,17 @@ class VllmRunner:
         found: list[Any] = engine.generate(requests, SamplingParams(temperature=0, max_tokens=new), use_tqdm=False)
         return found
 
-    def _engine_for(self, strategy: Any, dtype: str, together: int) -> Any:
+    def _engine_for(self, strategy: Recipe | None, loaded: LoadedModel, together: int) -> Any:
         changes = {} if strategy is None else self.checked(strategy).overrides
-        key = repr((changes, dtype, together))
+        key = repr((changes, loaded.dtype, together))
         if key != self._key:
             self.close()
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             from vllm import LLM
 
-            options = _OPTIONS | {"dtype": dtype, "max_num_seqs": together} | self.options
+            options = _OPTIONS | {"dtype": loaded.dtype, "max_num_seqs": together}
+            # On a CPU an engine would compile for longer than most cells run.
+            options |= {"enforce_eager": loaded.device == "cpu"} | self.options
             self._engine, self._key = LLM(model=self.model, hf_overrides=changes, **options), key
         return self._engine
 
