@@ -146,6 +146,8 @@ def compare(
     baseline: str = "full",
     executor: Literal["local", "ray"] = "local",
     workers: int = 2,
+    prompt: str | None = None,
+    download: bool = False,
     progress: Any = None,
 ) -> LoadedRun:
     """Compares strategies with the full model, as ``fastadasp compare`` does, and gives the run back.
@@ -166,6 +168,8 @@ def compare(
         baseline: the strategy that differences are taken against, at the same budget; ``full`` for the full model.
         executor: ``local``, this process, or ``ray``.
         workers: of Ray.
+        prompt: what every clip is asked, in the place of the tasks' own instructions.
+        download: whether large datasets of public benchmarks are downloaded; they are refused otherwise.
         progress: called with (what is being done, clips done, clips in all).
 
     Raises:
@@ -187,6 +191,7 @@ def compare(
     from fastadasp.experiments.comparison import comparison
     from fastadasp.experiments.drive import Redo
     from fastadasp.experiments.study import Options, Study
+    from fastadasp.tasks.sources.downloads import asking
 
     spec = comparison(
         [str(one) for one in strategies],
@@ -201,6 +206,7 @@ def compare(
         dtype=dtype,
         limit=limit,
         batch_size=batch_size,
+        prompt=prompt,
     )
     where = Path(output)
     how = Options(
@@ -212,7 +218,8 @@ def compare(
         executor=executor,
         workers=workers,
     )
-    found = Study(spec, how, warn).run(progress or (lambda *_: None))
+    with asking(lambda _: download):
+        found = Study(spec, how, warn).run(progress or (lambda *_: None))
     if found.finished.stopped:
         raise RunError(f"every cell failed for one reason, so the comparison stopped: {found.finished.stopped}")
     return load_run(output)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from fastadasp import Merger, TokenPlan
 from fastadasp.ops import clusters_from_joins, largest
 
@@ -18,6 +20,10 @@ class Runs(Merger):
 
     h'_c = sum_{j in c} w_j h_j / sum_{j in c} w_j; exactly k tokens go. Source: Lu et al., FastAdaSP, EMNLP 2024,
     released code (``merge_weighted``; ``merge_ave`` with uniform weights).
+
+    With a `threshold` only pairs whose affinity is at least that join, so as many tokens go as are alike enough, and
+    the budget is the most that may go: silence and slow speech lose more than fast speech, which is how Affinity
+    Pooling (Xiang et al., Findings of ACL 2026) counts.
     """
 
     name = "runs"
@@ -28,5 +34,15 @@ class Runs(Merger):
     reads = "affinity"
     needs = frozenset({"order"})
 
+    threshold: float | None = Field(
+        default=None, ge=-1, le=1, description="if given, only pairs at least this alike join, k of them at most"
+    )
+
+    def is_exact(self) -> bool:
+        return self.threshold is None
+
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
-        return TokenPlan(clusters_from_joins(largest(select, remove), layer.valid), weight)
+        joined = largest(select, remove)
+        if self.threshold is not None:
+            joined = joined & (select >= self.threshold)
+        return TokenPlan(clusters_from_joins(joined, layer.valid), weight)

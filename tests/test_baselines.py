@@ -357,3 +357,50 @@ def test_nothing_may_be_all():
             ),
         ):
             audio_model()(**batch(ONE, Sample((0, 0), (11,), seed=2)))
+
+
+# ---- as many as are alike enough ----
+
+
+def test_a_threshold_by_hand():
+    """Turns of 5, 60, 5, 5 and 40 degrees: three pairs are within 10 degrees; of these two may go where k is 2."""
+    x = clip(0, 5, 65, 70, 75, 115)
+    affinity = component("scorer", "window-similarity").affinity(make_view([x]))
+    merger = component("merger", "runs", threshold=0.98)  # cosine of 11.5 degrees
+    assert not merger.is_exact()
+    assert component("merger", "runs").is_exact()
+    assert plan_pairs(merger, [x], [affinity[0]], [5]) == [[0, 0, 1, 1, 1, 2]]
+    assert max(plan_pairs(merger, [x], [affinity[0]], [2])[0]) == 3
+    assert plan_pairs(component("merger", "runs", threshold=-1), [x], [affinity[0]], [5]) == [[0] * 6]
+    assert plan_pairs(component("merger", "runs", threshold=1), [x], [affinity[0]], [5]) == [[0, 1, 2, 3, 4, 5]]
+
+
+@given(cases())
+@FEW
+def test_as_many_go_as_are_alike_enough(case):
+    clips, *_ = case
+    merger = component("merger", "runs", threshold=0.5)
+    affinity = component("scorer", "window-similarity").affinity(make_view(clips))
+    select = [affinity[row, : len(states) - 1] for row, (states, _) in enumerate(clips)]
+    clusters = plan_pairs(merger, clips, select, [len(states) - 1 for states, _ in clips])
+    for values, ours in zip(select, clusters, strict=True):
+        assert ours == [int((values[:i] < 0.5).sum()) for i in range(len(values) + 1)]
+
+
+def test_thresholds_at_two_stages_in_the_model():
+    """Each clip loses what it has to lose, in a padded batch as alone, and the trace tells it."""
+    model = audio_model()
+    method = fastadasp.load_strategy(
+        "dual-affinity-pooling", **{"merger.threshold": 0.2, "schedule.at": [0.5], "budget": "ratio=0.99"}
+    )
+    with torch.no_grad(), method.apply(model) as trace:
+        model(**batch(*MANY))
+        together = [layer.audio_tokens_per_sample for layer in trace.layers]
+        for row, sample in enumerate(MANY):
+            model(**batch(sample))
+            assert [layer.audio_tokens_per_sample[0] for layer in trace.layers] == [counts[row] for counts in together]
+    first, second = together[0], together[2]
+    shares = [left / sum(sample.clips) for left, sample in zip(first, MANY, strict=True) if sample.clips]
+    assert len(set(shares)) > 1  # no common ratio
+    assert 0 < second[0] < first[0] < 23
+    assert "other counts than asked for" in method.replace(schedule="single-shot").why_not_on_features(10)
