@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp import usual
+from fastadasp.display import html_table
 from fastadasp.errors import RunError
 from fastadasp.experiments.statistics import FEWEST, difference, holm
 from fastadasp.report.lines import Line, known_tasks, lines_of, sample_of
@@ -104,10 +104,7 @@ class LoadedRun:
     def _repr_html_(self) -> str:
         """What a notebook shows: the table of the run."""
         head = ("task", "strategy", "budget", "metric", "value", "interval", "difference", "FLOPs removed")
-        cells = [[html.escape(text) for text in _texts(line)] for line in self.lines]
-        rows = "".join(f"<tr>{''.join(f'<td>{text}</td>' for text in one)}</tr>" for one in cells)
-        title = html.escape(f"{self.folder} ({self.status})")
-        return f"<table><caption>{title}</caption><tr>{''.join(f'<th>{x}</th>' for x in head)}</tr>{rows}</table>"
+        return html_table(f"{self.folder} ({self.status})", head, map(_texts, self.lines))
 
 
 def load_run(folder: str | Path) -> LoadedRun:
@@ -146,6 +143,8 @@ def compare(
     baseline: str = "full",
     executor: Literal["local", "ray"] = "local",
     workers: int = 2,
+    prompt: str | None = None,
+    download: bool = False,
     progress: Any = None,
 ) -> LoadedRun:
     """Compares strategies with the full model, as ``fastadasp compare`` does, and gives the run back.
@@ -166,6 +165,8 @@ def compare(
         baseline: the strategy that differences are taken against, at the same budget; ``full`` for the full model.
         executor: ``local``, this process, or ``ray``.
         workers: of Ray.
+        prompt: what every clip is asked, in the place of the tasks' own instructions.
+        download: whether large datasets of public benchmarks are downloaded; they are refused otherwise.
         progress: called with (what is being done, clips done, clips in all).
 
     Raises:
@@ -187,6 +188,7 @@ def compare(
     from fastadasp.experiments.comparison import comparison
     from fastadasp.experiments.drive import Redo
     from fastadasp.experiments.study import Options, Study
+    from fastadasp.tasks.sources.downloads import asking
 
     spec = comparison(
         [str(one) for one in strategies],
@@ -201,6 +203,7 @@ def compare(
         dtype=dtype,
         limit=limit,
         batch_size=batch_size,
+        prompt=prompt,
     )
     where = Path(output)
     how = Options(
@@ -212,7 +215,8 @@ def compare(
         executor=executor,
         workers=workers,
     )
-    found = Study(spec, how, warn).run(progress or (lambda *_: None))
+    with asking(lambda _: download):
+        found = Study(spec, how, warn).run(progress or (lambda *_: None))
     if found.finished.stopped:
         raise RunError(f"every cell failed for one reason, so the comparison stopped: {found.finished.stopped}")
     return load_run(output)

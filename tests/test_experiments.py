@@ -125,6 +125,28 @@ def test_json_has_what_may_be_said_of_each_line(whole: Path, tmp_path: Path) -> 
     assert [cell["difference_interval"] for cell in cells] == [None] * 4  # of two clips
 
 
+def test_strategies_of_equal_content_are_two_lines_of_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastadasp.inference import runner
+
+    for name in ("one", "other"):
+        recipe = fastadasp.load_strategy("weighted").replace(name=name)
+        (tmp_path / f"{name}.toml").write_text(recipe.to_toml())
+    ran: list[int] = []
+    real = runner.run_cell
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        ran.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "run_cell", counted)
+    names = [str(tmp_path / "one.toml"), str(tmp_path / "other.toml")]
+    found = fastadasp.compare(names, output=tmp_path / "run", tasks=["er"], limit=2, budgets=[0.5])
+    assert len(ran) == 2
+    assert [line.strategy for line in found.lines] == ["full", "one", "other"]
+    assert found.lines[1].value == found.lines[2].value
+    assert [len(found.source.predictions[key]) for key in found.source.predictions] == [2, 2, 2]
+
+
 # Folders of version 0.1.0
 
 

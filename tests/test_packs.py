@@ -18,6 +18,7 @@ import soundfile
 from command import run
 from datasets import Audio, ClassLabel, Features, Value
 
+import fastadasp
 from fastadasp import DataError, ManifestTask, get_registry, testing
 from fastadasp.experiments.axes import asked, find_task, read_tasks
 from fastadasp.tasks.definition import Definition
@@ -345,7 +346,7 @@ def test_large_downloads_are_asked_about(repository: Path, monkeypatch: pytest.M
         return asking(lambda question: asked_about.append(question) or yes)
 
     for size, said in ((6_300_000_000, "of 6.3 GB"), (None, "of unknown size")):
-        with pytest.raises(DataError, match=rf"large is a download {said}: --yes downloads it, --limit 100"):
+        with pytest.raises(DataError, match=rf"large is a download {said}: --yes .* downloads it, --limit 100"):
             check_download("large", size)
         with answer(False), pytest.raises(DataError, match="NAME=FOLDER takes a copy"):
             check_download("large", size)
@@ -372,6 +373,18 @@ def test_large_downloads_are_asked_about(repository: Path, monkeypatch: pytest.M
     assert len(read_tasks([str(task)], 2)[1]["t"]) == 2  # the first clips need no leave
     code, told = run(*command, "--yes")
     assert code == 0, told
+
+
+def test_large_downloads_and_prompts_in_python(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastadasp.tasks.sources.downloads.LARGE", 1000)
+    task = repository.parent / "t.toml"
+    task.write_text(f'data = "hf:{repository}:clean:test"\nkind = "dense"\nmetric = "wer"\ninstruction = "x"\n')
+    given: dict[str, Any] = {"output": repository.parent / "out", "tasks": [str(task)], "budgets": [0.5]}
+    with pytest.raises(DataError, match="in Python download=True"):
+        fastadasp.compare(["prune"], **given)
+    made = fastadasp.compare(["prune"], **given, download=True, prompt="Say what you hear.")
+    assert made.status == "finished"
+    assert "Say what you hear." in made.source.about.prompts["t"]
 
 
 def test_which_files_of_a_copy_are_meant(tmp_path: Path) -> None:

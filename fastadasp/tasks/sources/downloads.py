@@ -40,6 +40,6 @@ def check_download(name: str, size: int | None) -> None:
     ask = _ask.get()
     if ask is None or not ask(f"dataset {name} is a download {text}. Download it?"):
         raise DataError(
-            f"dataset {name} is a download {text}: --yes downloads it, --limit 100 reads the first 100 clips only, and "
-            "NAME=FOLDER takes a copy that you have"
+            f"dataset {name} is a download {text}: --yes (in Python download=True) downloads it, --limit 100 reads the "
+            "first 100 clips only, and NAME=FOLDER takes a copy that you have"
         )
