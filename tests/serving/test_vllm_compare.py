@@ -14,7 +14,7 @@ from inside import MARKS, QUIET
 pytestmark = MARKS
 
 STRATEGIES = ("affinity-pooling", "average-pool", "divprune", "evs", "halving", "ltbm")
-GRID = ["--strategies", ",".join(STRATEGIES), "--tasks", "asr", "--limit", "6", "--budgets", "0.3,0.5"]
+GRID = ["--strategies", ",".join(STRATEGIES), "--tasks", "asr", "--limit", "4", "--budgets", "0.3,0.5"]
 GRID += ["--dtype", "float32"]
 SAME = ("strategy", "task", "budget", "layer", "seed", "clips", "metrics", "interval", "error")
 COSTS = ("audio_tokens", "audio_tokens_left", "audio_tokens_removed", "kv_bytes", "kv_removed", "flops")
@@ -45,7 +45,7 @@ def test_rows_are_those_of_transformers(both) -> None:
     (there, answers), (served, given) = both
     assert len(there) == len(served) == 1 + 2 * len(STRATEGIES)
     assert answers == given
-    assert len(set(answers)) > 12  # recipes differ in what they cost, so equal answers prove something
+    assert len(set(answers)) > 4  # recipes differ in what they cost, so equal answers prove something
     for a, b in zip(there, served, strict=True):
         assert {key: a[key] for key in SAME} == {key: b[key] for key in SAME}
         costs = [{key: row["efficiency"][key] for key in COSTS} for row in (a, b)]

@@ -20,6 +20,7 @@ PROCESSOR = {
     "_apply_hf_processor_main": ["self", "mm_items", "hf_kwargs"],
     "_get_mm_fields_config": ["self", "hf_inputs", "hf_processor_mm_kwargs"],
     "_get_prompt_updates": ["self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"],
+    "_maybe_apply_prompt_updates": ["self", "mm_items", "mm_res"],
     "apply": ["self", "inputs", "timing_ctx"],
 }
 MODEL = {
@@ -48,6 +49,8 @@ def test_a_processor_has_what_is_overridden(private, method: str) -> None:
 def test_small_things_have_their_form(private) -> None:
     details = [field.name for field in dataclasses.fields(private.PromptUpdateDetails)]
     assert details == ["full", "is_embed"]
+    places = [field.name for field in dataclasses.fields(private.PlaceholderFeaturesInfo)]
+    assert places == ["modality", "item_idx", "start_idx", "tokens", "is_embed"]
     assert "keep_on_cpu" in parameters(private.MultiModalFieldConfig.batched)
     assert parameters(private.MultiModalKwargsItems.from_hf_inputs) == ["hf_inputs", "config_by_key"]
     assert {"modality", "target", "replacement"} <= set(parameters(private.PromptReplacement))

@@ -91,7 +91,7 @@ class VllmRunner:
     def _answers(
         self, loaded: LoadedModel, strategy: Recipe | None, clips: Sequence[ReadyClip], new: int, together: int
     ) -> list[Any]:
-        engine = self._engine_for(strategy, loaded.dtype, together)
+        engine = self._engine_for(strategy, loaded, together)
         from vllm import SamplingParams
 
         own = {} if strategy is None else {"mm_processor_kwargs": {BUDGET: str(strategy.budget)}}
@@ -106,15 +106,17 @@ class VllmRunner:
         found: list[Any] = engine.generate(requests, SamplingParams(temperature=0, max_tokens=new), use_tqdm=False)
         return found
 
-    def _engine_for(self, strategy: Recipe | None, dtype: str, together: int) -> Any:
+    def _engine_for(self, strategy: Recipe | None, loaded: LoadedModel, together: int) -> Any:
         changes = {} if strategy is None else self.checked(strategy).overrides
-        key = repr((changes, dtype, together))
+        key = repr((changes, loaded.dtype, together))
         if key != self._key:
             self.close()
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             from vllm import LLM
 
-            options = _OPTIONS | {"dtype": dtype, "max_num_seqs": together} | self.options
+            options = _OPTIONS | {"dtype": loaded.dtype, "max_num_seqs": together}
+            # On a CPU an engine would compile for longer than most cells run.
+            options |= {"enforce_eager": loaded.device == "cpu"} | self.options
             self._engine, self._key = LLM(model=self.model, hf_overrides=changes, **options), key
         return self._engine
 
