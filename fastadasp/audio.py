@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def read_audio(path: Path, rate: int = 16_000, longest: float | None = None) -> 
     if not is_file(path):
         raise DataError(f"there is no recording {path}")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(sound_name(path)) as file:
             given = file.samplerate
             check_rate(given, path)
             most = int(given * (LONGEST if longest is None else longest + 1)) + 1
@@ -45,6 +46,16 @@ def read_audio(path: Path, rate: int = 16_000, longest: float | None = None) -> 
         _refuse_longer(path, max(file_seconds(path), most / given), LONGEST if longest is None else longest)
     _refuse_longer(path, len(wave) / given, longest)
     return resample(wave, given, rate)
+
+
+def sound_name(path: Path | str) -> str | bytes:
+    """A file's name as soundfile takes it: as text, or as bytes where it is not UTF-8."""
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
 
 
 def read_mono(file: soundfile.SoundFile, most: int, path: Path) -> NDArray[np.float32]:
@@ -76,8 +87,10 @@ def check_rate(given: int, path: Path | str) -> None:
 
 def file_seconds(path: Path) -> float:
     """The length that a file's header claims; 0 if it cannot be read."""
+    if not is_file(path):  # a pipe would wait for ever
+        return 0.0
     try:
-        return float(soundfile.info(path).duration)
+        return float(soundfile.info(sound_name(path)).duration)
     except (soundfile.SoundFileError, RuntimeError, TypeError):
         return 0.0
 
@@ -94,8 +107,10 @@ def resample(mono: NDArray[np.float32], given: int, rate: int) -> NDArray[np.flo
 
 def check_length(path: Path, longest: float | None) -> None:
     """Refuses a recording of more than `longest` seconds by its header alone. Raises DataError."""
+    if not is_file(path):
+        raise DataError(f"there is no recording {path}")
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(sound_name(path))
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise DataError(f"{path} cannot be read as audio: {error}") from None
     check_rate(info.samplerate, path)

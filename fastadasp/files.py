@@ -122,12 +122,12 @@ def write_whole(path: Path, text: str, part: Path | None = None) -> None:
     """
     part = part or path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with part.open("w", encoding="utf-8", errors="replace") as file:  # a file's name may not be UTF-8
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)  # e.g. the disk is full: its beginning is of no use
         raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp import usual
+from fastadasp.display import html_table
 from fastadasp.errors import RunError
 from fastadasp.experiments.statistics import FEWEST, difference, holm
 from fastadasp.report.lines import Line, known_tasks, lines_of, sample_of
@@ -104,10 +104,7 @@ class LoadedRun:
     def _repr_html_(self) -> str:
         """What a notebook shows: the table of the run."""
         head = ("task", "strategy", "budget", "metric", "value", "interval", "difference", "FLOPs removed")
-        cells = [[html.escape(text) for text in _texts(line)] for line in self.lines]
-        rows = "".join(f"<tr>{''.join(f'<td>{text}</td>' for text in one)}</tr>" for one in cells)
-        title = html.escape(f"{self.folder} ({self.status})")
-        return f"<table><caption>{title}</caption><tr>{''.join(f'<th>{x}</th>' for x in head)}</tr>{rows}</table>"
+        return html_table(f"{self.folder} ({self.status})", head, map(_texts, self.lines))
 
 
 def load_run(folder: str | Path) -> LoadedRun:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadasp.contracts.task import Example
 from fastadasp.counts.budget import Budget
+from fastadasp.display import html_table
 from fastadasp.errors import FastAdaSPError, StrategyError, UnknownNameError
 from fastadasp.features import OnFeatures
 from fastadasp.files import is_file
@@ -33,6 +34,18 @@ class Strategy(OnFeatures, Recipe):
     __doc__ = Recipe.__doc__
 
     then: Strategy | None = None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the recipe by its parts, with their parameters."""
+        rows = []
+        for name, value in self.to_dict().items():
+            if isinstance(value, dict):
+                own = ", ".join(f"{key} = {part}" for key, part in value.items() if key != "name")
+                value = f"{value['name']} ({own})" if "name" in value and own else value.get("name", own)
+            if name not in ("name", "summary"):
+                rows.append((name, value))
+        summary = f": {self.summary}" if self.summary else ""
+        return html_table(f"strategy {self.name}{summary}", (), rows)
 
     def apply(
         self, model: nn.Module, *, spans: Tensor | None = None, encoder: EncoderSeen | None = None

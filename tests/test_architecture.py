@@ -53,6 +53,7 @@ ROOMS = (
     "estimators",
     "audio",
     "files",
+    "display",
     "errors",
     "version",
 )

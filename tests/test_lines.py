@@ -92,13 +92,13 @@ def entries(cells: Cells, task: Task | None = None) -> list[Entry]:
         row = Row(name, None, None if budget is None else Budget.of(budget), seed)
         points.append(Point("letters", labels, row, str(place)))
         results[str(place)] = found
-    examples = [Example(str(i), Path("a.wav"), "?", "a") for i in range(CLIPS)]
+    examples = [Example(str(i), Path(f"{i}.wav"), "?", "a") for i in range(CLIPS)]
     spec = make_spec({}, {"tasks": ["er"], "strategies": ["weighted"], "budgets": [0.5], "seeds": [0]})
     finished = Finished(Grid(points, [], 0), results)
     return standings(spec, finished, {"letters": task or Letters()}, {"letters": examples})["letters"]
 
 
-HEADING = Heading(Letters(), CLIPS, "the full model")
+HEADING = Heading(Letters(), CLIPS, CLIPS, "the full model")
 
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.tally])

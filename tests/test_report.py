@@ -437,3 +437,120 @@ def test_the_script_runs_in_a_browser(runs: tuple[Path, Path], tmp_path: Path) -
     assert 'class="heat"' in dom
     assert dom.count('class="clip"') == 2
     assert "tokens left" in dom
+
+
+def changed(folder: Path, tmp_path: Path, file: str, line: int, **values: Any) -> Path:
+    """A copy of a run with other values in one line of a file."""
+    copy = Path(shutil.copytree(folder, tmp_path / f"{file}-{len(list(tmp_path.iterdir()))}"))
+    lines = (copy / file).read_text().split("\n")
+    if file == "run.json":
+        (copy / file).write_text(json.dumps(json.loads((copy / file).read_text()) | values))
+        return copy
+    lines[line] = json.dumps(json.loads(lines[line]) | values)
+    (copy / file).write_text("\n".join(lines))
+    return copy
+
+
+def test_a_table_for_a_paper(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "t.tex"
+    given = ("--columns", "strategy,budget,value,flops", "--caption", "50 % & more_of it", "--label", "er")
+    assert run("report", str(runs[0]), "--output", str(out), *given)[0] == 0
+    text = out.read_text()
+    assert r"\caption{50 \% \& more\_of it}" in text
+    assert r"\label{tab:er}" in text
+    assert r"strategy & budget & accuracy & FLOPs removed \\" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
+    cells = rows(runs[0])
+    best: dict[Any, float] = {}
+    for cell in cells:
+        if cell["budget"] is not None:
+            best[cell["budget"]] = max(best.get(cell["budget"], 0.0), cell["metrics"]["accuracy"])
+    wanted = sum(cell["budget"] is not None and cell["metrics"]["accuracy"] == best[cell["budget"]] for cell in cells)
+    assert text.count(r"\textbf{") == wanted > 0
+    assert not re.search(r"\\textbf", text.split(r"\midrule")[1].split("\n")[1])  # the full model is no rival
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--output", "t.csv", "--columns", "value"), "--columns has no effect on t.csv; it is for .md and .tex"),
+        (("--output", "t.md", "--caption", "x"), "--caption has no effect on t.md; it is for .tex"),
+        (("--output", "t.tex", "--title", "x"), "--title has no effect on t.tex"),
+        (("--output", "t.md", "--columns", "prize"), "there is no column 'prize'; there are strategy, budget"),
+        (("--output", "t.md", "--columns", ","), "--columns names no column"),
+    ],
+)
+def test_options_of_tables_that_mean_nothing(
+    runs: tuple[Path, Path], given: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, told = run("report", str(runs[0]), *given)
+    assert code == 2
+    assert message in told
+    assert not list(tmp_path.iterdir())
+
+
+HARM = "<script>alert(1)</script>|[red]\n=1+1"
+
+
+def test_what_a_runs_files_hold_is_text_in_every_table(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    for number, name in enumerate(("strategy", "task", "budget")):
+        copy = changed(runs[0], tmp_path, "results.jsonl", 1, **{name: HARM})
+        for suffix in ("md", "tex", "html"):
+            out = tmp_path / f"{number}.{suffix}"
+            code, told = run("report", str(copy), "--output", str(out), "--timelines", "0", "--clips", "0")
+            assert (code, "Traceback" in told) == (0, False), told
+            text = out.read_text()
+            assert suffix == "tex" or "<script>alert" not in text  # where it stands in a comment, and is no script
+            assert suffix != "md" or "|[red]" not in text.replace("\\|", "")
+    copy = changed(runs[0], tmp_path, "results.jsonl", 1, strategy="=cmd|'/C calc'!A0", error="@SUM(1)")
+    assert run("report", str(copy), "--output", str(tmp_path / "t.csv"))[0] == 0
+    cells = [cell for line in csv.reader(io.StringIO((tmp_path / "t.csv").read_text())) for cell in line]
+    assert "'=cmd|'/C calc'!A0" in cells
+    assert not [cell for cell in cells if cell[:1] in ("=", "@", "\t")]
+    assert "-" in cells  # the full model's budget is no formula
+
+
+def test_damaged_runs_are_told_in_one_sentence(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    for copy, message in (
+        (changed(runs[0], tmp_path, "results.jsonl", 1, metrics={}), "has no metric 'accuracy'"),
+        (changed(runs[0], tmp_path, "results.jsonl", 1, efficiency={"flops_removed": 10**400}), "of more digits than"),
+    ):
+        code, told = run("report", str(copy), "--output", str(tmp_path / "t.md"))
+        assert (code, message in told, len(told.strip().splitlines())) == (2, True, 1), told
+    copy = changed(runs[0], tmp_path, "run.json", 0, status="\ud800")
+    for suffix in ("md", "html"):  # refused or shown, with a sign in its place
+        code, told = run("report", str(copy), "--output", str(tmp_path / f"t.{suffix}"), "--timelines", "0")
+        assert (code in (0, 2), "Traceback" in told) == (True, False), told
+    (copy / "run.json").write_text("[" * 60_000)
+    code, told = run("report", str(copy), "--output", str(tmp_path / "t.md"))
+    assert (code, "Traceback" in told, len(told.strip().splitlines())) == (2, False, 1)
+
+
+def test_title_notes_and_the_model_by_name(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    given = ("--title", "Emotion <b>", "--note", "Made for a talk.", "--note", "Second.", "--timelines", "0")
+    assert run("report", str(runs[0]), "--output", str(out), *given)[0] == 0
+    page = out.read_text()
+    assert "<title>Emotion &lt;b&gt;</title>" in page
+    assert page.index("Made for a talk.") < page.index("Second.")
+    assert "embedded model (" in page
+    assert run("report", str(runs[0]), "--output", str(out), "--timelines", "0", "--clips", "0")[0] == 0
+    assert f"<h1>fastadasp: {runs[0].name}</h1>" in out.read_text()
+
+
+def test_the_legend_of_a_recording_shows_what_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from fastadasp.report import inspection
+    from fastadasp.report.clips import Clip
+    from fastadasp.report.timeline import Timeline
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    wave = np.zeros(16000, dtype=np.float32)
+    clip = Clip(0, "", "a", "a.wav", "", {}, 0, None, wave, None)
+    for clusters, names in (([0, 0, 1, 2], ["alone", "merged"]), ([0, -1, 1, 2], ["dropped", "alone"])):
+        one = Timeline(4, {1: clusters}, [])
+        inspection.draw(inspection.Inspection(clip, [load_strategy("weighted")], [one], ""), tmp_path / "x.png")
+        assert [text.get_text() for text in drawn[-1].legends[0].get_texts()] == names

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadasp
+from fastadasp.audio import file_seconds
+from fastadasp.demo import data_path
 from fastadasp.errors import DataError, ModelError, RunError, StrategyError
 from fastadasp.experiments.axes import find_task
 from fastadasp.inference.clips import encode, prepare
@@ -219,3 +223,22 @@ def test_a_model_that_cannot_generate_from_embeddings_is_refused(family: str) ->
     loaded = LoadedModel(family_model(family), None, "tiny", "cpu", "float32")
     with pytest.raises(ModelError, match="cannot generate from embeddings, which the commands of fastadasp need"):
         encode(loaded, CLIPS[:1], [sound(CLIPS[0].audio)])
+
+
+def test_names_that_are_not_utf8_and_pipes(tmp_path: Path) -> None:
+    """One cannot be shown as it is, the other would wait for ever; the recordings beside them are answered."""
+    source = next(data_path().glob("audio/number-*.ogg"))
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.ogg"))
+    shutil.copy(source, odd)
+    shutil.copy(source, tmp_path / "plain.ogg")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert file_seconds(odd) > 0 == file_seconds(tmp_path / "pipe.wav")
+    code, told = run("transcribe", str(odd), str(tmp_path / "pipe.wav"), str(tmp_path / "plain.ogg"))
+    assert code == 1  # two of three
+    assert told.count("error: ") == 1
+    assert "there is no recording" in told
+    assert "pipe.wav" in told
+    code, told = run("inspect", str(odd), "--output", str(tmp_path / "page.html"), "--max-new-tokens", "2")
+    assert (code, "Traceback" in told) == (0, False)
+    assert "odd?.ogg" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("*.part"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastadasp.cli.terminal import Bar, say
+from fastadasp.cli.terminal import Bar, say, split
 from fastadasp.errors import RunError
 
 PAGES = (".html", ".htm")
@@ -27,6 +27,19 @@ def report(
         int,
         typer.Option(help="of these, for how many the tokens are followed; 0 for none, and no model is loaded"),
     ] = 2,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="columns of .md and .tex tables, comma-separated, e.g. strategy,budget,value,flops; default: all, in "
+            ".tex those that fit a column of a paper"
+        ),
+    ] = None,
+    caption: Annotated[str | None, typer.Option(help="caption of the .tex table")] = None,
+    label: Annotated[str | None, typer.Option(help="label of the .tex table, without tab:")] = None,
+    title: Annotated[str | None, typer.Option(help="title of the page; default: the runs' folders")] = None,
+    note: Annotated[
+        list[str] | None, typer.Option(help="a sentence for the page's top or below the table; may repeat")
+    ] = None,
     plots: Annotated[
         Path | None, typer.Option(help="also draw quality against cost, PNG and SVG, into this folder")
     ] = None,
@@ -34,7 +47,7 @@ def report(
     """Put runs of compare and ablate together on one page: tables, plots, clips, and what happened to the tokens."""
     from fastadasp.demo import model_path
     from fastadasp.files import told, write_whole
-    from fastadasp.report.export import FORMATS
+    from fastadasp.report.export import FORMATS, Wanted, find_columns
     from fastadasp.report.page import html
     from fastadasp.report.plots import draw
     from fastadasp.report.report import make_report
@@ -48,6 +61,18 @@ def report(
     if path.is_dir():
         raise RunError(f"{path} is a folder; name a file, e.g. {path / 'report.html'}")
     page = path.suffix in PAGES
+    for name, given, endings in (
+        ("--columns", columns, (".md", ".tex")),
+        ("--caption", caption, (".tex",)),
+        ("--label", label, (".tex",)),
+        ("--title", title, PAGES),
+        ("--note", note, (*PAGES, ".md")),
+    ):
+        if given and path.suffix not in endings:
+            raise RunError(f"{name} has no effect on {path}; it is for {' and '.join(endings)}")
+    wanted = Wanted(None if columns is None else find_columns(split(columns)), caption or "", label or "")
+    if columns is not None and not wanted.columns:
+        raise RunError("--columns names no column")
     with Bar() as bar:
         made = make_report(
             runs,
@@ -56,15 +81,17 @@ def report(
             embedded=model_path(),
             progress=lambda what: bar.update(what, 0, 1),
         )
-    text = html(made) if page else FORMATS[path.suffix](made)
+    made.notes[:0] = note or []
+    heading = title or f"fastadasp: {', '.join(source.folder.name for source in made.sources)}"
+    text = html(made, heading) if page else FORMATS[path.suffix](made, wanted)
     with told(path, "report"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
-    say(f"report: {path} ({len(text.encode()) / 1e6:.1f} MB)")
+    say(f"report: {path} ({len(text.encode(errors='replace')) / 1e6:.1f} MB)")
     for name, values in made.differing().items():
         say(f"note: the runs differ in {name}: {', '.join(values)}")
-    for note in made.notes:
-        say(f"note: {note}")
+    for told_ in made.notes[len(note or []) :]:
+        say(f"note: {told_}")
     if plots is not None:
         pictures = draw(made, plots)
         say(f"plots: {len(pictures)} in {plots}")

@@ -137,12 +137,14 @@ class _Bar:
     def __init__(self, paths: Sequence[Path]) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from fastadasp.audio import file_seconds
+
         shown = console(stderr=True)
         columns = (TextColumn("transcribing"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         self._bar = Progress(
             *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
         )
-        self._task = self._bar.add_task("", total=sum(map(_seconds, paths)))
+        self._task = self._bar.add_task("", total=sum(map(file_seconds, paths)))
 
     def __enter__(self) -> _Bar:
         self._bar.start()
@@ -153,13 +155,3 @@ class _Bar:
 
     def advance(self, seconds: float) -> None:
         self._bar.advance(self._task, seconds)
-
-
-def _seconds(path: Path) -> float:
-    """By the header; 0 for a file that cannot be read, which is reported when its turn comes."""
-    import soundfile
-
-    try:
-        return float(soundfile.info(path).duration)
-    except (soundfile.SoundFileError, RuntimeError, TypeError):
-        return 0.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fastadasp.display import html_table
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -88,6 +90,16 @@ class Trace:
                 out.append(f"layer {layer.layer}: {layer.audio_tokens} audio tokens left, {layer.kv_length} keys")
             tokens, keys = left, layer.kv_length
         return "\n".join(out)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the counts of every layer."""
+        head = ("layer", "tokens in", "tokens out", "audio tokens left", "keys")
+        rows = [
+            (one.layer, max(one.tokens_in_per_sample), max(one.tokens_out_per_sample), one.audio_tokens, one.kv_length)
+            for one in self.layers
+        ]
+        caption = "the last prompt, by layer; of a batch, the sample with the most" if rows else self.summary()
+        return html_table(caption, head if rows else (), rows)
 
     def publish(self, layers: list[LayerTrace], assignments: dict[int, Tensor]) -> None:
         """What happened in a prompt, once it has passed through the decoder."""

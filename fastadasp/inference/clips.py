@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastadasp.audio import read_audio
+from fastadasp.audio import file_seconds, read_audio
 from fastadasp.contracts.task import Example
 from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.engine.encoding import EncoderHeard, listening
@@ -211,7 +210,7 @@ def prepare(
         heard = {path: seen for path in sounds if (seen := cache.encoder(path)) is not None}
         sounds = {path: tokens for path, tokens in sounds.items() if path in heard}
     first = [e for path, e in {e.audio: e for e in reversed(wanted)}.items() if path not in sounds]
-    first.sort(key=lambda e: soundfile.info(e.audio).duration)
+    first.sort(key=lambda e: file_seconds(e.audio))
     chosen = {(str(e.audio), e.instruction) for e in first}
     again = [e for e in wanted if (str(e.audio), e.instruction) not in chosen]
     for group in (first, again):

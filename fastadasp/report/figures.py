@@ -53,6 +53,9 @@ def _percent(fraction: float | None) -> str:
     return "" if fraction is None else f"{fraction:.1%}"
 
 
-def _number(budget: str) -> float:
-    """A budget's fraction; the full model comes first."""
-    return -1.0 if budget == "-" else float(budget.rpartition("=")[2])
+def _number(budget: str) -> float | None:
+    """A budget's fraction; the full model comes first. None for what is no number, in a run that was changed."""
+    try:
+        return -1.0 if budget == "-" else float(budget.rpartition("=")[2])
+    except ValueError:
+        return None

@@ -96,8 +96,10 @@ def draw(seen: Inspection, path: Path) -> None:
     )
     parts[0].set_yticks([])
     parts[0].set_title(seen.clip.audio, loc="left", fontsize=10)
+    used = set[int]()
     for part, (name, row) in zip(parts[1:], strips, strict=True):
         edges = np.linspace(0, seconds, len(row) + 1)
+        used |= set(_shades(row))
         part.pcolormesh(edges, [0, 1], [_shades(row)], cmap=ListedColormap(colours), vmin=0, vmax=3)
         part.set_yticks([])
         left = len({cluster for cluster in row if cluster >= 0})
@@ -105,7 +107,7 @@ def draw(seen: Inspection, path: Path) -> None:
     parts[-1].set_xlabel("seconds")
     names = ("dropped", "alone", "merged", "merged, next cluster")
     figure.legend(
-        handles=[Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)],
+        handles=[Patch(color=colours[kind], label=names[kind]) for kind in sorted(used)],  # what is drawn, no more
         loc="outside lower right",
         ncols=4,
         fontsize=8,

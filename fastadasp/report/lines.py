@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastadasp.contracts.task import Task
-from fastadasp.errors import FastAdaSPError
+from fastadasp.errors import FastAdaSPError, RunError
 from fastadasp.experiments.axes import FULL, find_task
 from fastadasp.experiments.records import Cell, Prediction
 from fastadasp.experiments.statistics import FEWEST, Sample, by_clip, difference, draw, holm, interval, number, rank
@@ -77,6 +77,11 @@ def lines_of(source: Source, run: int, progress: Callable[[], None] = lambda: No
         first, done = cells[0], [cell for cell in cells if cell.error is None]
         task = tasks.get(first.task)
         metric = task.metric if task is not None else next((m for cell in done for m in cell.metrics), "")
+        if any(metric not in cell.metrics for cell in done):
+            raise RunError(
+                f"{source.folder}: a cell of {first.strategy!r} on {first.task!r} has no metric {metric!r}; its "
+                "results were changed, or written by another version of the task"
+            )
         line = Line(
             run=run,
             task=first.task,
@@ -189,4 +194,9 @@ def sample_of(task: Task, line: Line, answers: dict[Any, list[Prediction]]) -> t
 
 def _cost(cell: Cell, name: str) -> float | None:
     value = None if cell.efficiency is None else cell.efficiency.get(name)
-    return None if value is None else float(value)
+    try:
+        return None if value is None else float(value)
+    except OverflowError:
+        raise RunError(
+            f"a cell of {cell.strategy!r} on {cell.task!r} has {name} of more digits than any cost"
+        ) from None

@@ -27,6 +27,7 @@ class Report:
     Attributes:
         timelines: by clip and line, as their numbers.
         notes: what a reader should know.
+        embedded: where the embedded model is.
     """
 
     sources: list[Source]
@@ -34,6 +35,7 @@ class Report:
     clips: list[Clip] = field(default_factory=list)
     timelines: dict[tuple[int, int], Timeline] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    embedded: Path | None = None
 
     def letter(self, run: int) -> str:
         """What a run is called: A, B, ... Z, A1, ..."""
@@ -44,9 +46,18 @@ class Report:
         about = self.sources[run].about
         versions = about.versions
         names = self.sources[run].device_names
-        facts = {"model": (about.model_hash or str(self.sources[run].model))[:12], "device": about.device}
+        facts = {"model": self._model(run), "device": about.device}
         facts |= {"device_name": ", ".join(names), "dtype": about.dtype, "git": (about.git or "-")[:10]}
         return facts | {name: versions.get(name, "-") for name in ("fastadasp", "torch", "transformers")}
+
+    def _model(self, run: int) -> str:
+        """The model by name, with the beginning of its weights' hash, if that is known."""
+        source = self.sources[run]
+        parts = Path(source.model or "").parts
+        own = source.model is None or (self.embedded is not None and parts[-2:] == self.embedded.parts[-2:])
+        hub = len(parts) == 2 and not Path(source.model or "").exists()
+        name = "embedded model" if own else str(source.model) if hub else parts[-1] if parts else "-"
+        return name if source.about.model_hash is None else f"{name} ({source.about.model_hash[:8]})"
 
     def differing(self) -> dict[str, list[str]]:
         """What the runs do not share, with the value of each."""
@@ -67,7 +78,7 @@ def make_report(
     Raises:
         RunError: a folder holds no run, or one that cannot be read.
     """
-    report = Report([], [])
+    report = Report([], [], embedded=embedded)
     for folder in dict.fromkeys(path.resolve() for path in folders):
         progress(f"reading {folder}")
         report.sources.append(read_source(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,8 +184,7 @@ def _newer(about: Run) -> str | None:
 def _newer_text(text: str) -> str | None:
     """The same of a description whose keys are not known."""
     try:
-        content = json.loads(text)
-        return _if_newer(content["versions"]["fastadasp"])
+        return _if_newer(parse_json(text)["versions"]["fastadasp"])
     except (ValueError, TypeError, KeyError):
         return None
 

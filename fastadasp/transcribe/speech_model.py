@@ -10,6 +10,7 @@ from typing import Any
 
 from fastadasp.contracts.task import Example
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.display import html_table
 from fastadasp.errors import DataError, FastAdaSPError, RunError, StrategyError
 from fastadasp.inference.clips import ReadyClip, encode, long_enough
 from fastadasp.inference.load import LoadedModel, load_model
@@ -69,6 +70,14 @@ class Transcript:
     def seconds(self) -> float:
         """Length of the recording."""
         return self.segments[-1].end if self.segments else 0.0
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text by time, and what was removed."""
+        rows = [(f"{segment.start:.1f} to {segment.end:.1f} s", segment.text) for segment in self.segments]
+        name = "the recording in memory" if self.audio is None else self.audio.name
+        gone = self.audio_tokens - self.audio_tokens_left
+        left = f", {gone} of {self.audio_tokens} audio tokens removed" if gone else ""
+        return html_table(f"{name}, {self.seconds:.1f} s{left}", ("time", "text"), rows)
 
 
 @dataclass

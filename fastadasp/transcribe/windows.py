@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from fastadasp.audio import LONGEST, check_rate, read_mono, resample
+from fastadasp.audio import LONGEST, check_rate, read_mono, resample, sound_name
 from fastadasp.errors import DataError
 from fastadasp.files import is_file
 
@@ -56,7 +56,7 @@ def windows(path: Path, rate: int, longest: float | None) -> Iterator[Window]:
     if not is_file(path):
         raise DataError(f"there is no recording {path}")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(sound_name(path)) as file:
             yield from _cut(path, file, rate, longest)
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise DataError(f"{path} cannot be read as audio: {error}") from None

@@ -85,7 +85,9 @@ function drawCost() {
   const task = byId("cost-task").value, axis = byId("cost-x").value, bars = byId("cost-bars").checked;
   const all = data.lines.filter((line) => line.task === task && line.value !== null && line[axis] !== null);
   const lines = all.filter((line) => !hidden.has(label(line)));
-  const [width, height, left, bottom, top, right] = [900, 440, 62, 48, 14, 20];
+  const room = byId("cost-plot").clientWidth || 900; // drawn at its own size, so that its text is readable on a phone
+  const width = Math.max(320, Math.min(900, room));
+  const [height, left, bottom, top, right] = [width < 600 ? 330 : 440, 62, 48, 14, 20];
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${task}: quality against cost` });
   const time = axis === "prefill";
   const spread = lines.flatMap((line) => [line.value, ...(bars && line.interval ? line.interval : [])]);
@@ -96,12 +98,13 @@ function drawCost() {
   const [y0, y1] = [low - pad, high + pad];
   const X = (value) => left + (value / xEnd) * (width - left - right);
   const Y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - bottom - top);
+  let front = [];
   if (lines.length) {
     for (const at of ticks(y0, y1)) {
       svg.append(make("line", { x1: left, x2: width - right, y1: Y(at), y2: Y(at), class: "grid" }));
       svg.append(make("text", { x: left - 8, y: Y(at) + 4, "text-anchor": "end" }, String(+at.toFixed(6))));
     }
-    for (const at of ticks(0, xEnd)) {
+    for (const at of ticks(0, xEnd, width < 600 ? 3 : 6)) {
       svg.append(make("text", { x: X(at), y: height - bottom + 18, "text-anchor": "middle" },
         time ? `${+at.toFixed(6)} s` : `${+(100 * at).toFixed(4)} %`));
     }
@@ -111,12 +114,11 @@ function drawCost() {
     svg.append(make("text", { transform: `translate(14 ${height / 2}) rotate(-90)`, "text-anchor": "middle" }, `${lines[0].metric}${way}`));
     if (better) {
       const cheap = [...lines].sort((a, b) => (time ? a[axis] - b[axis] : b[axis] - a[axis]));
-      const front = [];
       for (const line of cheap) {
         const last = front[front.length - 1];
         if (!last || (better === "up" ? line.value > last.value : line.value < last.value)) front.push(line);
       }
-      svg.append(make("path", { class: "front", d: front.map((line, i) => `${i ? "L" : "M"}${X(line[axis])} ${Y(line.value)}`).join(" ") }));
+      if (front.length > 1) svg.append(make("path", { class: "front", d: front.map((line, i) => `${i ? "L" : "M"}${X(line[axis])} ${Y(line.value)}`).join(" ") }));
     }
   }
   for (const name of unique(lines.map(label))) {
@@ -132,6 +134,7 @@ function drawCost() {
     }
   }
   byId("cost-plot").replaceChildren(svg);
+  byId("cost-front").hidden = front.length < 2; // what is not drawn is not promised
   byId("cost-legend").replaceChildren(...unique(all.map(label)).map((name) => {
     const picture = make("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" }, marker(look(name), 7, 7, 4.5));
     const button = make("button", { type: "button", "aria-pressed": String(!hidden.has(name)) }, picture, name);
@@ -242,10 +245,17 @@ function timelines(clip, number, chosen) {
       box.append(make("div", { class: "name" }, `layer ${layer}: ${kept} of ${followed.tokens} tokens`), make("div", { class: "strip" }, canvas));
     }
   }
-  const keys = [["--merge-a", "merged (neighbouring clusters alternate)"], ["--single", "alone"], ["", "dropped"]];
+  const sizes = shown.flatMap(([, , followed]) => followed.layers.map(([, clusters]) => clusters));
+  const merged = sizes.some((clusters) => new Set(clusters.filter((c) => c >= 0)).size < clusters.filter((c) => c >= 0).length);
+  const gone = sizes.some((clusters) => clusters.some((c) => c < 0));
+  const keys = [ // only what is drawn, as it is drawn
+    ...(merged ? [["linear-gradient(90deg, var(--merge-a) 50%, var(--merge-b) 50%)", "tokens merged into one (two shades by turns)"]] : []),
+    ["var(--single)", "a token alone"],
+    ...(gone ? [["repeating-linear-gradient(-45deg, var(--bad) 0 1.4px, transparent 1.4px 4px)", "dropped"]] : []),
+  ];
   box.append(make("p", { class: "small" }, ...keys.map(([colour, name]) => {
     const swatch = make("i");
-    swatch.style.background = colour ? `var(${colour})` : "repeating-linear-gradient(45deg, var(--bad) 0 2px, transparent 2px 5px)";
+    swatch.style.background = colour;
     return make("span", { class: "key" }, swatch, name);
   })));
   if (!shown.length) box.append(make("p", { class: "small" }, "Choose a recipe above to see what it did to the tokens."));
@@ -319,6 +329,8 @@ if (byId("cost")) {
   for (const id of ["heat-rows", "heat-columns"]) byId(id).addEventListener("change", drawHeat);
   drawCost();
   newHeat();
+  let drawn = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== drawn) { drawn = innerWidth; drawCost(); } });
 }
 if (data.clips.length) {
   const groups = unique(data.clips.map((clip) => JSON.stringify([clip.run, clip.task])));
@@ -330,7 +342,13 @@ if (data.clips.length) {
     fill(byId("clip-line"), lines.map(([, i]) => i), titles);
     fill(byId("clip-other"), ["", ...lines.map(([, i]) => i)], ["nothing else", ...titles]);
     const followed = lines.find(([, i]) => data.timelines.some(([, line, one]) => line === i && one.layers.length));
-    if (followed) byId("clip-line").value = followed[1];
+    const cards = data.clips.filter((clip) => clip.run === run && clip.task === task);
+    const [full] = fullOf(run, task);
+    const differs = (clip, i) => i in clip.answers && full in clip.answers && clip.answers[i] !== clip.answers[full];
+    const apart = (i) => cards.length ? 1000 * differs(cards[0], i) + cards.filter((clip) => differs(clip, i)).length : 0;
+    const best = [...lines].sort(([, a], [, b]) => apart(b) - apart(a))[0]; // it opens on answers that differ
+    if (best && apart(best[1])) byId("clip-line").value = best[1];
+    else if (followed) byId("clip-line").value = followed[1];
     drawClips();
   };
   byId("clip-task").addEventListener("change", newClips);

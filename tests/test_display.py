@@ -1,0 +1,46 @@
+"""What notebooks show: tables of strategies, traces and transcripts, in which everything is text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiny import ONE, audio_model, batch, strategy
+
+import fastadasp
+from fastadasp.display import html_table
+from fastadasp.engine.trace import Trace
+from fastadasp.transcribe.speech_model import Segment, Transcript
+
+
+def test_cells_are_text() -> None:
+    shown = html_table("<b>", ("<i>",), [("<script>", 1)])
+    assert shown.count("<table>") == shown.count("</table>") == 1
+    for word in ("<b>", "<i>", "<script>"):
+        assert word not in shown
+        assert word.replace("<", "&lt;").replace(">", "&gt;") in shown
+
+
+def test_a_strategy_shows_its_parts() -> None:
+    shown = fastadasp.load_strategy("weighted", budget=0.25, summary="<x>")._repr_html_()
+    assert "<caption>strategy weighted: &lt;x&gt;</caption>" in shown
+    for name, value in (("merger", "runs"), ("layers", "fixed (layer = 1)"), ("budget", "0.25"), ("site", "block")):
+        assert f"<td>{name}</td><td>{value}</td>" in shown
+
+
+def test_a_trace_shows_its_layers() -> None:
+    assert "no prompt" in Trace()._repr_html_()
+    model = audio_model()
+    with strategy("weighted").apply(model) as trace:
+        model(**batch(ONE))
+    shown = trace._repr_html_()
+    for layer in trace.layers:
+        counts = (layer.layer, layer.tokens_in_per_sample[0], layer.tokens_out_per_sample[0], layer.audio_tokens)
+        assert "".join(f"<td>{count}</td>" for count in counts) in shown
+
+
+def test_a_transcript_shows_text_by_time() -> None:
+    made = Transcript(Path("a<b>.wav"), (Segment(0.0, 1.5, "one"), Segment(1.5, 3.0, "<two>")), 40, 10)
+    shown = made._repr_html_()
+    assert "a&lt;b&gt;.wav, 3.0 s, 30 of 40 audio tokens removed" in shown
+    assert "<td>0.0 to 1.5 s</td><td>one</td>" in shown
+    assert "<td>&lt;two&gt;</td>" in shown
