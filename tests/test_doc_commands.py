@@ -41,6 +41,7 @@ NOT_RUN = {
     "fastadasp report": "tests/test_report.py runs report.md in its order",
     "fastadasp inspect": "tests/test_report.py runs report.md in its order",
     "fastadasp compare --engine vllm": "needs vLLM; tests/serving/test_vllm_compare.py runs it",
+    "fastadasp bench --engine vllm": "needs vLLM; tests/serving/test_vllm_server.py measures a server",
     "fastadasp serve": "needs vLLM; tests/serving/test_vllm_server.py runs it",
     "fastadasp new-plugin": "run as part of own-method.md, below",
 }
