@@ -32,6 +32,9 @@ NOT_RUN = {
     "fastadasp compare --model": "needs a checkpoint of gigabytes; tests/test_convert_*.py run it on small ones",
     "fastadasp select-layer": "minutes for each; tests/test_selection.py runs it on fewer clips",
     "fastadasp compare --strategies all": "an hour; tests/test_lines.py makes the grid of all strategies",
+    "fastadasp compare --strategies uniform,weighted,average-pool": "many minutes; as for all strategies",
+    "fastadasp compare --strategies cdpruner,sa-map-encoder": "many minutes; as for all strategies",
+    "fastadasp compare --strategies h2o,observed-attention": "many minutes; as for all strategies",
     "fastadasp ablate": "minutes, and a cluster for Ray; tests/test_ablate.py runs such studies on fewer clips",
     "fastadasp bench --preset": "hours, and a GPU; tests/test_bench.py runs presets at small sizes",
     "fastadasp bench --shape": "minutes; tests/test_bench.py runs the smallest shape",
@@ -41,6 +44,7 @@ NOT_RUN = {
     "fastadasp report": "tests/test_report.py runs report.md in its order",
     "fastadasp inspect": "tests/test_report.py runs report.md in its order",
     "fastadasp compare --engine vllm": "needs vLLM; tests/serving/test_vllm_compare.py runs it",
+    "fastadasp bench --engine vllm": "needs vLLM; tests/serving/test_vllm_server.py measures a server",
     "fastadasp serve": "needs vLLM; tests/serving/test_vllm_server.py runs it",
     "fastadasp new-plugin": "run as part of own-method.md, below",
 }

@@ -581,7 +581,7 @@ def test_no_square_tensor(monkeypatch):
     spans = torch.zeros(1, length, dtype=torch.int64)
     spans[0, 20:580] = 1
     model.model(inputs_embeds=embeds)  # what transformers itself makes once
-    for name in NAMES:
+    for name in WITH_SPANS:
         with strategy(name).apply(model.model, spans=spans), Largest() as largest:
             model.model(inputs_embeds=embeds)
         assert largest.size < length * length // 4, name
@@ -589,7 +589,7 @@ def test_no_square_tensor(monkeypatch):
 
 def test_the_engine_never_waits_for_the_device():
     """`.item()`, `.tolist()`, `.cpu()` and `.numpy()` stand only where spans, padding and inexact counts are read."""
-    allowed = {"find_spans", "_look_at_padding", "_reduce"}
+    allowed = {"find_spans", "_look_at_padding", "_reduce", "_longest"}  # the last: where heads keep different numbers
     folder = Path(fastadasp.__file__).parent
     plugins = Path(fastadasp.load_strategy("weighted").merger.__class__.plan.__code__.co_filename).parent
     for path in [*folder.glob("engine/*.py"), folder / "ops.py", *plugins.glob("*.py")]:

@@ -60,8 +60,11 @@ def test_a_pipeline_of_transformers_answers_as_compare_does(tmp_path: Path) -> N
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
     shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
-        exec(compile(block, "docs/harnesses.md", "exec"), names)
+    try:
+        with contextlib.redirect_stdout(shown):
+            exec(compile(block, "docs/harnesses.md", "exec"), names)
+    except ImportError as missing:  # pipelines of older releases of transformers ask for librosa
+        pytest.skip(f"this transformers has no pipeline here: {' '.join(str(missing).split())}")
     assert "audio tokens left" in shown.getvalue()
     expected, _ = ours(tmp_path / "ours", 4)
     answers = {}

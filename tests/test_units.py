@@ -12,7 +12,7 @@ import soundfile
 import fastadasp
 from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import DataError
-from fastadasp.experiments.statistics import ROUNDS, Sample, difference, draw, interval, number, unit_names
+from fastadasp.experiments.statistics import ROUNDS, Sample, difference, draw, interval, least_shown, number, unit_names
 from fastadasp.tasks.manifest import ManifestTask
 
 
@@ -73,6 +73,26 @@ def test_intervals_of_clustered_clips_cover_the_truth(units: int, each: int) -> 
             covered, blind = covered + (inside and of is not None), blind + (inside and of is None)
     assert covered / rounds >= 0.91
     assert blind / rounds <= 0.8
+
+
+def test_the_least_difference_that_shows_is_found_in_four_of_five_tests() -> None:
+    rng, rounds, clips, found = np.random.default_rng(11), 400, 200, 0
+    chosen = np.random.default_rng(0).integers(clips, size=(ROUNDS, clips))
+
+    def sample(values: np.ndarray) -> Sample:
+        return Sample(np.array([values.mean()]), values[chosen].mean(1)[None], values[None])
+
+    zero, said = sample(np.zeros(clips)), []
+    for _ in range(20):
+        gap = difference(sample(rng.normal(0, 1, clips)), zero, higher_is_better=True)
+        assert gap.interval is not None
+        said.append(least_shown(gap.interval))
+    least = float(np.mean(said))
+    assert least == pytest.approx(2.8 / clips**0.5, rel=0.05)
+    for _ in range(rounds):
+        gap = difference(sample(rng.normal(least, 1, clips)), zero, higher_is_better=True)
+        found += gap.p <= 0.05
+    assert 0.7 <= found / rounds <= 0.9
 
 
 def test_few_units_have_no_interval() -> None:

@@ -72,6 +72,7 @@ def ablate(
     workers: options.Workers = None,
     gpus_per_worker: options.Gpus = None,
     address: options.Address = None,
+    power: options.Power = False,
     wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
@@ -114,7 +115,7 @@ def ablate(
         findings = found.run(bar.update)
     if insert is not None and findings.finished.status != "cancelled":
         pages.insert(insert, found.face, findings.tables)
-    _print_findings(findings, folder, as_json, wide)
+    _print_findings(findings, folder, as_json, wide, power)
     for table in presets.paper_tables(preset) if preset and not as_json else ():
         console().print(table)
     print_failures(findings.finished)
@@ -203,7 +204,7 @@ def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
         print(f"about {in_words(found.forecast.seconds / workers)}{by} ({found.forecast.about})")
 
 
-def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool) -> None:
+def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool, power: bool) -> None:
     from fastadasp.experiments.tables import STUDY, rich_table
 
     if as_json:
@@ -211,7 +212,8 @@ def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool) ->
         print(json.dumps(lines, indent=2, ensure_ascii=False))
     else:
         for heading, entries in found.tables:
-            print_table(rich_table(STUDY, heading, entries), STUDY.less, wide)
+            face = STUDY.with_power() if power else STUDY
+            print_table(rich_table(face, heading, entries), face.less, wide)
         print(f"results: {folder}")
     if refused := found.finished.grid.refused:
         say(f"{len(refused)} cells were refused; --dry-run and {folder / 'run.json'} say why")

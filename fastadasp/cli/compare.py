@@ -64,6 +64,7 @@ def compare(
     engine: Annotated[
         str, typer.Option(help="transformers, or vllm: for recipes that act before layer 0; docs/serving.md")
     ] = "transformers",
+    power: options.Power = False,
     wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
@@ -125,7 +126,8 @@ def compare(
         from fastadasp.experiments.tables import rich_groups, rich_table
 
         for heading, entries in found.tables:
-            print_table(rich_table(study.face, heading, entries), study.face.less, wide)
+            face = study.face.with_power() if power else study.face
+            print_table(rich_table(face, heading, entries), face.less, wide)
             if (parts := rich_groups(heading, entries)) is not None:
                 console().print(parts)
         for table in presets.paper_tables(preset) if preset else ():

@@ -49,6 +49,10 @@ Preset = Annotated[
     ),
 ]
 Wide = Annotated[bool, typer.Option("--wide", help="print every column, even if the terminal is too narrow for them")]
+Power = Annotated[
+    bool,
+    typer.Option("--power", help="also print the smallest difference that the clips show with 80 % power"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print as JSON and nothing else")]
 Force = Annotated[bool, typer.Option("--force", help="run finished cells again")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run failed cells again")]

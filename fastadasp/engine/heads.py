@@ -97,6 +97,11 @@ def by_head(layer: LayerView) -> HeadView:
     return HeadView(**given, of=layer)
 
 
+def _longest(kept: Tensor) -> tuple[int, ...]:
+    """The most keys that any head of a sample keeps, on the host: int64 [B, heads]. This waits for the device."""
+    return tuple(int(n) for n in kept.amax(1).cpu())
+
+
 def evict(
     cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...], query_heads: int | None = None
 ) -> Keys:
@@ -129,7 +134,7 @@ def evict(
     order = stay.cumsum(1)
     columns_held = lengths
     if query_heads is not None:  # only the device knows how many each head keeps
-        columns_held = tuple(int(n) for n in order[:, -1].view(batch, heads).amax(1).cpu())
+        columns_held = _longest(order[:, -1].view(batch, heads))
     width = max(columns_held)
     padding = width - order[:, -1:]
     place = (order - 1 + padding).where(stay, width)

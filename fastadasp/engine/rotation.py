@@ -84,4 +84,4 @@ def _turns_halves(session: Session, index: int) -> bool:
     """Whether the model's own function turns channels i and i + r / 2 together (some turn neighbours)."""
     attention = getattr(session.layers[index], session.adapter.attention)
     turns = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
-    return turns is not None and turns(torch.arange(4)).tolist() == [-2, -3, 0, 1]
+    return turns is not None and torch.equal(turns(torch.arange(4)), torch.tensor([-2, -3, 0, 1]))

@@ -36,6 +36,8 @@ Draws = Floats
 
 LEVEL = 0.05
 """Error level of the ranking; intervals cover 1 - LEVEL."""
+POWER = 0.8
+"""How often a difference of the least size that shows is found."""
 _NORMAL = float(norm.isf(LEVEL / 2))
 
 
@@ -164,6 +166,15 @@ def difference(first: Sample, second: Sample, *, higher_is_better: bool) -> Diff
     low, high = (float(value + (q - value) * stretch) for q in np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2]))
     interval = None if size < 2 else (low, high)
     return Difference(value, interval, p, wins, len(gap) - moved, moved - wins)
+
+
+def least_shown(interval: tuple[float, float]) -> float:
+    """The smallest true difference that a two-sided test at `LEVEL` finds with `POWER`, from a difference's interval.
+
+    The interval's half width is its standard error times the normal quantile of the level; the difference has to exceed
+    that by the quantile of the power.
+    """
+    return (interval[1] - interval[0]) / 2 * (1 + float(norm.ppf(POWER)) / _NORMAL)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from fastadasp.contracts.task import Task
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
-from fastadasp.experiments.statistics import FEWEST, LEVEL
+from fastadasp.experiments.statistics import FEWEST, LEVEL, least_shown
 
 UNCLEAR = "n.d."
 """Stands where a difference is not distinguishable from none."""
@@ -79,6 +79,11 @@ def _difference(entry: Entry) -> str:
     return "" if value is None else f"{value:+.1f}"
 
 
+def _least(entry: Entry) -> str:
+    interval = entry.standing.difference_interval
+    return "" if interval is None else f"{least_shown(interval):.1f}"
+
+
 def _p(entry: Entry) -> str:
     p = entry.standing.p_holm
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -120,10 +125,14 @@ def _time(name: str) -> Callable[[Entry], str]:
     return shown
 
 
+POWER = "least shown"
+"""The column of `Face.with_power`."""
+
 COLUMNS: dict[str, Callable[[Entry], str]] = {
     "95 %": lambda entry: span(entry.standing.interval),
     "change": _difference,
     "difference": _difference,
+    POWER: _least,
     "95 % of it": lambda entry: span(entry.standing.difference_interval),
     "win/tie/loss": _wins,
     "p (Holm)": _p,
@@ -157,6 +166,11 @@ class Face:
         """The same for a file that does not depend on clocks."""
         return Face(tuple(name for name in self.columns if name not in self.timed), self.less, ())
 
+    def with_power(self) -> Face:
+        """The same with the smallest difference that the clips show."""
+        place = 1 + next(i for i, name in enumerate(self.columns) if name in ("change", "difference"))
+        return Face((*self.columns[:place], POWER, *self.columns[place:]), self.less, self.timed)
+
     def header(self, heading: Heading) -> tuple[str, ...]:
         """All columns."""
         metric = heading.task.metric
@@ -183,6 +197,8 @@ class Face:
         for name in ("change", "difference"):
             if name in self.columns:
                 out.append(f"{name}: less {heading.baseline}, paired over the clips")
+        if POWER in self.columns:
+            out.append(f"{POWER}: the smallest difference that these {what} show in 4 of 5 tests at the 5 % level")
         if "verdict" in self.columns:
             out.append(
                 f"verdict: p of the change, corrected for the table (Holm), or {UNCLEAR}: not distinguishable from none"

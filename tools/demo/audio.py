@@ -32,13 +32,28 @@ def resample(wave: Wave, rate: int, speed: float = 1.0) -> Wave:
     return resample_poly(wave, ratio.numerator, ratio.denominator).astype(np.float32) if ratio != 1 else wave
 
 
-def join(waves: list[Wave], rng: np.random.Generator, longest_pause: float = 0.45) -> Wave:
-    """Recordings one after the other with pauses of 0.04 s up to `longest_pause` s, each at a level of its own."""
+LONGEST = 30 * RATE - 800
+"""Samples that a joined clip may have: the encoder's window, less a little."""
+
+
+def join(waves: list[Wave], rng: np.random.Generator, longest_pause: float = 0.45) -> tuple[Wave, int]:
+    """Recordings one after the other with pauses of 0.04 s up to `longest_pause` s, each at a level of its own.
+
+    Returns:
+        The sound, of at most `LONGEST` samples, and how many of the recordings are in it. None is cut: those that no
+        longer fit are left out, so that a reference never names what cannot be heard.
+    """
     parts: list[Wave] = [np.zeros(int(RATE * rng.uniform(0.05, 0.4)), np.float32)]
+    length, heard = len(parts[0]), 0
     for wave in waves:
         loud = wave / max(float(np.abs(wave).max()), 1e-4) * rng.uniform(0.45, 0.9)
-        parts += [loud.astype(np.float32), np.zeros(int(RATE * rng.uniform(0.04, longest_pause)), np.float32)]
-    return np.concatenate(parts)
+        pause = np.zeros(int(RATE * rng.uniform(0.04, longest_pause)), np.float32)
+        length += len(wave) + len(pause)
+        if length > LONGEST:
+            break
+        parts += [loud.astype(np.float32), pause]
+        heard += 1
+    return np.concatenate(parts), heard
 
 
 def disturb(wave: Wave, rng: np.random.Generator, *, mild: bool = False) -> Wave:

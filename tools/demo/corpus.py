@@ -115,7 +115,8 @@ def _numbers(
         for _ in range(count):
             low, high = (12, 21) if pause > 1 else (1, 21)
             digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(low, high)))]
-            yield disturb(join(source(digits), rng, pause)[: 30 * RATE], rng), number_questions(digits)
+            joined, heard = join(source(digits), rng, pause)
+            yield disturb(joined, rng), number_questions(digits[:heard])
 
 
 def build(

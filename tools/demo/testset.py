@@ -85,9 +85,9 @@ def _numbers(made: TestSet, spared: list[Recording], rng: np.random.Generator) -
         bank = banks[seen][speakers[int(rng.integers(len(speakers)))]]
         count = 20 if long else int(rng.choice(np.arange(2, 21), p=_lengths()))
         used = [bank[d][int(rng.integers(len(bank[d])))] for d in rng.integers(0, 10, count)]
-        wave = disturb(join([read(r.path) for r in used], rng, 1.6 if long else 0.45)[: 30 * RATE - 800], rng)
-        clip = made.sound(f"number-{int(index):03d}", wave)
-        digits = [int(r.labels["digit"]) for r in used]
+        joined, heard = join([read(r.path) for r in used], rng, 1.6 if long else 0.45)
+        clip = made.sound(f"number-{int(index):03d}", disturb(joined, rng))
+        digits = [int(r.labels["digit"]) for r in used[:heard]]
         for task, _, answer in number_questions(digits):
             made.add(task, clip, answer, used[0])
 
