@@ -87,8 +87,8 @@ class TransferEntropy(CalibratedSelector):
             left, _ = _project(self._points(calibration, layer), full, dims)
             losses[layer] = self._loss(axes / scale, left / scale)
             if len(full) // 2 > (self.k + 1 if self.estimator == "knn" else 2 * dims + 1):
-                parts = (self._loss(axes[start::2] / scale, left[start::2] / scale) for start in (0, 1))
-                gaps.append(float(np.subtract(*parts)))
+                even, odd = (self._loss(axes[start::2] / scale, left[start::2] / scale) for start in (0, 1))
+                gaps.append(even - odd)
         return LayerChoice.least(
             losses,
             points=len(full),

@@ -53,3 +53,14 @@ def test_losses_are_shown_above_the_best_with_unit_and_noise() -> None:
     assert (choice.layer, choice.unit, choice.noise) == (1, "nats", 0.2)
     plain = fastadasp.LayerChoice.least({0: 1.0})
     assert (plain.unit, plain.noise) == ("the selector's unit", None)
+
+
+def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    from fastadasp.cli.terminal import Bar, print_listing
+
+    print_listing("title [/red]", ("a[/b]",), [["[/red] x [bold]y"]])
+    shown = capsys.readouterr().out
+    assert "title [/red]" in shown
+    assert "[/red] x [bold]y" in shown
+    with Bar() as bar:
+        bar.update("task [/red]", 1, 2)

@@ -43,9 +43,7 @@ def plugins(as_json: options.Json = False) -> None:
 
 def plain(text: str) -> str:
     """Text from elsewhere for a table: brackets are no markup, and control characters do not reach a terminal."""
-    from rich.markup import escape
-
-    return escape("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text))
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def _state(record: PluginRecord) -> str:

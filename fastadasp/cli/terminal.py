@@ -58,8 +58,8 @@ def console(*, stderr: bool = False) -> Console:
     """A console that is wide enough for tables."""
     from rich.console import Console
 
-    made = Console(stderr=stderr)
-    return made if made.is_terminal else Console(stderr=stderr, width=max(made.width, WIDTH))
+    made = Console(stderr=stderr, markup=False)  # names from elsewhere are text, whatever brackets they hold
+    return made if made.is_terminal else Console(stderr=stderr, width=max(made.width, WIDTH), markup=False)
 
 
 def say(message: str) -> None:
@@ -162,7 +162,11 @@ class Bar:
     def __enter__(self) -> Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        columns = (
+            TextColumn("{task.description:<24}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+        )
         shown = console(stderr=True)
         self._bar = Progress(
             *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
