@@ -64,6 +64,9 @@ class TransferEntropy(CalibratedSelector):
         return self
 
     def choose(self, calibration: Calibration) -> LayerChoice:
+        """The layer with the least loss. `noise` is half of how much the losses of two halves of the points differ."""
+        import numpy as np
+
         full = self._points(calibration, None)
         dims = min(self.dims, full.shape[1], len(full) - 1)
         if len(full) <= max(self.k, 2):
@@ -76,19 +79,24 @@ class TransferEntropy(CalibratedSelector):
         axes, variance_kept = _project(full, full, dims)
         scale = axes.std(0)
         scale = scale.clip(min=1e-6 * scale.max())
-        losses = {}
+        losses, gaps = {}, []
         for layer in calibration.candidates:
             if self.form == "resampled":
                 losses[layer] = self._resampled(calibration, layer, full, dims, scale)
                 continue
             left, _ = _project(self._points(calibration, layer), full, dims)
             losses[layer] = self._loss(axes / scale, left / scale)
+            if len(full) // 2 > (self.k + 1 if self.estimator == "knn" else 2 * dims + 1):
+                parts = (self._loss(axes[start::2] / scale, left[start::2] / scale) for start in (0, 1))
+                gaps.append(float(np.subtract(*parts)))
         return LayerChoice.least(
             losses,
             points=len(full),
             dims=dims,
             k=self.k if self.estimator == "knn" else None,
             variance_kept=round(variance_kept, 6),
+            unit="nats",
+            noise=round(float(np.std(gaps)) / 2, 6) if len(gaps) > 1 else None,
         )
 
     def _points(self, calibration: Calibration, layer: int | None) -> NDArray[np.float64]:

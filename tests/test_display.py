@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tiny import ONE, audio_model, batch, strategy
 
 import fastadasp
@@ -44,3 +45,11 @@ def test_a_transcript_shows_text_by_time() -> None:
     assert "a&lt;b&gt;.wav, 3.0 s, 30 of 40 audio tokens removed" in shown
     assert "<td>0.0 to 1.5 s</td><td>one</td>" in shown
     assert "<td>&lt;two&gt;</td>" in shown
+
+
+def test_losses_are_shown_above_the_best_with_unit_and_noise() -> None:
+    choice = fastadasp.LayerChoice.least({0: -2.5, 1: -3.0, 2: -2.9}, unit="nats", noise=0.2)
+    assert choice.above == {0: 0.5, 1: 0.0, 2: pytest.approx(0.1)}
+    assert (choice.layer, choice.unit, choice.noise) == (1, "nats", 0.2)
+    plain = fastadasp.LayerChoice.least({0: 1.0})
+    assert (plain.unit, plain.noise) == ("the selector's unit", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from rich import box
@@ -17,22 +17,27 @@ def choice_panel(task: str, selection: Selection) -> Panel:
     """A selection as a plot."""
     choice = selection.choice
     title = f"{task}, {selection.strategy}, {selection.budget}: start at layer {choice.layer}"
-    return Panel(title, choice.losses, choice.layer)
+    return Panel(title, choice.above, choice.layer, unit=choice.unit, noise=choice.noise)
 
 
 def choice_table(task: str, selection: Selection) -> Table:
     """The estimated loss of every layer."""
     choice = selection.choice
-    table = _table(choice_panel(task, selection).title, ("layer", "estimated loss", ""))
-    for layer, loss in choice.losses.items():
-        table.add_row(_mark(layer, choice.layer), f"{loss:.4f}", _bar(loss, choice.losses.values()))
+    above, noise = choice.above, choice.noise
+    table = _table(choice_panel(task, selection).title, ("start at layer", f"loses more ({choice.unit})", ""))
+    for layer, loss in above.items():
+        near = " within the noise" if noise is not None and 0 < loss <= noise else ""
+        table.add_row(_mark(layer, choice.layer), f"{loss:.4f}", _bar(loss, above.values()) + near)
     for layer in selection.left_out:
         table.add_row(str(layer), "-", "left out: cannot meet the budget")
-    parts = [*selection.selector.items(), *choice.details.items()]
+    known = {key: value for key, value in choice.details.items() if key not in ("unit", "noise")}
+    parts = [*selection.selector.items(), *known.items()]
     about = ", ".join(f"{key} {value}" for key, value in dict(parts).items() if value is not None)
+    told = f" Differences below about {noise:.4f} are noise." if noise is not None else ""
     table.caption = (
-        f"{about}; {len(selection.clips)} clips ({selection.clips_from}); chosen in {selection.seconds:.1f} s"
-        f" at {selection.made}"
+        "How much more of what the full model knows is lost by starting there than at the best layer, at equal budget; "
+        f"0 is the best.{told}\n{about}; {len(selection.clips)} clips ({selection.clips_from}); chosen in "
+        f"{selection.seconds:.1f} s at {selection.made}"
     )
     return table
 
@@ -41,16 +46,19 @@ def sweep_panel(found: Sweep) -> Panel:
     """A sweep as a plot."""
     shown = found.estimates[0]
     title = f"{found.task}, {found.strategy}, {found.budget}: chosen {shown.layer}, {shown.behind:.1f} points behind"
-    return Panel(title, shown.losses, shown.layer, found.outcome, found.metric)
+    return Panel(title, _above(shown.losses), shown.layer, found.outcome, found.metric)
 
 
 def sweep_table(found: Sweep) -> Table:
     """Estimate and outcome of every layer."""
     shown = found.estimates[0]
-    table = _table(sweep_panel(found).title, ("layer", "estimated loss", found.metric, "against full", ""))
-    for layer, loss in shown.losses.items():
+    table = _table(
+        sweep_panel(found).title, ("start at layer", "loses more (estimate)", found.metric, "against full", "")
+    )
+    above = _above(shown.losses)
+    for layer, loss in above.items():
         cells = (f"{loss:.4f}", f"{found.outcome[layer]:.1f}", f"{found.outcome_full[layer]:.1f}")
-        table.add_row(_mark(layer, shown.layer), *cells, _bar(loss, shown.losses.values()))
+        table.add_row(_mark(layer, shown.layer), *cells, _bar(loss, above.values()))
     for layer in found.left_out:
         table.add_row(str(layer), "-", "-", "-", "left out: cannot meet the budget")
     several = "" if len(found.estimates) == 1 else f"; the first of {len(found.estimates)} selectors is shown"
@@ -89,6 +97,12 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place and column else "left", overflow="fold")
     return table
+
+
+def _above(losses: Mapping[int, float]) -> dict[int, float]:
+    """Losses beyond the least one."""
+    least = min(losses.values())
+    return {layer: loss - least for layer, loss in losses.items()}
 
 
 def _mark(layer: int, chosen: int) -> str:

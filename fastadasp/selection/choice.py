@@ -14,7 +14,8 @@ class LayerChoice(BaseModel):
         layer: the chosen start layer, counted from 0.
         losses: for each candidate layer what starting there is estimated to lose; larger = worse. The unit is the
             selector's own (nats for entropies); only the order counts.
-        details: how the losses were estimated, as JSON values.
+        details: how the losses were estimated, as JSON values. ``unit`` names what they are measured in, and ``noise``
+            is the difference below which two of them cannot be told apart.
 
     Example::
 
@@ -32,6 +33,23 @@ class LayerChoice(BaseModel):
     def least(cls, losses: dict[int, float], **details: Any) -> LayerChoice:
         """The layer with the least loss; of equal ones the first."""
         return cls(layer=min(losses, key=lambda layer: losses[layer]), losses=losses, details=details)
+
+    @property
+    def above(self) -> dict[int, float]:
+        """Each layer's loss beyond the least one: 0 or more, whatever the selector counts from."""
+        least = min(self.losses.values())
+        return {layer: loss - least for layer, loss in self.losses.items()}
+
+    @property
+    def unit(self) -> str:
+        """What losses are measured in."""
+        return str(self.details.get("unit") or "the selector's unit")
+
+    @property
+    def noise(self) -> float | None:
+        """The difference below which two losses cannot be told apart; None where the selector does not say."""
+        found = self.details.get("noise")
+        return float(found) if isinstance(found, int | float) else None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

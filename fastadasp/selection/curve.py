@@ -16,10 +16,12 @@ class Panel:
     """One plot.
 
     Attributes:
-        losses: estimated loss of each candidate layer.
+        losses: estimated loss of each candidate layer, beyond that of the best.
         chosen: the layer that was chosen.
         outcome: metric of each candidate layer, if it was measured.
         metric: its name.
+        unit: what losses are measured in.
+        noise: the difference below which two losses cannot be told apart, if that is known.
     """
 
     title: str
@@ -27,6 +29,8 @@ class Panel:
     chosen: int
     outcome: Mapping[int, float] | None = None
     metric: str = ""
+    unit: str = "the selector's unit"
+    noise: float | None = None
 
 
 def check_picture(path: Path) -> None:
@@ -50,11 +54,23 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, panel in zip(grid, panels, strict=False):
         layers = list(panel.losses)
-        axes.plot(layers, list(panel.losses.values()), "o-", color="C0", label="estimated loss")
-        axes.plot([panel.chosen], [panel.losses[panel.chosen]], "o", color="C0", markersize=12, fillstyle="none")
+        if panel.noise is not None:
+            axes.axhspan(0, panel.noise, color="C0", alpha=0.12, label="within the noise")
+        axes.plot(layers, list(panel.losses.values()), "o-", color="C0", label="estimate")
+        axes.plot(
+            [panel.chosen],
+            [panel.losses[panel.chosen]],
+            "o",
+            color="C0",
+            markersize=12,
+            fillstyle="none",
+            ls="",
+            label="chosen",
+        )
         axes.set_title(panel.title, fontsize=9)
         axes.set_xlabel("start layer")
-        axes.set_ylabel("estimated loss", color="C0")
+        axes.set_ylabel(f"loses more than the best\n({panel.unit})", color="C0", fontsize=9)
+        axes.legend(fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if panel.outcome is not None:
             other = axes.twinx()
