@@ -192,7 +192,7 @@ def test_markup_and_colours_in_what_a_plugin_says(
 ) -> None:
     from fastadasp.cli import plugins
     from fastadasp.registry.plugin import PluginRecord
-    from fastadasp.strategy import Registry
+    from fastadasp.registry.registry import Registry
 
     record = PluginRecord("[/red]", "x[/b]", "[bold]1", "m", (), (), "broken", "\x1b[31m[/red] fault")
     monkeypatch.setattr(Registry, "plugins", lambda self: [record])
