@@ -266,6 +266,28 @@ def test_stale_and_damaged_entries_are_noticed(loaded: LoadedModel, clips: list[
     assert choose(loaded, clips, recipe()) == (again, [])
 
 
+@pytest.mark.parametrize("change", ["layer", "extra", "no checksum", "text", "list", "deep"])
+def test_a_changed_entry_is_not_trusted(
+    loaded: LoadedModel, clips: list[ReadyClip], own_cache: Path, change: str
+) -> None:
+    first, _ = choose(loaded, clips, recipe())
+    (entry,) = (own_cache / "layers").iterdir()
+    content = json.loads(entry.read_text())
+    if change == "layer":
+        content["choice"]["layer"] = next(int(k) for k in content["choice"]["losses"] if int(k) != first.choice.layer)
+    elif change == "extra":
+        content["unknown"] = 1
+    elif change == "no checksum":
+        del content["sha256"]
+    odd = {"text": "no JSON", "list": "[1, 2]", "deep": "[" * 100_000}
+    entry.write_text(odd.get(change, json.dumps(content)))
+    again, told = choose(loaded, clips, recipe())
+    assert again.choice == first.choice
+    assert len(told) == 1
+    assert "it is made anew" in told[0]
+    assert choose(loaded, clips, recipe())[1] == []  # and the new one is good
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(
     loaded: LoadedModel, clips: list[ReadyClip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -11,11 +12,12 @@ from typing import Any
 
 from fastadasp.bench.encoders import Encoder, build_encoder
 from fastadasp.bench.limits import check_room, model_bytes, out_of_memory
-from fastadasp.bench.machine import machine, quiet
+from fastadasp.bench.machine import machine
 from fastadasp.bench.measure import Prompt, Timed, flops, make_prompt, time_encoder, time_reduction, time_run
 from fastadasp.bench.shapes import BenchShape, build
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
+from fastadasp.inference.runner import no_collector
 from fastadasp.strategy import Strategy, load_strategy
 
 FULL = "full"
@@ -153,7 +155,8 @@ def _rows(
     cells: list[Strategy | None] = [None, *recipes]
     timed: list[list[Timed]] = [[] for _ in cells]
     heard, sounds, turns = list[float](), encoder.inputs(seconds, plan.batch), count()
-    with quiet():
+    gc.collect()
+    with no_collector():
         for turn in range(-plan.warmup, plan.rounds):
             for place in range(len(cells)):
                 tell(next(turns))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -65,19 +62,6 @@ def wait(device: str) -> None:
         import torch
 
         torch.cuda.synchronize()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the garbage collector, which would strike at some round or other."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def reset_peak(device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from fastadasp.bench import released
 from fastadasp.bench.limits import check_room, operator_bytes, out_of_memory
-from fastadasp.bench.machine import held_bytes, machine, peak_bytes, quiet, reset_peak, wait
+from fastadasp.bench.machine import held_bytes, machine, peak_bytes, reset_peak, wait
 from fastadasp.contracts.token_plan import TokenPlan
 from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import AudioSpans, find_spans
 from fastadasp.engine.stream import Stream, apply_plan
 from fastadasp.errors import RunError
+from fastadasp.inference.runner import no_collector
 from fastadasp.ops import clusters_from_joins, largest
 
 HEAD_DIM = 128
@@ -118,7 +120,8 @@ def run(
         def tell(turn: int, before: int = number * rounds, name: str = f"{count} x {width}, {dtype}") -> None:
             progress(name, before + turn, len(cases) * rounds)
 
-        with torch.inference_mode(), quiet():
+        gc.collect()
+        with torch.inference_mode(), no_collector():
             tell(0)
             try:
                 row = _row(Case.make(count, width, dtype, device), dtype, device, rounds, matrix_limit, tell)

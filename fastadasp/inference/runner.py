@@ -92,7 +92,7 @@ class _Stopwatch:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """Python's garbage collector waits, so that it does not fall into a measurement."""
     enabled = gc.isenabled()
     gc.disable()
@@ -131,7 +131,7 @@ def run_cell(
     answers = [""] * len(clips)
     costs: dict[int, SampleCost] = {}
     prefill, decode, steps = [], [], []
-    with _no_collector():
+    with no_collector():
         for batch in batches(clips, batch_size, loaded.device):
             texts, layers, times = _generate(loaded, strategy, batch, max_new_tokens, choices)
             for place, text in zip(batch.places, texts, strict=True):

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fastadasp.files import cache_folder, read_text
 from fastadasp.selection.choice import Selection
 
@@ -28,6 +26,9 @@ _MEANINGS = {
 }
 """What makes an entry stale."""
 
+_CHECKSUM = "sha256"
+"""The key of a file's checksum, taken over all other keys."""
+
 
 def warn(message: str) -> None:
     """The usual `Notice`: a Python warning."""
@@ -41,17 +42,26 @@ def entry_path(label: str, identity: Mapping[str, Any]) -> Path:
     return cache_folder() / "layers" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
 
 
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def read_entry(path: Path, wanted: Mapping[str, Any], notice: Notice) -> Selection | None:
     """The entry, if there is one and it was made from what is `wanted` (fields of `Selection`).
 
-    A stale or damaged one is reported and not used.
+    One that is stale, damaged or not as it was written is reported and not used.
     """
     try:
-        found = Selection.model_validate_json(read_text(path))
+        content = json.loads(read_text(path))
+        said = content.pop(_CHECKSUM, None) if isinstance(content, dict) else None
+        found = Selection.model_validate(content)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, ValidationError):
+    except (OSError, ValueError, RecursionError):  # pydantic's and JSON's errors are ValueErrors
         notice(f"cached layer choice {path} cannot be read; it is made anew")
+        return None
+    if said != _checksum(content):
+        notice(f"cached layer choice {path} is not as it was written; it is made anew")
         return None
     changed = [_MEANINGS.get(field, field) for field, value in wanted.items() if getattr(found, field) != value]
     if changed:
@@ -65,7 +75,9 @@ def write_entry(path: Path, selection: Selection, notice: Notice) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(selection.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        content = selection.model_dump(mode="json")
+        text = json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=2, ensure_ascii=False)
+        part.write_text(text + "\n", encoding="utf-8")
         part.replace(path)
     except OSError as error:
         notice(f"layer choice cannot be cached in {path.parent}: {error.strerror or error}")
