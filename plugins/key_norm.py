@@ -22,7 +22,8 @@ class KeyNorm(Scorer):
 
     Source: Wen et al., DART ("Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters
     More"), EMNLP 2025, whose pivots are the tokens with the largest L1 norm (``order = 1``). The default differs since
-    rotary embedding leaves the L2 norm alone; the L1 norm depends on where in the prompt the clip stands.
+    rotary embedding leaves the L2 norm alone; the L1 norm depends on where in the prompt the clip stands. Decoders that
+    normalise their keys (Qwen3 and its kin) leave L2 norms with little to say: they differ by the norm's weights alone.
     """
 
     name = "key-norm"

@@ -54,7 +54,9 @@ def test_the_attention_interface_is_asked_for_each_layer():
 
     config = model.model.language_model.config
     modules = {
-        layer.self_attn: lambda module, query, key, scale: calls.append((query.shape[2], key.shape[2], scale))
+        layer.self_attn: lambda module, query, key, value, scale, mask: calls.append(
+            (query.shape[2], key.shape[2], scale)
+        )
         for layer in model.model.language_model.layers
     }
     attention.watch(calls, config, modules)

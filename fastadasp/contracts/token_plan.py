@@ -18,8 +18,7 @@ class TokenPlan:
             clusters' first tokens; -1 for a token that is dropped and for padding.
         weight: float32 [clips, N] >= 0, how much each token counts in its cluster's mean; None for equal weights.
         shares: True takes the weights as they are, so that a cluster is its members' weighted sum instead of their
-        mean.
-            At the site ``input`` alone.
+            mean. At the site ``input`` alone.
         merges: False promises that no cluster has two members, so survivors are copied rather than averaged.
 
     Example::
