@@ -111,8 +111,9 @@ def unit_names(task: Task, examples: Iterable[Example]) -> list[str]:
 
 
 def number(names: Sequence[str]) -> Units:
-    """Units by their names, counted from 0."""
-    return np.unique(np.array(names, dtype=str), return_inverse=True)[1].reshape(-1)
+    """Units by their names, counted from 0 in the order in which they appear."""
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int64)
 
 
 def draw(task: Task, predictions: Sequence[str], references: Sequence[str], units: Units | None = None) -> Draws:
