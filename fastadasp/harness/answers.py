@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastadasp.errors import DataError, RunError, StrategyError
 from fastadasp.files import cache_folder
@@ -53,7 +53,7 @@ class Answering:
         *,
         device: str | None = None,
         dtype: str = "auto",
-        batch_size: int | str = 12,
+        batch_size: int | str | None = None,
         seed: int = 0,
     ) -> Answering:
         """Loads the model and reads the recipe.
@@ -71,7 +71,7 @@ class Answering:
         from fastadasp.strategy import load_strategy
 
         try:
-            size = int(batch_size)
+            size = 12 if batch_size is None else int(batch_size)
         except ValueError:
             raise RunError(f"batch_size is a number of clips, at least 1, not {batch_size!r}") from None
         if size < 1:
@@ -151,6 +151,18 @@ def check_greedy(settings: dict[str, Any]) -> None:
             continue  # they say nothing where nothing is drawn
         if settings.get(name) not in allowed:
             raise RunError(f"answers are greedy here; the task asks for {name}={settings[name]}")
+
+
+def stops_of(settings: dict[str, Any]) -> tuple[str, ...]:
+    """What ends an answer, by the settings of a generation. Raises RunError for answers that are not greedy."""
+    check_greedy(settings)
+    until = settings.get("until") or ()
+    return (until,) if isinstance(until, str) else tuple(until)
+
+
+def refuse_likelihoods() -> NoReturn:
+    """Raises the RunError of a task that asks for the probability of given answers."""
+    raise RunError("the model fastadasp generates answers; tasks of the type generate_until can be used")
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from fastadasp.errors import DataError, RunError
-from fastadasp.harness.answers import Answering, Question, check_greedy
+from fastadasp.harness.answers import Answering, Question, refuse_likelihoods, stops_of
 
 _SIGN = re.compile(r"\s*<audio>\s*")
 """How prompts of the harness mark where audio goes; here the chat template says so."""
@@ -55,9 +55,8 @@ class FastAdaSP(LM):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        size = 12 if batch_size is None else batch_size
         self.answering = Answering.load(
-            pretrained, strategy, budget, device=device, dtype=dtype, batch_size=size, seed=seed
+            pretrained, strategy, budget, device=device, dtype=dtype, batch_size=batch_size, seed=seed
         )
         self.max_gen_toks = max_gen_toks
 
@@ -74,11 +73,8 @@ class FastAdaSP(LM):
             sounds = sounds[0]
         if sounds is None:
             raise DataError("the task gives no audio; its configuration needs doc_to_audio")
-        check_greedy(settings)
-        until = settings.get("until") or ()
-        stops = (until,) if isinstance(until, str) else tuple(until)
         length = int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or self.max_gen_toks)
-        return Question(_SIGN.sub(" ", text).strip(), sounds, length, stops)
+        return Question(_SIGN.sub(" ", text).strip(), sounds, length, stops_of(settings))
 
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> NoReturn:
         """Refused: the model's template is always applied."""
@@ -86,7 +82,7 @@ class FastAdaSP(LM):
 
     def loglikelihood(self, requests: Any) -> NoReturn:
         """Refused: only generated answers are supported."""
-        raise RunError("the model fastadasp generates answers; tasks of the type generate_until can be used")
+        refuse_likelihoods()
 
     def loglikelihood_rolling(self, requests: Any) -> NoReturn:
         """Refused: only generated answers are supported."""

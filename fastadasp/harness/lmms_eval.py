@@ -13,7 +13,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from fastadasp.errors import DataError, RunError
-from fastadasp.harness.answers import Answering, Question, check_greedy
+from fastadasp.harness.answers import Answering, Question, refuse_likelihoods, stops_of
 
 
 class FastAdaSP(lmms):
@@ -32,9 +32,8 @@ class FastAdaSP(lmms):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        size = 12 if batch_size is None else batch_size
         self.answering = Answering.load(
-            pretrained, strategy, budget, device=device, dtype=dtype, batch_size=size, seed=seed
+            pretrained, strategy, budget, device=device, dtype=dtype, batch_size=batch_size, seed=seed
         )
         self.max_new_tokens = max_new_tokens
 
@@ -48,14 +47,11 @@ class FastAdaSP(lmms):
         if not isinstance(found, list) or len(found) != 1:
             count = len(found) if isinstance(found, list) else 0
             raise DataError(f"{task}, {split} {place}: a question needs one recording here, not {count}")
-        check_greedy(settings)
-        until = settings.get("until") or ()
-        stops = (until,) if isinstance(until, str) else tuple(until)
-        return Question(text, found[0], int(settings.get("max_new_tokens") or self.max_new_tokens), stops)
+        return Question(text, found[0], int(settings.get("max_new_tokens") or self.max_new_tokens), stops_of(settings))
 
     def loglikelihood(self, requests: Any) -> NoReturn:
         """Refused: only generated answers are supported."""
-        raise RunError("the model fastadasp generates answers; tasks of the type generate_until can be used")
+        refuse_likelihoods()
 
     def generate_until_multi_round(self, requests: Any) -> NoReturn:
         """Refused: a question is answered at once."""
