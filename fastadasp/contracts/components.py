@@ -26,6 +26,9 @@ Site = Literal["input", "block", "cache"]
 """Where tokens go: ``input``, before a layer's attention; ``block``, between a layer's attention and its MLP;
 ``cache``, from the keys and values alone."""
 
+Evicts = Literal["audio", "any"]
+"""Which keys a cache may lose: ``audio``, those of audio tokens; ``any``, those of text, too."""
+
 Positions = Literal["original", "even", "compact"]
 """The survivors' positions: ``original``, their own; ``even``, at equal steps over their clip's span; ``compact``, the
 last positions of the prompt without gaps."""
