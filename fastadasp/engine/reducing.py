@@ -254,7 +254,7 @@ class ReducingPass(FollowingPass):
             kept=self._kept if may_go is None else {},
             value=None if seen is None else seen.value.to(device),
             rotation=None if seen is None else seen.rotation,
-            encoder=seen_for(self.session, len(self.stream.spans.tokens), device, plain=self.left() is None),
+            encoder=seen_for(self.session, self.stream.spans.tokens, device, plain=self.left() is None),
         )
 
     def _reduce(self, index: int, states: Tensor, seen: Seen | None) -> Reduction:
