@@ -37,6 +37,7 @@ class LayerView:
         value: values [B, key/value heads, past + T, head_dim] of the same attention; None where there is none.
         rotation: how its queries were turned by their positions; None where that is not known.
         encoder: what the audio encoder's last layer attended to, see `of_encoder`; None where it is not known.
+        before: scores that scorers left for later evictions of this layer, see `carry`.
         heads: rows a clip; above 1 only at site ``cache``, where each key/value head chooses for itself.
 
     Example::
@@ -65,7 +66,9 @@ class LayerView:
     value: Tensor | None = None
     rotation: Rotation | None = None
     encoder: EncoderSeen | None = None
+    before: dict[str, Tensor] = field(default_factory=dict, repr=False)
     heads: int = 1
+    carries: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _columns: Tensor = field(init=False, repr=False)
     _received: dict[tuple[float, Which], Tensor] = field(default_factory=dict, init=False, repr=False)
     valid: Tensor = field(init=False)
@@ -151,6 +154,17 @@ class LayerView:
         layer, scores = self.kept.get(name, (-layers, None))
         return scores if self.layer_index - layer < layers else None
 
+    def carry(self, name: str, scores: Tensor) -> None:
+        """Leaves scores [clips, N] with the keys, for when this layer's cache evicts again while the answer grows.
+
+        They stay with the keys that are kept; keys that come later have 0. Without `every` nobody asks for them.
+        """
+        self.carries[name] = scores
+
+    def carried(self, name: str) -> Tensor | None:
+        """Scores [clips, N] that were left under this name the last time; None after the prompt."""
+        return self.before.get(name)
+
     def _attention(self) -> tuple[Tensor, Tensor]:
         if self.query is None or self.key is None:
             raise StrategyError(
@@ -175,7 +189,7 @@ class LayerView:
         if self.key_valid is not None:
             hidden = hidden | ~self.key_valid
         weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
-        return self.gather(weights.mean((1, 2))[:, total - length :])
+        return self.of_audio(weights.mean((1, 2))[self.spans.sample])
 
     def of_encoder(self, asker: str = "the strategy") -> EncoderSeen:
         """What the audio encoder's last layer attended to, by audio token: [clips, ..., N], as wide as `valid`.
@@ -284,11 +298,11 @@ class LayerView:
         length = self.states.shape[1]
         count = min(count, length)
         if self.token_valid is None:
-            columns = torch.arange(length - count, length, device=self.states.device)
+            columns = torch.arange(length - count, length, device=self.clip_keys.device)
             return columns.expand(len(self.tokens), -1), self.valid.new_ones(len(self.tokens), count)
         real = self.token_valid.sum(1)
-        end = (self.token_valid * torch.arange(1, length + 1, device=self.states.device)).amax(1)
-        columns = end.unsqueeze(1) + torch.arange(-count, 0, device=self.states.device)
+        end = (self.token_valid * torch.arange(1, length + 1, device=self.clip_keys.device)).amax(1)
+        columns = end.unsqueeze(1) + torch.arange(-count, 0, device=self.clip_keys.device)
         shown = columns >= (end - real).unsqueeze(1)
         return columns.clamp_min(0)[self.spans.sample], shown[self.spans.sample]
 
