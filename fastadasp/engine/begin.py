@@ -82,7 +82,7 @@ def begin(
         if shown and mask is not None and length > 1 and before.lengths != shown:
             raise ModelError(HIDES_EARLIER)
     positions = given.get("position_ids")
-    if spans is None and known.growth is not None and every is not None:
+    if not stream.spans.tokens and known.growth is not None and every is not None:
         return GrowingPass(session, cache, known, stream, tokens, known.growth, positions)
     if spans is None:
         return FollowingPass(session, cache, known, stream, tokens)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastadasp.counts.growth import Held, held_after
 from fastadasp.engine.cache import CacheState, GrowingLayer, Recent, state_of
 from fastadasp.engine.cached import CachedSpans, CachedView, by_head_again
+from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.growth import Growth, spread, with_valid
 from fastadasp.engine.heads import evict
 from fastadasp.engine.passes import FollowingPass
@@ -20,7 +21,6 @@ from fastadasp.engine.planning import plan_of
 from fastadasp.engine.rotation import rotation_of
 from fastadasp.engine.spans import send
 from fastadasp.engine.stream import Stream
-from fastadasp.engine.view import mix
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.cache import Keys
+from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.engine.stream import put
-from fastadasp.engine.view import LayerView, mix
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import ModelError, StrategyError
 
 EVICTABLE = ("DynamicLayer", "FirstLayer", "GrowingLayer", "DynamicSlidingWindowLayer", "ShortLayer")

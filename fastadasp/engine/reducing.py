@@ -13,6 +13,7 @@ from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState, state_of
 from fastadasp.engine.encoding import seen_for
 from fastadasp.engine.evicting import check_whole, evictable, planned
+from fastadasp.engine.fingerprints import fingerprint_clips
 from fastadasp.engine.growth import begin_growing, spread
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left
@@ -23,7 +24,7 @@ from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
 from fastadasp.engine.trace import LayerTrace, follow
-from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.received import Which, attention_of, received_attention
 from fastadasp.engine.rotation import Rotation
 from fastadasp.engine.spans import AudioSpans
@@ -181,14 +182,12 @@ class LayerView:
         batch, heads, length, dim = query.shape
         groups, total = key.shape[1], key.shape[2]
         columns = torch.arange(total, device=key.device)
-        last = columns[-1:].expand(batch) if self.key_valid is None else (self.key_valid * columns).amax(1)
+        last = (self.known_keys().any(1) * columns).amax(1)
         row = (last - (total - length)).view(-1, 1, 1, 1).expand(-1, heads, 1, dim)
         query = query.gather(2, row).reshape(batch, groups, heads // groups, dim)
         logits = torch.matmul(query * self.scale, key.transpose(-1, -2))
-        hidden = columns > last.unsqueeze(1)
-        if self.key_valid is not None:
-            hidden = hidden | ~self.key_valid
-        weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        hidden = (columns > last.unsqueeze(1)).unsqueeze(1) | ~self.known_keys()
+        weights = logits.masked_fill(hidden.unsqueeze(2), float("-inf")).softmax(-1, dtype=torch.float32)
         return self.of_audio(weights.mean((1, 2))[self.spans.sample])
 
     def of_encoder(self, asker: str = "the strategy") -> EncoderSeen:
@@ -267,6 +266,15 @@ class LayerView:
         query, key = self._attention()
         return attention_of(query, key, self.scale, self.key_valid, self.spans.sample, columns, share)
 
+    def known_keys(self) -> Tensor:
+        """Which keys are real and no padding: bool [B, 1, past + T]; [B, key/value heads, past + T] where an earlier
+        eviction left the heads different numbers."""
+        _, key = self._attention()
+        if self.key_valid is None:
+            return torch.ones(len(key), 1, key.shape[2], dtype=torch.bool, device=key.device)
+        known = self.key_valid
+        return known.unsqueeze(1) if known.dim() == 2 else known[:, :: known.shape[1] // key.shape[1]]
+
     def key_columns(self) -> Tensor:
         """Where the audio tokens' keys stand among all keys: int64 [clips, N]."""
         total = self.states.shape[1] if self.key is None else self.key.shape[2]
@@ -318,33 +326,3 @@ class LayerView:
             bits = mix(bits ^ (part % 0x7FFFFFFFFFFFFFFF))
         bits = mix(bits.unsqueeze(1) + steps)
         return ((bits >> 8) & 0xFFFFFF).to(torch.float32) / float(1 << 24)
-
-
-def mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 (wrapping multiplication; shifts made logical by masks)."""
-    x = x + -7046029254386353131
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
-
-
-def fingerprint_clips(embeds: Tensor, spans: AudioSpans) -> Tensor:
-    """A number for each clip that follows its content: embeddings [B, T, D] -> int64 [clips].
-
-    Made of eight coarsely rounded sums, so that rounding differences between a padded batch and a sample alone do not
-    change it: a few channels, centred and scaled, under two fixed patterns of signs.
-    """
-    columns, valid = spans.columns()
-    real, count = valid.unsqueeze(-1), valid.sum(1).view(-1, 1, 1)
-    few = embeds[..., :4][spans.sample.unsqueeze(1), columns].float() * real
-    size = (few.square().sum((1, 2), keepdim=True) / (4 * count)).sqrt()
-    centred = (few - few.sum(1, keepdim=True) / count) * real
-    spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    hashed = mix(torch.arange(spans.longest, device=valid.device))
-    signs = [1.0 - 2.0 * ((hashed >> bit) & 1) for bit in (11, 37)]
-    unit = centred / spread.maximum(1e-3 * size).clamp_min(1e-12)
-    sums = torch.stack([(unit * sign.unsqueeze(1)).sum(1) for sign in signs], 1) / count.sqrt()
-    key = mix(count.flatten())
-    for part in (4 * sums).round().to(torch.int64).flatten(1).unbind(1):
-        key = mix(key ^ part)
-    return key
