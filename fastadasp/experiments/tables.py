@@ -125,6 +125,31 @@ def _time(name: str) -> Callable[[Entry], str]:
     return shown
 
 
+def _spread(entry: Entry) -> str:
+    least, most = (
+        [part for cost in entry.costs if (part := getattr(cost, name)) is not None]
+        for name in ("removed_least", "removed_most")
+    )
+    return f"{min(least):.0%} to {max(most):.0%}" if least and most else ""
+
+
+def _deviation(entry: Entry) -> str:
+    known = [cost.removed_deviation for cost in entry.costs if cost.removed_deviation is not None]
+    return f"{100 * fmean(known):.1f}" if known else ""
+
+
+def _threshold(entry: Entry) -> str:
+    known = [cost.threshold for cost in entry.costs if cost.threshold is not None]
+    return f"{fmean(known):.4f}" if known else ""
+
+
+def _worst(entry: Entry) -> str:
+    return "; ".join(dict.fromkeys(f"{one.id}: {one.value:.0f} (-{one.removed:.0%})" for one in entry.worst))
+
+
+SPREAD = ("threshold", "a clip loses", "s.d.", "worst clip")
+"""The columns of `Face.with_spread`."""
+
 POWER = "least shown"
 """The column of `Face.with_power`."""
 
@@ -139,6 +164,7 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     "verdict": _verdict,
     "tokens removed": lambda entry: f"{entry.standing.audio_tokens_removed:.0%}",
     "audio left": _left,
+    **dict(zip(SPREAD, (_threshold, _spread, _deviation, _worst), strict=True)),
     "KV bytes": _size,
     "FLOPs removed": _flops,
     "prefill": _time("prefill_seconds"),
@@ -170,6 +196,11 @@ class Face:
         """The same with the smallest difference that the clips show."""
         place = 1 + next(i for i, name in enumerate(self.columns) if name in ("change", "difference"))
         return Face((*self.columns[:place], POWER, *self.columns[place:]), self.less, self.timed)
+
+    def with_spread(self) -> Face:
+        """The same with what single clips lose, and the worst one."""
+        place = 1 + next(i for i, name in enumerate(self.columns) if name in ("audio left", "tokens removed"))
+        return Face((*self.columns[:place], *SPREAD, *self.columns[place:]), (*self.less, *SPREAD[::-1]), self.timed)
 
     def header(self, heading: Heading) -> tuple[str, ...]:
         """All columns."""
@@ -207,6 +238,12 @@ class Face:
             out.append("win/tie/loss: clips; equal ranks: not distinguishable")
         if "FLOPs removed" in self.columns:
             out.append("FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too")
+        if SPREAD[0] in self.columns:
+            out.append(
+                "threshold: at which these clips together lose what the budget asks for; a clip loses: the least and "
+                "the most of its audio tokens, s.d.: their standard deviation in points; worst clip: its metric by "
+                "itself, and what it lost"
+            )
         if self.timed and set(self.timed) & set(self.columns):
             out.append("prefill, decode: median of a batch, for orientation; fastadasp bench measures times")
         lines = ["; ".join(out)]
