@@ -20,6 +20,7 @@ from fastadasp import Budget, StrategyError
 from fastadasp.cli.app import main
 from fastadasp.contracts.task import Example
 from fastadasp.demo import data_path, model_path
+from fastadasp.harness.answers import Answering
 from fastadasp.inference.clips import ReadyClip, prepare
 from fastadasp.inference.content import settle
 from fastadasp.inference.load import LoadedModel, load_model
@@ -91,6 +92,8 @@ def test_a_single_prompt_cannot_meet_them() -> None:
     recipe = fastadasp.load_strategy("affinity-pooling", budget="mean-tokens=0.3")
     with pytest.raises(StrategyError, match="holds over all clips of a run"), recipe.apply(text_model()):
         pass
+    with pytest.raises(StrategyError, match="holds over a run, but a harness asks in batches"):
+        Answering.load("nowhere", "affinity-pooling", "mean-tokens=0.3")
     assert "depends on all clips of a run" in str(recipe.why_not_on_features(10))
 
 
