@@ -52,6 +52,7 @@ def ablate(
     ] = None,
     model: options.Model = None,
     device: options.DeviceGiven = None,
+    device_map: options.DeviceMap = None,
     dtype: options.DtypeGiven = None,
     limit: options.Limit = None,
     batch_size: options.BatchSizeGiven = None,
@@ -79,6 +80,7 @@ def ablate(
     """Run every combination of parts of recipes, keep each result, and say which differences are real."""
     from fastadasp.demo import model_path
     from fastadasp.experiments import pages, presets
+    from fastadasp.experiments.comparison import batch_size_of
     from fastadasp.experiments.drive import Redo
     from fastadasp.experiments.spec import make_spec, read_file
     from fastadasp.experiments.study import Options, Study
@@ -88,7 +90,8 @@ def ablate(
     given = {"tasks": tasks, "strategies": strategies, **parts, "positions": positions}
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
-    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit, "batch_size": batch_size}
+    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit}
+    settings |= {"device_map": device_map, "batch_size": None if batch_size is None else batch_size_of(batch_size)}
     settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
     content |= {key: value for key, value in settings.items() if value is not None}
     common = usual.STUDY if preset is None else usual.STUDY | presets.wanted(preset).axes()
@@ -109,7 +112,7 @@ def ablate(
     with asking_about_downloads(yes):
         found = Study(spec, how, say)
         if dry_run:
-            _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
+            _print_dry_run(found.dry_run(), 1 if executor == "local" else how.workers or 2, as_json)
             return
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         findings = found.run(bar.update)

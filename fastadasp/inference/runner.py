@@ -236,9 +236,14 @@ def choose(loaded: LoadedModel, logits: torch.Tensor, choices: tuple[str, str]) 
 
 def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
     """One short run whose time is not counted."""
-    with torch.inference_mode():
-        for batch in batches([clip], 1, loaded.device):
-            _generate(loaded, None, batch, 2)
+    for batch in batches([clip], 1, loaded.device):
+        generate_few(loaded, batch)
+
+
+@torch.inference_mode()
+def generate_few(loaded: LoadedModel, batch: Batch) -> None:
+    """Two new tokens of the full model for a batch, of which nothing is kept."""
+    _generate(loaded, None, batch, 2)
 
 
 def efficiency(
