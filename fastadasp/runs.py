@@ -19,7 +19,14 @@ from fastadasp.selection.cache import warn
 if TYPE_CHECKING:
     import pandas
 
-COSTS = ("audio_tokens_removed", "flops_removed", "flops_removed_with_encoder", "kv_removed")
+COSTS = (
+    "audio_tokens_removed",
+    "flops_removed",
+    "flops_removed_net",
+    "flops_removed_with_encoder",
+    "flops_removed_net_with_encoder",
+    "kv_removed",
+)
 """Costs of a row, as fractions of the full model's."""
 
 

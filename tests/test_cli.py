@@ -145,6 +145,11 @@ def test_models_say_which_work_and_why_others_do_not() -> None:
     assert (rows["qwen2_audio"]["usable"], rows["qwen2_audio"]["installed"]) == (True, True)
     assert (rows["qwen2_audio"]["reason"], rows["whisper"]["usable"]) == (None, False)
     assert "cross-attention" in rows["whisper"]["reason"]
+    assert (rows["voxtral"]["encoder_attention"], rows["voxtral"]["encoder_reason"]) == (True, None)
+    assert (rows["vibevoice_asr"]["encoder_attention"], rows["vibevoice_asr"]["encoder_reason"]) == (
+        False,
+        "their encoder has no attention",
+    )
     plain = fastadasp("models").stdout
     assert "no: it is an encoder-decoder" in plain
 

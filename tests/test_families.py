@@ -327,6 +327,10 @@ def test_strategies_of_thinkers_with_talkers() -> None:
             model.thinker(**inputs, output_hidden_states=True)
     assert [layer.audio_tokens for layer in trace.layers] == before
     assert before[-1] == 10
+    with strategy("vispruner").apply(thinker):
+        expected = thinker(**inputs).logits
+    with strategy("vispruner").apply(model):
+        assert torch.equal(model.thinker(**inputs).logits, expected)
 
 
 def test_clips_side_by_side_are_told_apart_by_their_lengths() -> None:

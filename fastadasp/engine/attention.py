@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,23 +44,34 @@ def _twin(implementation: str) -> str:
     """Registers (once) and names the watching twin of an attention implementation."""
     name = _PREFIX + implementation
 
-    def watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+    def watched(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
+    ) -> Any:
         caller: Any = module
         if takes_padding(implementation):
             # It reads its own name in the configuration, and takes gaps between positions for packed sequences.
             caller = _Seen(module, config=_Seen(module.config, _attn_implementation=implementation))
             kwargs.pop("position_ids", None)
-        result = _original(module, implementation)(caller, query, key, value, mask, **kwargs)
+        result = _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
         watcher = None if torch.compiler.is_compiling() else _watchers.get(module)
         if watcher is not None:
-            scale = kwargs.get("scaling")
-            watcher(module, query, key, value, query.shape[-1] ** -0.5 if scale is None else float(scale), mask)
+            scale = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else float(kwargs["scaling"])
+            for part in _parts(kwargs.get("cu_seq_lens_q")):
+                watcher(module, query[:, :, part], key[:, :, part], value[:, :, part], scale, attention_mask)
         return result
 
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, watched)
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name
+
+
+def _parts(bounds: Tensor | None) -> Iterator[slice]:
+    """The sequences of a packed one, which attend to themselves alone, by their bounds; all of it if there are none."""
+    if bounds is None:
+        yield slice(None)
+    else:
+        yield from (slice(*pair) for pair in pairwise(bounds.tolist()))
 
 
 class _Seen:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastadasp.engine import hooks
-from fastadasp.engine.reducing import ReducingPass, ReplayedPass
+from fastadasp.engine.reducing import ReducingPass
+from fastadasp.engine.replay import ReplayedPass
 from fastadasp.upstream.names import CHECKPOINT_FUNCTION, checkpoints
 
 if TYPE_CHECKING:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import add
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fastadasp.counts.schedule import evictions
 from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState
 from fastadasp.engine.encoding import seen_for
+from fastadasp.engine.evicting import check_whole, evictable, planned
 from fastadasp.engine.heads import by_head, evict
-from fastadasp.engine.passes import FollowingPass, Left, Pass
+from fastadasp.engine.passes import FollowingPass, Left
 from fastadasp.engine.planning import check_text, plan_of
+from fastadasp.engine.replay import LayerWork, with_states
 from fastadasp.engine.rotation import Rotation, rotation_of
-from fastadasp.engine.spans import send
+from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
 from fastadasp.engine.trace import LayerTrace, follow
@@ -43,23 +42,6 @@ class Seen:
     rotation: Rotation | None
 
 
-@dataclass
-class LayerWork:
-    """What one layer did in a pass, which is all that is needed to do it again.
-
-    Attributes:
-        entered: the tokens that its attention saw.
-        entry: the reduction of its input, at site ``input``.
-        inside: the reduction between attention and MLP, at site ``block``.
-        changed: keyword arguments that it was called with instead of the decoder's.
-    """
-
-    entered: Stream
-    entry: Reduction | None = None
-    inside: Reduction | None = None
-    changed: dict[str, Any] | None = None
-
-
 class ReducingPass(FollowingPass):
     """A prompt whose audio tokens are reduced, or whose keys and values are evicted."""
 
@@ -68,12 +50,13 @@ class ReducingPass(FollowingPass):
         self.removals: list[tuple[int, ...]] = []
         """By layer, how many tokens it is to take from each clip."""
         self.evictions: list[tuple[int, ...]] = []
-        """By layer, how many audio tokens of each clip its cache is to lose."""
+        """By layer, how many keys of each clip, or prompt where any may go, its cache is to lose."""
         self.acts = False
         """Whether any layer is to do anything."""
         self.work: list[LayerWork] = []
         self.survivors: Survivors | None = None
-        self._remove = self._evict = self._clip_keys = torch.zeros(0, dtype=torch.int64)
+        self._remove = self._evict = self._clip_keys = self._prompt_keys = torch.zeros(0, dtype=torch.int64)
+        self._may_go = stream.spans  # before layer 0
         self._seen: Seen | None = None
         self._rotary: Any = None  # what the current layer rotates its queries by
         self._positions: Tensor | None = None
@@ -84,8 +67,12 @@ class ReducingPass(FollowingPass):
 
     def plan(self, positions: Tensor | None) -> None:
         """Settles how much each layer takes from each clip. `positions` are the decoder's own position ids."""
-        session, spans = self.session, self.stream.spans
-        lengths = BatchLengths(spans.tokens, spans.samples, self.stream.lengths)
+        session, spans, counted = self.session, self.stream.spans, self.stream.spans
+        if session.evicting is not None and session.evicting.evicts == "any":
+            self._may_go = evictable(session.evicting, self.stream)
+            check_whole(self._may_go, self.stream)
+            counted = self._may_go if session.strategy.site == "cache" else spans
+        lengths = BatchLengths(counted.tokens, counted.samples, self.stream.lengths)
         self._set(batch_removals(session.strategy, len(session.layers), session.shape, lengths))
         check_text(session.strategy, spans, (*self.removals, *self.evictions))
         if self.acts:
@@ -102,11 +89,10 @@ class ReducingPass(FollowingPass):
         session, clips = self.session, self.plain_stream.spans
         self.removals, self.evictions = plans, []
         if session.evicting is not None:
-            if session.strategy.site == "cache":
+            site, rows = session.strategy.site, len(self.plain_stream.lengths)
+            self.evictions = planned(session.evicting, self._may_go, clips, plans, site=site, batch=rows)
+            if site == "cache":
                 self.removals = [(0,) * len(clips.tokens)] * len(plans)
-                self.evictions = list(accumulate(plans, lambda gone, more: tuple(map(add, gone, more))))
-            else:
-                self.evictions = evictions(session.evicting, clips.tokens, plans, site=session.strategy.site)
         self.acts = any(any(counts) for counts in (*self.removals, *self.evictions))
         if self.acts:
             device = clips.start.device
@@ -132,14 +118,16 @@ class ReducingPass(FollowingPass):
         states = args[0] if args else kwargs["hidden_states"]
         if index == 0 and self.acts:
             with torch.no_grad():
-                self._clip_keys = fingerprint_clips(states, self.stream.spans)
+                self._clip_keys = self._prompt_keys = fingerprint_clips(states, self.stream.spans)
+                if self._may_go is not self.stream.spans:
+                    self._prompt_keys = fingerprint_clips(states, self._may_go)
         entry = None
         if self._reduces(index, "input"):
             with torch.no_grad():
                 entry = self._reduce(index, states, self._take_seen())
             self._follow(index, "input", entry)
             states = entry.reduce(states)
-            args, kwargs = _with_states(args, kwargs, states)
+            args, kwargs = with_states(args, kwargs, states)
         work = LayerWork(self.stream, entry)
         self.work.append(work)
         if self.survivors is not None:
@@ -237,28 +225,36 @@ class ReducingPass(FollowingPass):
             self.survivors.follow(reduction, self.stream)
 
     def _view(
-        self, index: int, states: Tensor, seen: Seen | None, remove: Tensor, removals: list[tuple[int, ...]]
+        self,
+        index: int,
+        states: Tensor,
+        seen: Seen | None,
+        remove: Tensor,
+        removals: list[tuple[int, ...]],
+        may_go: AudioSpans | None = None,
     ) -> LayerView:
         device = states.device  # of a model on several, this layer's
         self.stream = self.stream.to(device)
+        spans = self.stream.spans if may_go is None else may_go.to(device)
+        keys = self._clip_keys if may_go is None else self._prompt_keys
         return LayerView(
             layer_index=index,
             num_layers=len(self.session.layers),
             seed=self.session.strategy.seed,
-            spans=self.stream.spans,
+            spans=spans,
             query=None if seen is None else seen.query.to(device),
             key=None if seen is None else seen.key.to(device),
             states=states,
             scale=1.0 if seen is None else seen.scale,
             key_valid=None if seen is None or seen.valid is None else seen.valid.to(device),
-            clip_keys=self._clip_keys.to(device),
+            clip_keys=keys.to(device),
             token_valid=self.stream.valid,
             remove=remove[index].to(device),
             removals=removals[index],
-            kept=self._kept,
+            kept=self._kept if may_go is None else {},
             value=None if seen is None else seen.value.to(device),
             rotation=None if seen is None else seen.rotation,
-            encoder=seen_for(self.session, len(self.stream.spans.tokens), device, plain=self.left() is None),
+            encoder=seen_for(self.session, self.stream.spans.tokens, device, plain=self.left() is None),
         )
 
     def _reduce(self, index: int, states: Tensor, seen: Seen | None) -> Reduction:
@@ -283,7 +279,7 @@ class ReducingPass(FollowingPass):
         return reduction
 
     def _evict_keys(self, index: int, states: Tensor, seen: Seen) -> None:
-        """Each key/value head keeps its own choice of audio keys in the cache."""
+        """Each key/value head keeps its own choice of keys in the cache."""
         strategy: Recipe = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
         if not self.holds_keys(index):
             raise StrategyError(
@@ -291,11 +287,12 @@ class ReducingPass(FollowingPass):
                 "runs without a key/value cache (use_cache=False, or gradient checkpointing): run it with "
                 "use_cache=True, or take a strategy that shortens the sequence"
             )
-        layer = by_head(self._view(index, states, seen, self._evict, self.evictions))
+        may_go = evictable(strategy, self.stream)
+        layer = by_head(self._view(index, states, seen, self._evict, self.evictions, may_go))
         kept = plan_of(strategy, layer).cluster >= 0
-        cached, removed = self.cache.layers[index], self.evictions[index]
+        gone = may_go.per_sample(len(self.stream.lengths), self.evictions[index])
         query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
-        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed, query_heads)
+        self.keys[-1], _ = evict(self.cache.layers[index], self.keys[-1], layer, kept, gone, query_heads)
         self._done.add((index, "cache"))
 
 
@@ -309,38 +306,3 @@ class StaticPass(ReducingPass):
         self.check_complete()
         self.session.trace.publish(self._traced, self._assignments)
         static.settle(self.cache, self.keys, self.seen, self.session.allotted)
-
-
-class ReplayedPass(Pass):
-    """One layer of an earlier pass once more, as gradient checkpointing does in the backward pass.
-
-    It decides nothing: the reductions are those that the layer made in the forward pass.
-    """
-
-    def __init__(self, work: LayerWork) -> None:
-        self._work = work
-
-    def enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._work.entry is not None:
-            states = args[0] if args else kwargs["hidden_states"]
-            args, kwargs = _with_states(args, kwargs, self._work.entry.reduce(states))
-        return args, kwargs | (self._work.changed or {})
-
-    def before_norm(self, index: int, states: Tensor) -> Tensor | None:
-        return self.shorten(index, states)
-
-    def shorten(self, index: int, states: Tensor) -> Tensor | None:
-        return None if self._work.inside is None else self._work.inside.reduce(states)
-
-    def expand(self, index: int, states: Tensor) -> Tensor:
-        return states if self._work.inside is None else self._work.inside.expand(states)
-
-    def leave(self, index: int, states: Tensor) -> Tensor:
-        return states if self._work.inside is None else self._work.inside.reduce(states)
-
-
-def _with_states(
-    args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A layer's arguments with other hidden states."""
-    return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})

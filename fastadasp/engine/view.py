@@ -253,9 +253,14 @@ class LayerView:
         query, key = self._attention()
         return attention_of(query, key, self.scale, self.key_valid, self.spans.sample, columns, share)
 
+    def key_columns(self) -> Tensor:
+        """Where the audio tokens' keys stand among all keys: int64 [clips, N]."""
+        total = self.states.shape[1] if self.key is None else self.key.shape[2]
+        return self._columns + (total - self.states.shape[1])
+
     def of_audio(self, rows: Tensor) -> Tensor:
         """What belongs to audio tokens of rows over all keys, [clips, ..., past + T] -> [clips, ..., N]."""
-        places = self._columns + rows.shape[-1] - self.states.shape[1]
+        places = self.key_columns()
         return rows.gather(-1, places.view(len(rows), *(1,) * (rows.dim() - 2), -1).expand(*rows.shape[:-1], -1))
 
     def tokens_from(self) -> Tensor:

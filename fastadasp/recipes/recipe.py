@@ -24,6 +24,7 @@ from pydantic import (
 
 from fastadasp.contracts.components import (
     Component,
+    Evicts,
     LayerSelector,
     Merger,
     Need,
@@ -69,6 +70,8 @@ class Recipe(BaseModel):
             anew (``compact``).
         site: where tokens are removed: ``block``, between a layer's attention and its MLP; ``input``, before the layer
             (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.
+        evicts: at site ``cache``, which keys may go and are counted by a budget in tokens: those of ``audio``, or
+            ``any`` of the prompt.
         then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
         budget: how much to remove.
         seed: of everything random.
@@ -97,6 +100,7 @@ class Recipe(BaseModel):
     layers: LayerSelector
     positions: Positions = "original"
     site: Site = "block"
+    evicts: Evicts = "audio"
     then: Recipe | None = None
     budget: Budget = Budget(tokens=0.5)
     seed: Annotated[int, BeforeValidator(whole), Field(ge=0, strict=True)] = 0
@@ -116,6 +120,7 @@ class Recipe(BaseModel):
             source: str = "",
             positions: Positions = "original",
             site: Site = "block",
+            evicts: Evicts = "audio",
             then: Recipe | Mapping[str, Any] | None = None,
             budget: Budget | float | str | Mapping[str, Any] = 0.5,
             seed: int = 0,
@@ -134,6 +139,9 @@ class Recipe(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """The whole recipe as plain values; fields without content are left out."""
         data = self.model_dump(mode="json", exclude_none=True)
+        for part in (data, data.get("then", {})):
+            if part.get("evicts") == "audio":  # recipes from before there was a choice have the same hash
+                del part["evicts"]
         return {field: value for field, value in data.items() if value != ""}
 
     def to_toml(self) -> str:
@@ -254,6 +262,14 @@ class Recipe(BaseModel):
                 f"`merger`: {self.merger.name!r} may remove other counts than asked for; in a cache every head must "
                 "keep as many tokens as the others"
             )
+        if self.evicts == "any":
+            if self.site != "cache":
+                faults.append(f"`evicts` speaks of the keys in a cache, but the recipe acts at the site {self.site!r}")
+            if unknown := self.needs() & {"text", "encoder"}:
+                faults.append(
+                    f"`evicts` = 'any' lets text go, too, but its components need {' and '.join(sorted(unknown))}, "
+                    "which says nothing of text tokens"
+                )
         if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
             faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
         if self.then is not None and self.then.budget.per_prompt:

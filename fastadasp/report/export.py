@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastadasp.errors import RunError
-from fastadasp.report.figures import COLUMNS, row
+from fastadasp.report.figures import COLUMNS, SHARES, row
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.report import Report
 
@@ -28,6 +28,7 @@ _PLAIN = (
     "rank",
     "audio_tokens_removed",
     "flops_removed",
+    "flops_removed_net",
     "kv_removed",
     "prefill_seconds",
     "decode_seconds",
@@ -122,7 +123,7 @@ def table(report: Report, wanted: Wanted | None = None) -> str:
             "interval_high": None if line.interval is None else line.interval[1],
             "difference_low": None if line.difference_interval is None else line.difference_interval[0],
             "difference_high": None if line.difference_interval is None else line.difference_interval[1],
-            **{name: line.cost(name) for name in ("audio_tokens_removed", "flops_removed", "kv_removed")},
+            **{name: line.cost(name) for name in SHARES},
         }
         seeds = " ".join(str(cell.seed) for cell in line.cells)
         head = [report.letter(line.run), str(report.sources[line.run].folder), line.task, line.strategy]
