@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ from fastadasp.experiments.combinations import Grid, describe, make_grid, recipe
 from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
 from fastadasp.experiments.identity import facts_of, origins_of
 from fastadasp.experiments.probe import Forecast, cells_of, in_words, probe
+from fastadasp.experiments.progress import Inside, seldom
 from fastadasp.experiments.records import Run, StartLayer
 from fastadasp.experiments.spec import Spec
 from fastadasp.experiments.standings import Entry, standings
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("local", "processes", "ray")
 FACES: dict[str, Face] = {"compare": COMPARISON, "ablate": STUDY}
-SHARE = 50
-"""The folder is brought up to date when this many times as long has gone by as that took last."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ class Study:
         finished = Finished(grid)
         tasks, examples = self.read
         clips = {name: len(found) for name, found in examples.items()}
-        self._worker.advance = _Inside(progress)
+        self._worker.advance = Inside(progress)
         try:
             run(
                 finished,
@@ -197,7 +195,7 @@ class Study:
                 notice=self._notice,
                 clips=clips,
                 progress=self._worker.advance.total,
-                keep=_seldom(lambda: files.write_cells(options.output, finished, tasks, examples)),
+                keep=seldom(lambda: files.write_cells(options.output, finished, tasks, examples)),
             )
         finally:
             findings = self._findings(finished)
@@ -303,36 +301,6 @@ class Study:
             executor=self.options.executor,
             store=str(self.store.absolute()),
         )
-
-
-class _Inside:
-    """Progress between the ends of cells: a worker tells what it is doing, a run how many clips are done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._done, self._total = progress, 0, 1
-
-    def total(self, what: str, done: int, total: int) -> None:
-        self._done, self._total = done, total
-        self._progress(what, done, total)
-
-    def __call__(self, what: str, clips: int) -> None:
-        self._done = min(self._done + clips, self._total)
-        self._progress(what, self._done, self._total)
-
-
-def _seldom(write: Callable[[], None]) -> Callable[[], None]:
-    """Calls `write`, but not so often that it takes a part of the time that counts."""
-    due = 0.0
-
-    def call() -> None:
-        nonlocal due
-        begin = time.monotonic()
-        if begin >= due:
-            write()
-            end = time.monotonic()
-            due = end + SHARE * (end - begin)
-
-    return call
 
 
 def _start_layers(finished: Finished) -> list[StartLayer]:
