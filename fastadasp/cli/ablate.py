@@ -94,7 +94,10 @@ def ablate(
     settings |= {"device_map": device_map, "batch_size": None if batch_size is None else batch_size_of(batch_size)}
     settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
     content |= {key: value for key, value in settings.items() if value is not None}
-    common = usual.STUDY if preset is None else usual.STUDY | presets.wanted(preset).axes()
+    plan = presets.Wanted() if preset is None else presets.wanted(preset)
+    common = usual.STUDY if preset is None else usual.STUDY | plan.axes()
+    if fixed := {name: value for name, value in plan.fixed.items() if name not in content.get("axes", {})}:
+        content["set"] = {**fixed, **content.get("set", {})}
     spec = make_spec(content, common, "study" if study is None else f"study file {study}")
     if insert is not None:
         pages.check_page(insert)
@@ -108,7 +111,7 @@ def ablate(
         **executor_options(executor, workers, gpus_per_worker, address),
     )
     if preset is not None:
-        presets.say_names(preset, presets.wanted(preset), say)
+        presets.say_names(preset, plan, say)
     with asking_about_downloads(yes):
         found = Study(spec, how, say)
         if dry_run:

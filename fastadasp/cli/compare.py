@@ -84,7 +84,7 @@ def compare(
         plan.strategies,
         plan.budgets,
         plan.tasks,
-        overrides=parse_overrides(set_ or []),
+        overrides={**plan.fixed, **parse_overrides(set_ or [])},
         seed=seed,
         seeds=seeds,
         budgets_of=plan.budgets_of,

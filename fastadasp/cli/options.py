@@ -47,7 +47,7 @@ Insert = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="paper-dense or paper-sparse: the paper's strategies, tasks and budgets, and its figures beside ours; "
+        help="paper-dense, paper-sparse or sa-map: a paper's strategies, tasks and budgets, its figures beside ours; "
         "fastadasp presets lists them"
     ),
 ]
