@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_kept, largest, smallest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class DropAcrossHeads(Merger):
@@ -36,6 +36,9 @@ class DropAcrossHeads(Merger):
     sites = ("cache",)
 
     safe: float = Field(default=0.2, ge=0, le=1, description="share of its mean budget that each head has in any case")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, rows = layer.valid, layer.valid.shape[0] // layer.heads

@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_kept, largest, rank_descending
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class DropByHead(Merger):
@@ -37,6 +37,9 @@ class DropByHead(Merger):
     sites = ("cache",)
 
     even: float = Field(default=0.5, ge=0, le=1, description="share of the budget that all heads have alike")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, heads = layer.valid, layer.heads

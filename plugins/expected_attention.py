@@ -12,7 +12,7 @@ from fastadasp.ops import turn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class ExpectedAttention(Scorer):
@@ -45,6 +45,11 @@ class ExpectedAttention(Scorer):
     covariance: bool = Field(default=True, description="whether C counts")
     values: bool = Field(default=True, description="whether the norm of the value counts")
     epsilon: float = Field(default=0.0, ge=0, description="ε")
+
+    def multiply_adds(self, work: Workload) -> int:
+        width, size = work.heads * work.head_dim, work.prompt
+        spread = 2 * size * width * (work.head_dim + 1) if self.covariance else 0
+        return spread + 2 * size * width + (size * work.key_width if self.values else 0)
 
     def importance(self, layer: LayerView) -> Tensor:
         """Expected weights times norms, float32 [clips, N]; more than any other for sinks."""

@@ -9,7 +9,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class KeySimilarity(Scorer):
@@ -27,6 +27,9 @@ class KeySimilarity(Scorer):
     gives = ("affinity",)
     absolute = True
     needs = frozenset({"attention", "order"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosine_to_next_key()
 
     def affinity(self, layer: LayerView) -> Tensor:
         """Cosines in [-1, 1], float32 [clips, N - 1]."""

@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
     from fastadasp.contracts.components import Need
 
 
@@ -46,6 +46,9 @@ class ReceivedAttention(Scorer):
 
     def needed(self) -> frozenset[Need]:
         return self.needs | {"order"} if self.per_query else self.needs
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.received_attention(self.queries, self.which) if work.anew(self.layers) else 0
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""

@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_joins, largest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Runs(Merger):
@@ -41,6 +41,9 @@ class Runs(Merger):
 
     def is_exact(self) -> bool:
         return self.threshold is None
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         joined = largest(select, remove)

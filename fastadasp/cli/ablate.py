@@ -53,6 +53,7 @@ def ablate(
     ] = None,
     model: options.Model = None,
     device: options.DeviceGiven = None,
+    device_map: options.DeviceMap = None,
     dtype: options.DtypeGiven = None,
     limit: options.Limit = None,
     batch_size: options.BatchSizeGiven = None,
@@ -80,6 +81,7 @@ def ablate(
     """Run every combination of parts of recipes, keep each result, and say which differences are real."""
     from fastadasp.demo import model_path
     from fastadasp.experiments import pages, presets
+    from fastadasp.experiments.comparison import batch_size_of
     from fastadasp.experiments.drive import Redo
     from fastadasp.experiments.spec import make_spec, read_file
     from fastadasp.experiments.study import Options, Study
@@ -89,10 +91,14 @@ def ablate(
     given = {"tasks": tasks, "strategies": strategies, **parts, "positions": positions}
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
-    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit, "batch_size": batch_size}
+    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit}
+    settings |= {"device_map": device_map, "batch_size": None if batch_size is None else batch_size_of(batch_size)}
     settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
     content |= {key: value for key, value in settings.items() if value is not None}
-    common = usual.STUDY if preset is None else usual.STUDY | presets.wanted(preset).axes()
+    plan = presets.Wanted() if preset is None else presets.wanted(preset)
+    common = usual.STUDY if preset is None else usual.STUDY | plan.axes()
+    if fixed := {name: value for name, value in plan.fixed.items() if name not in content.get("axes", {})}:
+        content["set"] = {**fixed, **content.get("set", {})}
     spec = make_spec(content, common, "study" if study is None else f"study file {study}")
     if insert is not None:
         pages.check_page(insert)
@@ -106,11 +112,11 @@ def ablate(
         **executor_options(executor, workers, gpus_per_worker, address),
     )
     if preset is not None:
-        presets.say_names(preset, presets.wanted(preset), say)
+        presets.say_names(preset, plan, say)
     with asking_about_downloads(yes):
         found = Study(spec, how, say)
         if dry_run:
-            _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
+            _print_dry_run(found.dry_run(), 1 if executor == "local" else how.workers or 2, as_json)
             return
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         findings = found.run(bar.update)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp.contracts.token_plan import TokenPlan
+    from fastadasp.contracts.workload import Workload
     from fastadasp.engine.view import LayerView
 
 ScoreKind = Literal["importance", "affinity"]
@@ -58,7 +59,7 @@ class Component(BaseModel):
     source: ClassVar[str] = ""
     """Where the method comes from: a paper, released code, or "baseline"."""
     cost: ClassVar[str] = ""
-    """What it computes beside the model, in multiply-adds."""
+    """What it computes beside the model, in multiply-adds, for people; `multiply_adds` counts it."""
     must_define: ClassVar[tuple[str, ...]] = ()
     """Methods that a contract leaves to its subclasses; a contract sets it, a component does not."""
 
@@ -79,6 +80,17 @@ class TokenComponent(Component):
     def needed(self) -> frozenset[Need]:
         """`needs`, for components whose parameters decide it."""
         return self.needs
+
+    def multiply_adds(self, work: Workload) -> int | None:
+        """What it computes beside the model, for one clip at one acting layer, in multiply-adds.
+
+        Results take it off what a strategy removes. Sorts, gathers and comparisons are not counted. None, the default,
+        means that it is not stated: then results have no net figure for strategies with this component.
+
+        Args:
+            work: the clip's lengths and the model's sizes; its methods count what a `LayerView` computes.
+        """
+        return None
 
 
 class Scorer(TokenComponent):

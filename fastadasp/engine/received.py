@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastadasp.contracts.workload import QUERIES_AT_ONCE
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.kernels import cpu, kernels_for
 
@@ -22,8 +23,6 @@ _NEAR_ELEMENTS = 1 << 18
 _ALONE = 1 << 15
 """On a CPU in half precision, weights of one head from which it is a step of its own: the product of two matrices
 reads the keys where they lie, that of several copies them first."""
-_ROWS = 96
-"""Queries of one head in a step: enough for the matrix product's full speed."""
 _ASKED = 32
 """Queries of each clip that `attention_of` asks at once."""
 _Steps = Iterator[tuple[slice, slice, slice, int]]
@@ -110,7 +109,7 @@ def _steps(
     batch: int, groups: int, shared: int, asked: int, total: int, first: int, gap: int, near: int, alone: int
 ) -> _Steps:
     """The stream in steps of bounded size: queries, samples, key/value heads, and how many keys are in sight."""
-    rows = max(1, min(_ROWS, _BLOCK_ELEMENTS // (shared * total)))
+    rows = max(1, min(QUERIES_AT_ONCE, _BLOCK_ELEMENTS // (shared * total)))
     for begin in range(0, asked, rows):
         end = min(begin + rows, asked)
         seen = first + (end - 1) * gap + 1

@@ -76,6 +76,14 @@ def check_folder(folder: Path, command: str, arguments: Mapping[str, object], st
     )
 
 
+def batch_size_in(folder: Path) -> int | None:
+    """The batch size that the run in a folder found; None where there is none yet."""
+    try:
+        return Run.model_validate_json(read_text(folder / RUN)).batch_size
+    except (ValidationError, ValueError, OSError):  # `check_folder` says what is wrong
+        return None
+
+
 def write_run(folder: Path, run: Run) -> None:
     """Writes ``run.json``. Raises RunError."""
     with told(folder):

@@ -217,6 +217,12 @@ class Run(Record):
     device_name: str = Field(description="name of the processor or GPU")
     dtype: str = Field(description="number format of the model")
     threads: int = Field(description="CPU threads of torch")
+    batch_size: int | None = Field(
+        default=None, description="clips at a time; with `--batch-size auto` what was found when the run began"
+    )
+    device_map: dict[str, int | str] | None = Field(
+        default=None, description="with `--device-map auto` the device of each part of the model"
+    )
     versions: dict[str, str] = Field(description="versions of python, fastadasp, torch, transformers and more")
     git: str | None = Field(description="commit of the checkout that the code runs from; null outside one")
     strategies: dict[str, dict[str, Any]] = Field(
@@ -237,5 +243,5 @@ class Run(Record):
         default_factory=list,
         description="start layers that were chosen on calibration clips; none for recipes that name one",
     )
-    executor: str = Field(description="`local` or `ray`")
+    executor: str = Field(description="`local`, `processes` or `ray`")
     store: str = Field(description="folder that keeps the cells")

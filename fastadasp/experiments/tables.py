@@ -108,6 +108,15 @@ def _flops(entry: Entry) -> str:
     return f"{fmean(cost.flops_removed for cost in entry.costs):.1%}" + (f" ({fmean(both):.1%})" if both else "")
 
 
+def _net(entry: Entry) -> str:
+    shares = [cost.flops_removed_net for cost in entry.costs]
+    known = [share for share in shares if share is not None]
+    if len(known) < len(shares):
+        return "-"
+    both = [c.flops_removed_net_with_encoder for c in entry.costs if c.flops_removed_net_with_encoder is not None]
+    return f"{fmean(known):.1%}" + (f" ({fmean(both):.1%})" if both else "")
+
+
 def _size(entry: Entry) -> str:
     count = fmean(cost.kv_bytes for cost in entry.costs)
     for unit in ("B", "kB", "MB"):
@@ -150,6 +159,9 @@ def _worst(entry: Entry) -> str:
 SPREAD = ("threshold", "a clip loses", "s.d.", "worst clip")
 """The columns of `Face.with_spread`."""
 
+NET = "net"
+"""The column of FLOPs removed less what the strategy computes itself."""
+
 POWER = "least shown"
 """The column of `Face.with_power`."""
 
@@ -167,6 +179,7 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     **dict(zip(SPREAD, (_threshold, _spread, _deviation, _worst), strict=True)),
     "KV bytes": _size,
     "FLOPs removed": _flops,
+    NET: _net,
     "prefill": _time("prefill_seconds"),
     "decode": _time("decode_seconds"),
     "rank": lambda entry: "" if entry.standing.rank is None else str(entry.standing.rank),
@@ -244,6 +257,8 @@ class Face:
                 "the most of its audio tokens, s.d.: their standard deviation in points; worst clip: its metric by "
                 "itself, and what it lost"
             )
+        if NET in self.columns:
+            out.append(f"{NET}: the same less what the strategy computes itself (-: it does not say)")
         if self.timed and set(self.timed) & set(self.columns):
             out.append("prefill, decode: median of a batch, for orientation; fastadasp bench measures times")
         lines = ["; ".join(out)]
@@ -251,14 +266,14 @@ class Face:
 
 
 COMPARISON = Face(
-    ("95 %", "change", "95 % of it", "verdict", "audio left", "KV bytes", "FLOPs removed", "prefill", "decode"),
-    ("decode", "prefill", "KV bytes", "95 % of it", "audio left", "95 %", "verdict", "change"),
+    ("95 %", "change", "95 % of it", "verdict", "audio left", "KV bytes", "FLOPs removed", NET, "prefill", "decode"),
+    ("decode", "prefill", "KV bytes", NET, "95 % of it", "audio left", "95 %", "verdict", "change"),
 )
 """The columns of `compare`."""
 
 STUDY = Face(
-    ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", "rank"),
-    ("tokens removed", "95 % of it", "win/tie/loss", "95 %", "rank", "FLOPs removed"),
+    ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", NET, "rank"),
+    (NET, "tokens removed", "95 % of it", "win/tie/loss", "95 %", "rank", "FLOPs removed"),
 )
 """The columns of `ablate`."""
 

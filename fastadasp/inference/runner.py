@@ -141,7 +141,7 @@ def run_cell(
             for place, text in zip(batch.places, texts, strict=True):
                 answers[place] = text
             audio = [clip.audio_tokens for clip in batch.clips]
-            spent = sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width)
+            spent = sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width, strategy)
             costs.update(zip(batch.places, spent, strict=True))
             prefill.append(times[0])
             decode.append(times[1])
@@ -241,9 +241,14 @@ def choose(loaded: LoadedModel, logits: torch.Tensor, choices: tuple[str, str]) 
 
 def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
     """One short run whose time is not counted."""
-    with torch.inference_mode():
-        for batch in batches([clip], 1, loaded.device):
-            _generate(loaded, None, batch, 2)
+    for batch in batches([clip], 1, loaded.device):
+        generate_few(loaded, batch)
+
+
+@torch.inference_mode()
+def generate_few(loaded: LoadedModel, batch: Batch) -> None:
+    """Two new tokens of the full model for a batch, of which nothing is kept."""
+    _generate(loaded, None, batch, 2)
 
 
 def efficiency(
@@ -262,6 +267,13 @@ def efficiency(
         return fmean(getattr(cost, name) for cost in costs)
 
     shares = [1 - cost.audio_tokens_left / cost.audio_tokens for cost in costs]
+
+    def share(own: float, encoder: float) -> float:
+        whole = mean("flops_full") + encoder
+        return (mean("flops_full") - mean("flops") - own) / whole if whole else 0.0
+
+    known = [cost.own_flops for cost in costs if cost.own_flops is not None]
+    own = fmean(known) if len(known) == len(costs) else None
     return Efficiency(
         removed_deviation=pstdev(shares),
         removed_least=min(shares),
@@ -273,10 +285,11 @@ def efficiency(
         kv_removed=removed("kv_bytes", "kv_bytes_full"),
         flops=mean("flops"),
         flops_removed=removed("flops", "flops_full"),
+        own_flops=own,
+        flops_removed_net=None if own is None else share(own, 0.0),
         encoder_flops=encoder_flops,
-        flops_removed_with_encoder=None
-        if encoder_flops is None
-        else (mean("flops_full") - mean("flops")) / (mean("flops_full") + encoder_flops),
+        flops_removed_with_encoder=None if encoder_flops is None else share(0.0, encoder_flops),
+        flops_removed_net_with_encoder=None if own is None or encoder_flops is None else share(own, encoder_flops),
         prefill_seconds=median(prefill[1:] or prefill),  # the first batch warms caches up
         decode_seconds=median(decode[1:] or decode),
         new_tokens=fmean(steps),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastadasp.errors import RunError
-from fastadasp.report.figures import COLUMNS, row
+from fastadasp.report.figures import COLUMNS, SHARES, row
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.report import Report
 
@@ -28,6 +28,7 @@ _PLAIN = (
     "rank",
     "audio_tokens_removed",
     "flops_removed",
+    "flops_removed_net",
     "kv_removed",
     "removed_deviation",
     "removed_least",
@@ -41,10 +42,7 @@ _PLAIN = (
 )
 """Numbers of a line in CSV; fractions as fractions, nothing rounded."""
 
-_COSTS = (
-    *("audio_tokens_removed", "flops_removed", "kv_removed"),
-    *("removed_deviation", "removed_least", "removed_most", "threshold"),
-)
+_SPREAD = ("removed_deviation", "removed_least", "removed_most", "threshold")
 
 
 NARROW = ("strategy", "budget", "value", "difference", "FLOPs removed")
@@ -134,7 +132,7 @@ def table(report: Report, wanted: Wanted | None = None) -> str:
             "interval_high": None if line.interval is None else line.interval[1],
             "difference_low": None if line.difference_interval is None else line.difference_interval[0],
             "difference_high": None if line.difference_interval is None else line.difference_interval[1],
-            **{name: line.cost(name) for name in _COSTS},
+            **{name: line.cost(name) for name in (*SHARES, *_SPREAD)},
             **_worst(line),
         }
         seeds = " ".join(str(cell.seed) for cell in line.cells)
