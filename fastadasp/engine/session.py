@@ -53,8 +53,6 @@ class Session:
         self.adapter = adapter_for(model)
         self.decoder = self.adapter.decoder(model)
         self.layers: list[nn.Module] = list(getattr(self.decoder, self.adapter.layers))
-        if strategy.budget.over_run:
-            strategy.budget.ratio_for(strategy.schedule, 0, len(self.layers))  # which refuses it in words
         check_fit(strategy, len(self.layers))
         self.implementation = implementation_of(self.config)
         check_decoder(self.decoder, self.layers[0])

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.contracts.task import Task
+from fastadasp.experiments import spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.statistics import FEWEST, LEVEL, least_shown
@@ -134,31 +135,6 @@ def _time(name: str) -> Callable[[Entry], str]:
     return shown
 
 
-def _spread(entry: Entry) -> str:
-    least, most = (
-        [part for cost in entry.costs if (part := getattr(cost, name)) is not None]
-        for name in ("removed_least", "removed_most")
-    )
-    return f"{min(least):.0%} to {max(most):.0%}" if least and most else ""
-
-
-def _deviation(entry: Entry) -> str:
-    known = [cost.removed_deviation for cost in entry.costs if cost.removed_deviation is not None]
-    return f"{100 * fmean(known):.1f}" if known else ""
-
-
-def _threshold(entry: Entry) -> str:
-    known = [cost.threshold for cost in entry.costs if cost.threshold is not None]
-    return f"{fmean(known):.4f}" if known else ""
-
-
-def _worst(entry: Entry) -> str:
-    return "; ".join(dict.fromkeys(f"{one.id}: {one.value:.0f} (-{one.removed:.0%})" for one in entry.worst))
-
-
-SPREAD = ("threshold", "a clip loses", "s.d.", "worst clip")
-"""The columns of `Face.with_spread`."""
-
 NET = "net"
 """The column of FLOPs removed less what the strategy computes itself."""
 
@@ -176,7 +152,7 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     "verdict": _verdict,
     "tokens removed": lambda entry: f"{entry.standing.audio_tokens_removed:.0%}",
     "audio left": _left,
-    **dict(zip(SPREAD, (_threshold, _spread, _deviation, _worst), strict=True)),
+    **spread.COLUMNS,
     "KV bytes": _size,
     "FLOPs removed": _flops,
     NET: _net,
@@ -213,7 +189,9 @@ class Face:
     def with_spread(self) -> Face:
         """The same with what single clips lose, and the worst one."""
         place = 1 + next(i for i, name in enumerate(self.columns) if name in ("audio left", "tokens removed"))
-        return Face((*self.columns[:place], *SPREAD, *self.columns[place:]), (*self.less, *SPREAD[::-1]), self.timed)
+        return Face(
+            (*self.columns[:place], *spread.COLUMNS, *self.columns[place:]), (*self.less, *spread.COLUMNS), self.timed
+        )
 
     def header(self, heading: Heading) -> tuple[str, ...]:
         """All columns."""
@@ -251,12 +229,8 @@ class Face:
             out.append("win/tie/loss: clips; equal ranks: not distinguishable")
         if "FLOPs removed" in self.columns:
             out.append("FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too")
-        if SPREAD[0] in self.columns:
-            out.append(
-                "threshold: at which these clips together lose what the budget asks for; a clip loses: the least and "
-                "the most of its audio tokens, s.d.: their standard deviation in points; worst clip: its metric by "
-                "itself, and what it lost"
-            )
+        if set(spread.COLUMNS) <= set(self.columns):
+            out.append(spread.NOTE)
         if NET in self.columns:
             out.append(f"{NET}: the same less what the strategy computes itself (-: it does not say)")
         if self.timed and set(self.timed) & set(self.columns):
