@@ -8,8 +8,8 @@ from statistics import fmean
 from fastadasp.experiments.standings import Entry
 
 NOTE = (
-    "threshold: at which these clips together lose what the budget asks for; a clip loses: the least and the most of its "
-    "audio tokens, s.d.: their standard deviation in points; worst clip: its metric by itself, and what it lost"
+    "threshold: at which these clips together lose what the budget asks for; a clip loses: the least and the most of "
+    "its audio tokens, s.d.: their standard deviation in points; worst clip: its metric by itself, and what it lost"
 )
 
 
