@@ -18,6 +18,7 @@ from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
     from fastadasp.experiments.study import DryRun, Findings
+    from fastadasp.experiments.tables import Face
 
 
 DIGITS = 18
@@ -121,7 +122,7 @@ def ablate(
         findings = found.run(bar.update)
     if insert is not None and findings.finished.status != "cancelled":
         pages.insert(insert, found.face, findings.tables)
-    _print_findings(findings, folder, as_json, wide, power)
+    _print_findings(findings, folder, as_json, wide, found.face.with_power() if power else found.face)
     for table in presets.paper_tables(preset) if preset and not as_json else ():
         console().print(table)
     print_failures(findings.finished)
@@ -210,15 +211,14 @@ def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
         print(f"about {in_words(found.forecast.seconds / workers)}{by} ({found.forecast.about})")
 
 
-def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool, power: bool) -> None:
-    from fastadasp.experiments.tables import STUDY, rich_table
+def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool, face: Face) -> None:
+    from fastadasp.experiments.tables import rich_table
 
     if as_json:
         lines = [entry.standing.model_dump(mode="json") for _, entries in found.tables for entry in entries]
         print(json.dumps(lines, indent=2, ensure_ascii=False))
     else:
         for heading, entries in found.tables:
-            face = STUDY.with_power() if power else STUDY
             print_table(rich_table(face, heading, entries), face.less, wide)
         print(f"results: {folder}")
     if refused := found.finished.grid.refused:

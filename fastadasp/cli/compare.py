@@ -149,8 +149,10 @@ def _engine(name: str, model: str, budgets: list[str]) -> Runner | None:
         return None
     from fastadasp.serving.vllm.runner import VllmRunner
 
-    if prompts := [budget for budget in Budget.several(budgets) if budget.per_prompt]:
-        raise StrategyError(f"--engine vllm: the budget {prompts[0]} depends on the whole prompt; give a fraction, 0.5")
+    for budget in Budget.several(budgets):
+        if budget.per_prompt or budget.over_run:
+            what = "all clips of the run" if budget.over_run else "the whole prompt"
+            raise StrategyError(f"--engine vllm: the budget {budget} depends on {what}; give a fraction, 0.5")
     return VllmRunner(model)
 
 

@@ -72,6 +72,7 @@ Address = Annotated[
 
 BUDGETS = (
     "fractions to remove: of the audio tokens (0.3), of the decoder's prefill FLOPs (flops=0.3), of the KV bytes "
-    "(kv=0.3), or a schedule's own ratio (ratio=0.3); a prefix holds until the next, as in flops=0.1,0.2"
+    "(kv=0.3), a schedule's own ratio (ratio=0.3), or of all clips together, where content decides what each loses "
+    "(mean-tokens=0.3, mean-flops=0.3); a prefix holds until the next, as in flops=0.1,0.2"
 )
 """What ``--budgets`` takes, in words."""

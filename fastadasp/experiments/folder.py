@@ -132,6 +132,7 @@ def cell_of(point: Point, result: Result, clips: int) -> Cell:
         metrics=result.metrics,
         interval=result.interval,
         efficiency=None if result.efficiency is None else result.efficiency.model_dump(exclude=set(TIMES)),
+        worst=result.worst,
         engine=result.identity.get("engine", "transformers"),
         error=result.error,
     )

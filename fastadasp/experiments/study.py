@@ -11,7 +11,7 @@ from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError, did_you_mean
 from fastadasp.experiments import folder as files
 from fastadasp.experiments.about import device_name, git_commit, now, versions
-from fastadasp.experiments.combinations import Grid, describe, make_grid, recipes
+from fastadasp.experiments.combinations import Grid, describe, make_grid, over_run, recipes
 from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
 from fastadasp.experiments.identity import facts_of, origins_of
 from fastadasp.experiments.probe import Forecast, cells_of, in_words, probe
@@ -125,7 +125,8 @@ class Study:
     @property
     def face(self) -> Face:
         """How the lines are shown."""
-        return FACES[self.options.command]
+        face = FACES[self.options.command]
+        return face.with_spread() if over_run(self.spec) else face
 
     @property
     def read(self) -> tuple[dict[str, Task], dict[str, list[Example]]]:
