@@ -264,6 +264,7 @@ def test_every_family(family):
     [
         ({"budget": 0.5}, r"`every`: the budget 0.5 counts audio tokens, .* take a budget in KV bytes \(kv=0.5\)"),
         ({"budget": "ratio=0.5"}, "`every`: the budget ratio=0.5 counts audio tokens"),
+        ({"budget": "flops=0.3"}, "`every`: the budget flops=0.3 does not speak of keys"),
         ({"evicts": "any", "every": 0}, "`every` is 0"),
         ({"budget": "kv=0.3", "select": "text-similarity"}, "need text, which is not known while an answer grows"),
         ({"site": "block"}, "`every` lets a cache evict again, but the recipe acts at the site 'block'"),

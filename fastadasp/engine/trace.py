@@ -61,12 +61,15 @@ class Trace:
             dropped. Empty if no token was removed, or if it was not asked for. Keys evicted from a cache do not show.
         held: where the cache evicts again while the answer grows, keys of each sample in each layer's cache after the
             last token, as in `LayerTrace.kv_length_per_sample`; else empty.
+        removals: by layer, how many tokens it takes from each clip of the prompt that is on its way; of layers that
+            have acted what they took, of others what they are to take.
     """
 
     layers: list[LayerTrace] = field(default_factory=list)
     keep_assignment: bool = False
     assignments: dict[int, Tensor] = field(default_factory=dict)
     held: list[tuple[int, ...]] = field(default_factory=list)
+    removals: list[tuple[int, ...]] = field(default_factory=list, repr=False)
 
     @property
     def assignment(self) -> Tensor | None:
