@@ -54,6 +54,8 @@ def ablate(
     device: options.DeviceGiven = None,
     dtype: options.DtypeGiven = None,
     limit: options.Limit = None,
+    whole: options.Whole = False,
+    part: options.Part = None,
     batch_size: options.BatchSizeGiven = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
@@ -88,7 +90,14 @@ def ablate(
     given = {"tasks": tasks, "strategies": strategies, **parts, "positions": positions}
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
-    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit, "batch_size": batch_size}
+    settings = {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "limit": options.clips(limit, whole),
+        "part": part,
+        "batch_size": batch_size,
+    }
     settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
     content |= {key: value for key, value in settings.items() if value is not None}
     common = usual.STUDY if preset is None else usual.STUDY | presets.wanted(preset).axes()

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastadasp import usual
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.experiments.axes import FULL
+from fastadasp.experiments.axes import FULL, Limit
 from fastadasp.experiments.spec import Spec, StudyFile, axis_values, most_seeds
 from fastadasp.strategy import load_strategy
 
@@ -26,7 +26,8 @@ def comparison(
     model: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    limit: int | None = None,
+    limit: Limit = None,
+    part: str | None = None,
     prompt: str | None = None,
     batch_size: int = usual.BATCH_SIZE,
     skip_bad: bool = False,
@@ -72,7 +73,7 @@ def comparison(
         for text in recipes
     ]
     settings: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "limit": limit, "prompt": prompt}
-    settings |= {"batch_size": batch_size, "skip_bad": skip_bad}
+    settings |= {"part": part, "batch_size": batch_size, "skip_bad": skip_bad}
     asked = {
         "preset": preset,
         "strategies": list(strategies),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fastadasp import usual
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError, did_you_mean
-from fastadasp.experiments.axes import ALL, FULL, expand
+from fastadasp.experiments.axes import ALL, FULL, Limit, expand
 from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import SECTIONS, explain, show
 from fastadasp.strategy import Strategy, get_registry
@@ -47,7 +47,11 @@ class StudyFile(BaseModel):
     model: str | None = Field(default=None, description="model folder or hub id")
     device: str = Field(default="auto", description="`auto`, `cpu` or `cuda`")
     dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`")
-    limit: int | None = Field(default=None, description="clips of each task")
+    limit: Limit = Field(default=None, description='clips of each task, or "all"; by default what each usually takes')
+    part: Literal["choosing", "reporting"] | None = Field(
+        default=None,
+        description="which part of the tasks' clips: `choosing` or `reporting`; by default their own choice",
+    )
     prompt: str | None = Field(
         default=None, description="what every clip is asked, in the place of the tasks' instructions"
     )
@@ -143,7 +147,7 @@ def make_spec(content: Mapping[str, Any], usual: Mapping[str, list[Any]], where:
     elif given.baseline != FULL:
         faults.append(f"`baseline` is {given.baseline!r}: write {FULL!r}, or axis=value, e.g. merger=runs")
     for name in ("limit", "batch_size"):
-        if (count := getattr(given, name)) is not None and count < 1:
+        if isinstance(count := getattr(given, name), int) and count < 1:
             faults.append(f"`{name}` is a number of clips, at least 1, not {count}")
     if faults:
         raise _refuse(where, faults)

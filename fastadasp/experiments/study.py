@@ -102,6 +102,7 @@ class Study:
             device=given.device,
             dtype=given.dtype,
             limit=given.limit,
+            part=given.part,
             batch_size=given.batch_size,
             skip_bad=given.skip_bad,
             prompt=given.prompt,
