@@ -197,7 +197,7 @@ def rows(folder: Path, kind: Kind, part: str, language: str) -> Iterator[dict[st
         clip = plan(folder, kind, part, number)
         first = clip.digits[0]
         yield {
-            "id": f"{language}-{clip.name}",
+            "id": f"{language}-{'' if part == REPORTING else f'{part}-'}{number:03d}",
             "audio_filepath": str(_made(folder, clip, kind, part, number)),
             "duration": round(clip.samples / RATE, 3),
             "reference": " ".join(WORDS[language][digit.digit] for digit in clip.digits),

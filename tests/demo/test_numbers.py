@@ -85,7 +85,7 @@ def test_what_is_said_is_what_the_reference_says() -> None:
         part = wave[begin : begin + digit.length]
         assert np.corrcoef(part, own)[0, 1] > 0.999
         begin += digit.length
-    (line,) = [r for r in numbers.rows(FOLDER, "plain", REPORTING, "st") if r["id"].endswith(clip.name)]
+    (line,) = [r for r in numbers.rows(FOLDER, "plain", REPORTING, "st") if r["id"] == f"st-{clip.name[-3:]}"]
     assert line["reference"] == " ".join(WORDS["st"][digit.digit] for digit in clip.digits)
 
 
