@@ -77,7 +77,7 @@ def read_tasks(
     heard: dict[Path, str | None] = {}
     examples: dict[str, list[Example]] = {}
     for name, task in chosen.items():
-        count = task.usual if limit is None else None if limit == ALL else limit
+        count = task.usual if limit is None else limit if isinstance(limit, int) else None
         found = task.read(count)
         if limit is None and count is not None and len(found.examples) == count:
             notice(f"task {name!r}: its first {count} clips; --whole takes all of them")

@@ -14,6 +14,7 @@ from typing import Annotated, get_args
 import numpy as np
 import soundfile
 import typer
+from numpy.typing import NDArray
 
 from fastadasp.demo import numbers
 from fastadasp.errors import DataError, FastAdaSPError
@@ -53,13 +54,14 @@ def pack(recordings: list[Recording], out: Path) -> int:
     return sum(file.stat().st_size for file in out.iterdir())
 
 
-def _levelled(path: Path) -> np.ndarray:
+def _levelled(path: Path) -> NDArray[np.int16]:
     wave, rate = soundfile.read(path, dtype="int16")
     if rate != numbers.RATE or wave.ndim != 1:
         raise DataError(f"{path} is not mono at {numbers.RATE} Hz")
     top, peak = (1 << (BITS - 1)) - 1, max(int(np.abs(wave.astype(np.int64)).max()), 1)
     level = (2 * wave.astype(np.int64) * top + peak) // (2 * peak)
-    return (level << (16 - BITS)).astype(np.int16)
+    out: NDArray[np.int16] = (level << (16 - BITS)).astype(np.int16)
+    return out
 
 
 @app.command()
