@@ -15,15 +15,18 @@ from fastadasp.errors import RunError
 _MODEL = typer.Option(help="model folder or hub id; default: the embedded model")
 _DEVICE = typer.Option(help="auto, cpu or cuda")
 _DTYPE = typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")
-_BATCH = typer.Option(help="clips at a time; default: 12")
+_BATCH = typer.Option(help="clips at a time, or auto: as many as fit into memory; default: 12")
 
 Model = Annotated[str | None, _MODEL]
 Device = Annotated[str, _DEVICE]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="auto: spread the model over all devices, by accelerate; default: one device")
+]
 DeviceGiven = Annotated[str | None, _DEVICE]
 Dtype = Annotated[str, _DTYPE]
 DtypeGiven = Annotated[str | None, _DTYPE]
-BatchSizeGiven = Annotated[int | None, _BATCH]
-BatchSize = Annotated[int, typer.Option(help="clips at a time")]
+BatchSizeGiven = Annotated[str | None, _BATCH]
+BatchSize = Annotated[str, typer.Option(help="clips at a time, or auto: as many as fit into memory")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay; may repeat")
 ]
@@ -59,7 +62,7 @@ Insert = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="paper-dense or paper-sparse: the paper's strategies, tasks and budgets, and its figures beside ours; "
+        help="paper-dense, paper-sparse or sa-map: a paper's strategies, tasks and budgets, its figures beside ours; "
         "fastadasp presets lists them"
     ),
 ]
@@ -71,9 +74,13 @@ Power = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="print as JSON and nothing else")]
 Force = Annotated[bool, typer.Option("--force", help="run finished cells again")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run failed cells again")]
-Executor = Annotated[str, typer.Option(help="local (this process) or ray")]
-Workers = Annotated[int | None, typer.Option(help="with --executor ray: how many workers; default: 2")]
-Gpus = Annotated[float | None, typer.Option(help="with --executor ray: GPUs of a worker; default: 1 if there are any")]
+Executor = Annotated[str, typer.Option(help="local (this process), processes (several on this machine) or ray")]
+Workers = Annotated[
+    int | None, typer.Option(help="with --executor processes or ray: how many; default: one a GPU, or 2")
+]
+Gpus = Annotated[
+    float | None, typer.Option(help="with --executor processes or ray: GPUs of each; default: 1 if there are any")
+]
 Address = Annotated[
     str | None, typer.Option(help="with --executor ray: a running cluster, host:port; default: one started here")
 ]
@@ -88,6 +95,7 @@ def clips(limit: int | None, whole: bool) -> int | Literal["all"] | None:
 
 BUDGETS = (
     "fractions to remove: of the audio tokens (0.3), of the decoder's prefill FLOPs (flops=0.3), of the KV bytes "
-    "(kv=0.3), or a schedule's own ratio (ratio=0.3); a prefix holds until the next, as in flops=0.1,0.2"
+    "(kv=0.3), a schedule's own ratio (ratio=0.3), or of all clips together, where content decides what each loses "
+    "(mean-tokens=0.3, mean-flops=0.3); a prefix holds until the next, as in flops=0.1,0.2"
 )
 """What ``--budgets`` takes, in words."""

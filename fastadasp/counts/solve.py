@@ -159,6 +159,17 @@ def reach(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]
     return problem.trial(0.0).share, problem.trial(MOST).share
 
 
+def prompt_flops(strategy: Recipe, shape: DecoderShape, total: int, left: Sequence[int]) -> int:
+    """FLOPs of the decoder's prefill for one prompt.
+
+    Args:
+        total: tokens of the prompt before any reduction.
+        left: its tokens that leave each layer.
+    """
+    entered = list(left) if strategy.site == "input" else [total, *left[:-1]]
+    return shape.prefill_flops(list(zip(entered, left, strict=True)))
+
+
 @lru_cache(maxsize=4096)
 def _solve(problem: _Problem, nearest: bool) -> Solution:
     strategy = problem.strategy

@@ -65,6 +65,8 @@ def why_not(strategy: Recipe, layers: int) -> str | None:
             f"merger {strategy.merger.name!r} of {name} may remove other counts than asked for, but what is left of a "
             "clip must be known from its length alone"
         )
+    if strategy.budget.over_run:
+        return f"the budget {strategy.budget} of {name} depends on all clips of a run; give a fraction (0.5)"
     if strategy.budget.per_prompt:
         return (
             f"the budget {strategy.budget} of {name} depends on the whole prompt; give a fraction of the tokens "

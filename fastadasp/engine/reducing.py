@@ -93,6 +93,7 @@ class ReducingPass(FollowingPass):
             self.evictions = planned(session.evicting, self._may_go, clips, plans, site=site, batch=rows)
             if site == "cache":
                 self.removals = [(0,) * len(clips.tokens)] * len(plans)
+        session.trace.removals = list(self.removals)
         self.acts = any(any(counts) for counts in (*self.removals, *self.evictions))
         if self.acts:
             device = clips.start.device

@@ -59,11 +59,14 @@ class Trace:
         assignments: by layer that removed tokens, int64 [batch, tokens]: where each token of the last prompt went, as
             its column (a merged token: its cluster's) in the sequence that leaves the layer; -1 for a token that was
             dropped. Empty if no token was removed, or if it was not asked for. Keys evicted from a cache do not show.
+        removals: by layer, how many tokens it takes from each clip of the prompt that is on its way; of layers that
+            have acted what they took, of others what they are to take.
     """
 
     layers: list[LayerTrace] = field(default_factory=list)
     keep_assignment: bool = False
     assignments: dict[int, Tensor] = field(default_factory=dict)
+    removals: list[tuple[int, ...]] = field(default_factory=list, repr=False)
 
     @property
     def assignment(self) -> Tensor | None:

@@ -74,6 +74,7 @@ def common_facts(loaded: LoadedModel, batch_size: int) -> Values:
         "device": loaded.device,
         "dtype": loaded.dtype,
         "batch_size": batch_size,
+        **({} if loaded.spread is None else {"device_map": loaded.spread}),
         "kernels": os.environ.get("FASTADASP_KERNELS", "auto"),
         "versions": {name: _version(name) for name in PACKAGES},
         "code": hash_code(),

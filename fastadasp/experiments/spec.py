@@ -46,6 +46,9 @@ class StudyFile(BaseModel):
     full: bool = Field(default=False, description="axes of components that are not named take all that is installed")
     model: str | None = Field(default=None, description="model folder or hub id")
     device: str = Field(default="auto", description="`auto`, `cpu` or `cuda`")
+    device_map: str | None = Field(
+        default=None, description="`auto` spreads the model over all devices, by the package accelerate"
+    )
     dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`")
     limit: Limit = Field(default=None, description='clips of each task, or "all"; by default what each usually takes')
     part: Literal["choosing", "reporting"] | None = Field(
@@ -55,7 +58,9 @@ class StudyFile(BaseModel):
     prompt: str | None = Field(
         default=None, description="what every clip is asked, in the place of the tasks' instructions"
     )
-    batch_size: int = Field(default=usual.BATCH_SIZE, description="clips at a time")
+    batch_size: int | Literal["auto"] = Field(
+        default=usual.BATCH_SIZE, description="clips at a time; `auto` finds how many fit into memory"
+    )
     skip_bad: bool = Field(default=False, description="leave out rows that cannot be used; otherwise they are refused")
 
 

@@ -29,7 +29,7 @@ SECTIONS: dict[str, Kind] = {
 }
 """The fields of a recipe that hold a component, with its kind."""
 
-SHORTHANDS = KINDS
+SHORTHANDS = tuple(dict.fromkeys((*KINDS, *(kind.replace("-", "_") for kind in KINDS))))
 """Overrides that stand for the budget."""
 
 
@@ -185,6 +185,12 @@ def gives(scorer: Scorer) -> str:
 def mergers(site: str) -> str:
     """Names of the mergers that can act at a site."""
     names = [entry.name for entry in get_registry().entries("merger") if site in entry.value.sites]
+    return ", ".join(names) or "none installed"
+
+
+def following() -> str:
+    """Names of the strategies in which content can decide how much goes."""
+    names = [entry.name for entry in get_registry().entries("strategy") if entry.value.follows_content]
     return ", ".join(names) or "none installed"
 
 

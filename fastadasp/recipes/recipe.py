@@ -73,7 +73,7 @@ class Recipe(BaseModel):
         evicts: at site ``cache``, which keys may go and are counted by a budget in tokens: those of ``audio``, or
             ``any`` of the prompt.
         then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
-        budget: how much to remove.
+        budget: how much to remove; over a run (``mean-tokens``, ``mean-flops``) only where content can decide.
         seed: of everything random.
 
     Raises:
@@ -192,6 +192,11 @@ class Recipe(BaseModel):
         return solve(self, shape, text, audio, nearest=nearest)
 
     @property
+    def follows_content(self) -> bool:
+        """Whether a threshold on scores that compare between clips can decide how many tokens each clip loses."""
+        return bool(self.merger.threshold_field) and self.select.absolute and self.site != "cache"
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether the start layer has still to be chosen."""
         return self.layers.needs_calibration
@@ -272,8 +277,18 @@ class Recipe(BaseModel):
                 )
         if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
             faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
-        if self.then is not None and self.then.budget.per_prompt:
+        if self.then is not None and (self.then.budget.per_prompt or self.then.budget.over_run):
             faults.append(f"`then.budget` is {self.then.budget}: the second stage takes tokens or ratio")
+        if self.budget.over_run:
+            name = self.merger.threshold_field
+            if not self.follows_content:
+                faults.append(
+                    f"`budget`: {self.budget} lets content decide by one threshold for all clips, which merger "
+                    f"{self.merger.name!r} with scorer {self.select.name!r} does not have. Strategies that can: "
+                    f"{reading.following()}"
+                )
+            elif getattr(self.merger, name) is not None:
+                faults.append(f"`budget`: {self.budget} finds `merger.{name}` by itself; leave it out")
         if faults:
             raise Faults(*faults)
         return self
