@@ -104,7 +104,7 @@ def ablate(
         content["set"] = {**fixed, **content.get("set", {})}
     spec = make_spec(content, common, "study" if study is None else f"study file {study}")
     if insert is not None:
-        pages.check_page(insert)
+        pages.check_page(insert, preset)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
         model=str(model_path()),
@@ -124,7 +124,7 @@ def ablate(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         findings = found.run(bar.update)
     if insert is not None and findings.finished.status != "cancelled":
-        pages.insert(insert, found.face, findings.tables)
+        pages.insert(insert, found.face, findings.tables, preset)
     _print_findings(findings, folder, as_json, wide, found.face.with_power() if power else found.face)
     for table in presets.paper_tables(preset) if preset and not as_json else ():
         console().print(table)

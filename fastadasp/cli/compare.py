@@ -103,7 +103,7 @@ def compare(
         skip_bad=skip_bad,
     )
     if insert is not None:
-        pages.check_page(insert)
+        pages.check_page(insert, preset)
     answers = _engine(engine, model or str(model_path()), plan.budgets)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
@@ -124,7 +124,7 @@ def compare(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
-        pages.insert(insert, study.face.without_times(), found.tables)
+        pages.insert(insert, study.face.without_times(), found.tables, preset)
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:

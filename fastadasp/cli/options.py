@@ -63,7 +63,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         help="paper-dense, paper-sparse or sa-map: a paper's strategies, tasks and budgets, its figures beside ours; "
-        "fastadasp presets lists them"
+        "field-flops and field-kv: every installed strategy at equal cost; fastadasp presets lists them"
     ),
 ]
 Wide = Annotated[bool, typer.Option("--wide", help="print every column, even if the terminal is too narrow for them")]

@@ -91,6 +91,9 @@ class Task(ABC):
     groups: tuple[str, ...] = ()
     """Tags whose values are also scored apart (`fastadasp.tasks.groups.group_scores`), e.g. ``domain``."""
 
+    revision: str = ""
+    """The commit of the hub's dataset that the clips were read from, once they were; empty for other sources."""
+
     unit: str = ""
     """The tag that says which clips are not independent of each other, e.g. ``speaker``: intervals and tests then count
     its values and not clips. Where it is empty, each recording counts as one."""

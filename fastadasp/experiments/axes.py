@@ -13,6 +13,7 @@ from fastadasp.errors import DataError, RunError
 from fastadasp.strategy import Strategy, get_registry
 from fastadasp.tasks.definition import SUFFIX, read_task
 from fastadasp.tasks.manifest import ManifestTask, listing
+from fastadasp.tasks.sources.address import split_task
 
 FULL = "full"
 ALL = "all"
@@ -119,9 +120,16 @@ def expand(strategies: Sequence[str]) -> list[str]:
 
 
 def find_task(text: str) -> Task:
-    """A task by name or TOML file, or ``name=source`` for its question and metric over other clips."""
-    name, _, source = text.partition("=")
+    """A task by name or TOML file.
+
+    ``name=source`` is its question and metric over other clips, ``name@revision`` its dataset of the hub at a commit.
+    """
+    name, revision, source = split_task(text)
     task = read_task(Path(name)) if name.endswith(SUFFIX) else get_registry().get("task", name)
+    if revision:
+        if not isinstance(task, ManifestTask):
+            raise RunError(f"task {name!r} brings its own clips; it has no revision {revision!r}")
+        task = task.at(revision)
     if not source:
         return task
     if not isinstance(task, ManifestTask):

@@ -129,6 +129,7 @@ def facts_of(task: Task, examples: Sequence[Example]) -> TaskFacts:
         settings={name: value for name, value in task.settings.items() if value},
         data=data.hexdigest(),
         questions=questions.hexdigest(),
+        revision=task.revision or None,
     )
 
 

@@ -193,6 +193,9 @@ class TaskFacts(Record):
     settings: dict[str, str] = Field(description="what else decides a score, e.g. the normaliser")
     data: str = Field(description="SHA-256 over ids, recordings (their content) and right answers, in order")
     questions: str = Field(description="SHA-256 over what each clip is asked, in order")
+    revision: str | None = Field(
+        default=None, description="commit of the hub's dataset that the clips were read from; null for other sources"
+    )
 
 
 class Run(Record):

@@ -16,6 +16,7 @@ from fastadasp.experiments.axes import ALL, FULL, Limit, expand
 from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import SECTIONS, explain, show
 from fastadasp.strategy import Strategy, get_registry
+from fastadasp.tasks.sources.address import split_task
 
 OUTER = ("tasks", "strategies", "budgets", "seeds")
 """Axes that are no field of a recipe."""
@@ -208,12 +209,12 @@ def axis_values(name: str, values: Sequence[Any]) -> dict[str, Any]:
         if wrong := [value for value in values if not isinstance(value, str)]:
             raise RunError(f"a name is text, not {show(wrong[0])}")
         values = expand(values) if name == "strategies" else list(dict.fromkeys(values))
-        names = [value.partition("=")[0] for value in values]
+        names = [split_task(value)[0] if name == "tasks" else value for value in values]
         if name == "tasks" and (twice := [one for one in names if names.count(one) > 1]):
             raise RunError(f"task {twice[0]!r} is given twice; study one set of clips at a time")
     elif name in FIELDS:
         values = [one for value in values for one in _installed(name, value)]
-    return {(value.partition("=")[0] if name == "tasks" else label(value)): value for value in values}
+    return {(split_task(value)[0] if name == "tasks" else label(value)): value for value in values}
 
 
 def _installed(field_name: str, value: Any) -> list[Any]:

@@ -117,7 +117,7 @@ def clip_bytes(loaded: LoadedModel, example: Example, max_new_tokens: int) -> in
         (batch,) = batches([clip], 1, loaded.device)
         generate_few(loaded, batch)
     shape = DecoderShape.of(adapter_for(loaded.model).decoder(loaded.model).config)
-    width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
+    width: int = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
     return max(encoder.peak, decoder.peak + shape.kv_bytes([max_new_tokens] * shape.layers, width))
 
 
@@ -141,7 +141,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, known: Sequence[int] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak, self._now, self._alive = 0, 0, set(known)
+        self.peak: int = 0
+        self._now, self._alive = 0, set(known)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

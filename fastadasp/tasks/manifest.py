@@ -107,7 +107,7 @@ class ManifestTask(Task):
             max_new_tokens,
             summary,
         )
-        self.draws = False
+        self.draws, self.revision = False, ""
         self.home = str(manifest) if is_address(manifest) else None
         self.normaliser = normaliser or METRICS[metric].normaliser
         self.columns = columns or {}
@@ -146,6 +146,16 @@ class ManifestTask(Task):
         made.usual = None
         # rows of the hub are written to disk as they are read; a copy of them gives the same first clips
         made.draws = self.home is None and not is_address(manifest)
+        return made
+
+    def at(self, revision: str) -> ManifestTask:
+        """The same task over another revision of its dataset. Raises DataError if it has none."""
+        if self.home is None or str(self.manifest) != self.home:
+            raise DataError(f"task {self.name!r} has no dataset of the hub to take the revision {revision!r} of")
+        made = copy(self)
+        made.manifest = made.home = read_address(self.home).at(revision)
+        if is_address(self._calibration) and read_address(str(self._calibration)).name == read_address(self.home).name:
+            made._calibration = read_address(str(self._calibration)).at(revision)
         return made
 
     def asking(self, instruction: str) -> ManifestTask:
@@ -190,14 +200,16 @@ class ManifestTask(Task):
             )
         examples: list[Example] = []
         faults: list[str] = []
+        reasons: set[str] = set()
         seen: dict[str, str] = {}
         labels = self._labels() if "{labels}" in self.instruction else ""
         wanted = {**self.where, **({self.parts: self.part} if self.parts else {})}
-        likely = None if self.draws or wanted else limit
+        self.revision, likely = "", None if self.draws or wanted else limit
         for row in self._rows(likely):
             if isinstance(row, DataError):
                 faults.append(str(row))
                 continue
+            self.revision = row.revision
             if any(row.values.get(key) != value for key, value in wanted.items()):
                 continue
             try:
@@ -206,11 +218,14 @@ class ManifestTask(Task):
                     raise DataError(f"{row.where}: id {example.id!r} is that of {seen[example.id]}, too")
             except DataError as fault:
                 faults.append(str(fault))
+                reasons.add(str(fault).removeprefix(f"{row.where}: "))
                 continue
             seen[example.id] = row.where
             examples.append(example)
             if limit is not None and not self.draws and len(examples) == limit:
                 break
+        if not examples and len(reasons) == 1 and len(faults) > 1:  # a column that is not there, say
+            raise DataError(f"task {self.name!r}: {self.manifest}: {reasons.pop()} (in all {len(faults)} rows)")
         if not examples and not faults:
             raise DataError(f"task {self.name!r}: {self.manifest} holds no clips for it")
         if limit is None or limit >= len(examples):
