@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from fastadasp.counts.schedule import clip_survivors, known_ratio
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.counts.solve import BatchLengths, closest, solve
 from fastadasp.errors import StrategyError
-from fastadasp.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fastadasp.recipes.recipe import Recipe
 
 Held = list[tuple[int, ...]]
 """By layer, the keys of each row: of a clip's audio or, where any may go, of a prompt and its answer."""
