@@ -56,6 +56,8 @@ def ablate(
     device_map: options.DeviceMap = None,
     dtype: options.DtypeGiven = None,
     limit: options.Limit = None,
+    whole: options.Whole = False,
+    part: options.Part = None,
     batch_size: options.BatchSizeGiven = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
@@ -91,7 +93,8 @@ def ablate(
     given = {"tasks": tasks, "strategies": strategies, **parts, "positions": positions}
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
-    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit}
+    count = options.clips(limit, whole)
+    settings = {"model": model, "device": device, "dtype": dtype, "limit": count, "part": part}
     settings |= {"device_map": device_map, "batch_size": None if batch_size is None else batch_size_of(batch_size)}
     settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
     content |= {key: value for key, value in settings.items() if value is not None}
