@@ -36,7 +36,7 @@ NOT_RUN = {
     "fastadasp compare --strategies cdpruner,sa-map-encoder": "many minutes; as for all strategies",
     "fastadasp compare --strategies h2o,observed-attention": "many minutes; as for all strategies",
     "fastadasp compare --strategies affinity-pooling,visionzip-encoder": "minutes; as for all strategies",
-    "fastadasp compare --strategies affinity-pooling,weighted": "tests/test_content.py runs such budgets on fewer clips",
+    "fastadasp compare --strategies affinity-pooling,weighted": "tests/test_content.py has fewer clips",
     "fastadasp compare --preset field": "an hour; tests/test_presets.py makes their grids",
     "fastadasp ablate": "minutes, and a cluster for Ray; tests/test_ablate.py runs such studies on fewer clips",
     "fastadasp bench --preset": "hours, and a GPU; tests/test_bench.py runs presets at small sizes",
