@@ -34,8 +34,8 @@ T (4 D² + 3 D · MLP) + 2 T² D; [performance](performance.md) has measured sha
 The curves are those of [results](results.md): the embedded model, all packaged clips, left `asr` (word error rate,
 lower is better), right `er` (accuracy, higher is better). Blue: this strategy, with the 95 % interval over clips.
 Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. What lies above a word error
-rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from that run's folder by
-`python docs/figures/catalogue.py --results DIR`.
+rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from the folders of those runs by
+`python docs/figures/catalogue.py --results DIR ...`.
 """
 
 OTHERS = {"title": "Others", "about": "Strategies that belong to none of the families above."}
@@ -88,7 +88,10 @@ def section(strategy: fastadasp.Strategy, rows: Rows) -> str:
         full = {task: rows["full", task][0]["value"] for task in METRICS}
         words = {"asr": "WER", "er": "accuracy"}
         measured = "\n".join(
-            f"| `{task}` {words[task]} | {series(rows[name, task])}; full model {full[task]:.1f} |" for task in METRICS
+            f"| `{task}` {words[task]} | {series(rows[name, task])}; full model {full[task]:.1f} |"
+            if (name, task) in rows
+            else f"| `{task}` {words[task]} | not measured |"
+            for task in METRICS
         )
         curve = f"![Quality of {strategy.name} against what is removed](figures/curve-{name.replace('+', '-')}.svg)\n"
     return f"""### `{strategy.name}`

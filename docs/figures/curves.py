@@ -20,7 +20,7 @@ Rows = dict[tuple[str, str], list[dict[str, Any]]]
 def write_curves(results: list[Path]) -> None:
     """curves.csv: quality (percent; mean over seeds) and what was removed (fractions), by strategy, task and budget.
 
-    What the folders have of a strategy and task takes the place of what stood there; other rows stay.
+    What the folders have takes the place of what stood there, but for the full model; other rows stay.
     """
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for folder in results:
@@ -30,15 +30,17 @@ def write_curves(results: list[Path]) -> None:
                 cells.setdefault((cell["strategy"], cell["task"], cell["budget"] or ""), []).append(cell)
     with (HERE / "curves.csv").open(encoding="utf-8", newline="") as file:
         lines = {tuple(row[:3]): row for row in csv.reader(file) if row[0] != FIELDS[0]}
-    anew = {key[:2] for key in cells}
-    lines = {key: row for key, row in lines.items() if key[:2] not in anew}
+    cells = {key: seeds for key, seeds in cells.items() if key[0] != "full" or key not in lines}
     with (HERE / "curves.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(FIELDS)
         for key, seeds in cells.items():
             values = [
                 [cell["metrics"][METRICS[key[1]][0]] for cell in seeds],
-                *([cell["interval"][side] for cell in seeds] for side in (0, 1)),
+                *(
+                    [(cell["interval"] or [cell["metrics"][METRICS[key[1]][0]]] * 2)[i] for cell in seeds]
+                    for i in (0, 1)
+                ),
                 *([100 * cell["efficiency"][name] for cell in seeds] for name in FIELDS[-2:]),
             ]
             shown = [f"{mean(v):.1f}" for v in values[:3]] + [f"{mean(v) / 100:.3f}" for v in values[3:]]
@@ -76,7 +78,7 @@ def draw(name: str, rows: Rows) -> str:
             inside = min(max(value, min(bottom, top)), max(bottom, top))
             return low + (high - low) * (inside - bottom) / (top - bottom)
 
-        picture.text(left, 14, f"{task}: {label}", "soft")
+        picture.text(left, 14, f"{task}: {label}{'' if (name, task) in rows else ', not measured'}", "soft")
         for tick in (0, 10, 20, 30) if task == "asr" else (50, 60, 70, 80, 90, 100):
             picture.line([(left, y(tick)), (right, y(tick))], "faint", 0.6)
             picture.text(left - 6, y(tick) + 4, tick, "soft", "end")
@@ -89,7 +91,7 @@ def draw(name: str, rows: Rows) -> str:
         if removed == "flops_removed" and name != "uniform":
             points = [(x(r[removed]), y(r["value"])) for r in rows["uniform", task]]
             picture.line([(left, full), *points], "b", 1.3, "4 3")
-        own = [r for r in rows[name, task] if min(top, bottom) <= r["value"] <= max(top, bottom)]
+        own = [r for r in rows.get((name, task), []) if min(top, bottom) <= r["value"] <= max(top, bottom)]
         start = [(left, full)] if name != "weighted+h2o" else []
         picture.line([*start, *((x(r[removed]), y(r["value"])) for r in own)], "a", 2)
         for row in own:
