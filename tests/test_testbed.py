@@ -225,6 +225,14 @@ def test_transcripts_have_one_form(tmp_path: Path) -> None:
     assert [text for text in found if not texts.overlapping(text, apart, 3)] == found[:2]
 
 
+def test_figures_are_read_where_there_is_one_reading() -> None:
+    assert texts.without_figures("Chapter 34. The 2 men, 119 of 400.") == (
+        "Chapter thirty four. The two men, one hundred and nineteen of four hundred."
+    )
+    for many in ("in 1856", "for $3", "at 4:30", "2.5 miles", "5%", "the 60's", "1,000 men"):
+        assert texts.without_figures(many) is None, many
+
+
 def test_clips_in_a_window_keep_apart() -> None:
     clips = [features.Clip(a_wave(s, i), {"n": i}) for i, s in enumerate((9.0, 9.0, 9.0, 4.0, 12.3))]
     windows = list(features.packed(iter(clips), np.random.default_rng(0)))

@@ -98,7 +98,8 @@ def main() -> None:
     row_of = {int(t): i for i, t in enumerate(known)}
     chosen = [line for line in lines if line.split == "choose"]
     train = [line for line in lines if line.split == "train"]
-    embeddings = decoder.get_input_embeddings().weight.detach()[known].clone()
+    table: Any = decoder.get_input_embeddings()
+    embeddings = table.weight.detach()[known].clone()
     projector: Any = make_projector(asked.width, decoder.config)
     with torch.no_grad():
         projector.norm.weight.fill_(float(embeddings.std()))

@@ -31,6 +31,35 @@ def speakable(text: str) -> bool:
     return bool(re.fullmatch(rf"[A-Za-z ,.;:!?'\"(){QUOTES}\u2014_-]+", text)) and not re.search(r"[A-Z]{3}", text)
 
 
+UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+UNITS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+
+def in_words(number: int) -> str:
+    """A number below 1000 as it is read.
+
+    >>> in_words(342)
+    'three hundred and forty two'
+    """
+    if number < 20:
+        return UNITS[number]
+    if number < 100:
+        return f"{TENS[number // 10]} {UNITS[number % 10]}".removesuffix(" zero")
+    rest = f" and {in_words(number % 100)}" if number % 100 else ""
+    return f"{UNITS[number // 100]} hundred{rest}"
+
+
+def without_figures(text: str) -> str | None:
+    """Whole numbers of up to three figures in words; None where others have many readings.
+
+    >>> without_figures("Chapter 34. The Law")
+    'Chapter thirty four. The Law'
+    """
+    text = re.sub(r"(?<![\d$£.,:/-])\b\d{1,3}\b(?![%:/-]|[.,]\d|'s)", lambda m: in_words(int(m[0])), text)
+    return None if re.search(r"[\d$%&£]", text) else text
+
+
 def sentences(paths: Iterable[Path], least: int = 4, most: int = 30) -> list[str]:
     """Sentences and clauses of `least` to `most` words, each once, in the order of the files."""
     found: dict[str, None] = {}
