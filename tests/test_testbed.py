@@ -225,6 +225,15 @@ def test_transcripts_have_one_form(tmp_path: Path) -> None:
     assert [text for text in found if not texts.overlapping(text, apart, 3)] == found[:2]
 
 
+def test_drawn_sentences_have_many_words() -> None:
+    found = [f"the cat sat {i}" for i in range(50)] + ["a heron", "a heron", "two herons"]
+    found = [text.translate(str.maketrans("0123456789", "abcdefghij")) for text in found]
+    drawn = texts.draw([*dict.fromkeys(found), "the cat sat"], 52, seed=1)
+    assert {"a heron", "two herons"} <= set(drawn)
+    assert "the cat sat" not in drawn
+    assert texts.draw(found, 5, seed=1) == texts.draw(found, 5, seed=1) != texts.draw(found, 5, seed=2)
+
+
 def test_figures_are_read_where_there_is_one_reading() -> None:
     assert texts.without_figures("Chapter 34. The 2 men, 119 of 400.") == (
         "Chapter thirty four. The two men, one hundred and nineteen of four hundred."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -87,5 +88,12 @@ def runs(text: str, size: int = 6) -> set[tuple[str, ...]]:
 
 
 def draw(found: list[str], count: int, seed: int) -> list[str]:
-    """`count` of them at random."""
-    return random.Random(seed).sample(found, min(count, len(found)))
+    """`count` of them at random, first those with a word that was drawn less than three times: a wide vocabulary."""
+    order = random.Random(seed).sample(found, len(found))
+    times: Counter[str] = Counter()
+    rare, common = [], []
+    for text in order:
+        words = set(normalise(text).split())
+        (rare if any(times[word] < 3 for word in words) else common).append(text)
+        times.update(words)
+    return (rare + common)[:count]
