@@ -25,6 +25,7 @@ class KeySimilarity(Scorer):
     source = "released code"
     cost = "N d_K for the cosines of neighbouring keys"
     gives = ("affinity",)
+    absolute = True
     needs = frozenset({"attention", "order"})
 
     def multiply_adds(self, work: Workload) -> int:

@@ -33,6 +33,7 @@ class Runs(Merger):
     cost = "a sort of N scores and one weighted sum over N D"
     reads = "affinity"
     needs = frozenset({"order"})
+    threshold_field = "threshold"
 
     threshold: float | None = Field(
         default=None, ge=-1, le=1, description="if given, only pairs at least this alike join, k of them at most"

@@ -33,6 +33,7 @@ class WindowSimilarity(Scorer):
     source = "Affinity Pooling (Xiang et al., Findings of ACL 2026)"
     cost = "w N D for the cosines"
     gives = ("affinity",)
+    absolute = True
     needs = frozenset({"order"})
 
     window: int = Field(default=1, ge=1, le=64, description="tokens that a token is compared with")

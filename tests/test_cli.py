@@ -118,6 +118,7 @@ def test_presets_are_listed() -> None:
     assert [(row["name"], row["tasks"]) for row in as_json] == [
         ("paper-dense", ["asr", "st"]),
         ("paper-sparse", ["er", "sqa"]),
+        ("sa-map", ["asr", "er"]),
     ]
     assert as_json[0]["methods"]["FastAdaSP constant"] == "fastadasp-dense"
     assert "paper-dense" in plain.stdout

@@ -109,6 +109,9 @@ class Scorer(TokenComponent):
     """
 
     gives: ClassVar[tuple[ScoreKind, ...]]
+    absolute: ClassVar[bool] = False
+    """Whether a score means the same in every clip, as a cosine does and a rank does not: then one threshold can serve
+    all clips of a run."""
 
     def importance(self, layer: LayerView) -> Tensor:
         """One score a token, larger = worth more: float [clips, N]. Padding entries may hold anything."""
@@ -143,6 +146,9 @@ class Merger(TokenComponent):
     """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
     across_heads: ClassVar[bool] = False
     """Whether at site ``cache`` the heads of a clip may keep different numbers, which add up to what was asked for."""
+    threshold_field: ClassVar[str] = ""
+    """The parameter, if there is one, that lets content decide how many tokens go: the larger it is, the fewer. Its
+    bounds (``ge`` and ``le`` of its field) are where budgets over a run look for it."""
     sites: ClassVar[tuple[Site, ...]] = ("input", "block")
     """Where it can act. What averages hidden states cannot act in the cache alone."""
 

@@ -35,7 +35,7 @@ def check_fit(strategy: Recipe, num_layers: int) -> None:
             f"strategy {strategy.name!r} looks at attention, but before layer 0 there is none yet: "
             'start at layer 1 or later, or take site = "block"'
         )
-    if not strategy.budget.per_prompt:
+    if not (strategy.budget.per_prompt or strategy.budget.over_run):
         layer_ratios(strategy, num_layers)
         return
     start = strategy.layers.start_layer(num_layers)

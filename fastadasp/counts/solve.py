@@ -159,6 +159,17 @@ def reach(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]
     return problem.trial(0.0).share, problem.trial(MOST).share
 
 
+def prompt_flops(strategy: Recipe, shape: DecoderShape, total: int, left: Sequence[int]) -> int:
+    """FLOPs of the decoder's prefill for one prompt.
+
+    Args:
+        total: tokens of the prompt before any reduction.
+        left: its tokens that leave each layer.
+    """
+    entered = list(left) if strategy.site == "input" else [total, *left[:-1]]
+    return shape.prefill_flops(list(zip(entered, left, strict=True)))
+
+
 @lru_cache(maxsize=4096)
 def _solve(problem: _Problem, nearest: bool) -> Solution:
     strategy = problem.strategy
@@ -287,6 +298,11 @@ def batch_removals_after(
         clips, behind = tuple(batch.clips[i] for i in places), tuple(done[i] for i in places)
         survivors.update(zip(places, _rest(_Problem(strategy, shape(), text, clips, behind)), strict=True))
     return _differences(batch.clips, survivors, num_layers)[len(taken) :]
+
+
+def closest(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]) -> Counts:
+    """The counts that come closest to a budget in one prompt, where it cannot be met."""
+    return _rest(_Problem.of(strategy, shape, text, audio))
 
 
 def _rest(problem: _Problem) -> Counts:

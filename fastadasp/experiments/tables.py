@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.contracts.task import Task
+from fastadasp.experiments import spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.statistics import FEWEST, LEVEL, least_shown
@@ -151,6 +152,7 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     "verdict": _verdict,
     "tokens removed": lambda entry: f"{entry.standing.audio_tokens_removed:.0%}",
     "audio left": _left,
+    **spread.COLUMNS,
     "KV bytes": _size,
     "FLOPs removed": _flops,
     NET: _net,
@@ -183,6 +185,13 @@ class Face:
         """The same with the smallest difference that the clips show."""
         place = 1 + next(i for i, name in enumerate(self.columns) if name in ("change", "difference"))
         return Face((*self.columns[:place], POWER, *self.columns[place:]), self.less, self.timed)
+
+    def with_spread(self) -> Face:
+        """The same with what single clips lose, and the worst one."""
+        place = 1 + next(i for i, name in enumerate(self.columns) if name in ("audio left", "tokens removed"))
+        return Face(
+            (*self.columns[:place], *spread.COLUMNS, *self.columns[place:]), (*self.less, *spread.COLUMNS), self.timed
+        )
 
     def header(self, heading: Heading) -> tuple[str, ...]:
         """All columns."""
@@ -220,6 +229,8 @@ class Face:
             out.append("win/tie/loss: clips; equal ranks: not distinguishable")
         if "FLOPs removed" in self.columns:
             out.append("FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too")
+        if set(spread.COLUMNS) <= set(self.columns):
+            out.append(spread.NOTE)
         if NET in self.columns:
             out.append(f"{NET}: the same less what the strategy computes itself (-: it does not say)")
         if self.timed and set(self.timed) & set(self.columns):

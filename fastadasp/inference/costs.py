@@ -37,6 +37,16 @@ class Efficiency(BaseModel):
     audio_tokens: float = Field(description="audio tokens of a clip before the first layer, mean")
     audio_tokens_left: float = Field(description="audio tokens of a clip that leave the last layer, mean")
     audio_tokens_removed: float = Field(description="fraction of all audio tokens gone by the last layer")
+    removed_deviation: float | None = Field(
+        default=None, description="standard deviation over the clips of the fraction that each lost of its audio tokens"
+    )
+    removed_least: float | None = Field(default=None, description="the least such fraction of a clip")
+    removed_most: float | None = Field(default=None, description="the largest such fraction of a clip")
+    threshold: float | None = Field(
+        default=None,
+        description="threshold of the merger that meets a budget over the run (`mean-tokens`, `mean-flops`) on these "
+        "clips; null for other budgets",
+    )
     kv_bytes: float = Field(
         description="bytes of keys and values after the prompt, mean of a clip, padding not counted; heads are as wide "
         "as the longest"
