@@ -374,6 +374,15 @@ def test_both_stages_learn_resume_and_can_be_built(
     assert kept.keys() == keeping.weights_of(best).keys()
 
 
+def test_the_aligned_projector_can_be_gone_on_with() -> None:
+    """It has the shape of Whisper base and SmolLM2-135M, and lands where that decoder's embeddings lie."""
+    given = keeping.weights_of(Path(train.__file__).parent / "aligned.safetensors")
+    projector = make_projector(512, SimpleNamespace(hidden_size=576, rms_norm_eps=1e-5))
+    projector.load_state_dict({name.removeprefix("projector."): weight for name, weight in given.items()})
+    norms = projector(torch.randn(64, 2048)).norm(dim=-1)
+    assert 1 < norms.mean().item() < 10  # an embedding's is 3.2
+
+
 def test_questions_have_true_answers() -> None:
     import random
 
