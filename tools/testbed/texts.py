@@ -91,7 +91,8 @@ def draw(found: list[str], count: int, seed: int) -> list[str]:
     """`count` of them at random, first those with a word that was drawn less than three times: a wide vocabulary."""
     order = random.Random(seed).sample(found, len(found))
     times: Counter[str] = Counter()
-    rare, common = [], []
+    rare: list[str] = []
+    common: list[str] = []
     for text in order:
         words = set(normalise(text).split())
         (rare if any(times[word] < 3 for word in words) else common).append(text)
