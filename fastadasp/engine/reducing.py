@@ -16,8 +16,10 @@ from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState
 from fastadasp.engine.encoding import seen_for
 from fastadasp.engine.heads import by_head, evict
-from fastadasp.engine.passes import FollowingPass, Left, Pass
+from fastadasp.engine.passes import FollowingPass, Left
 from fastadasp.engine.planning import check_text, plan_of
+from fastadasp.engine.received import attend, can_attend
+from fastadasp.engine.replayed import LayerWork, with_states
 from fastadasp.engine.rotation import Rotation, rotation_of
 from fastadasp.engine.spans import send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """Queries, keys and values of the attention that was computed last; `valid` is False for padding keys."""
+    """Queries, keys and values of the attention that was computed last; `valid` is False for padding keys.
+
+    `received` is what its keys received, where that was taken along.
+    """
 
     query: Tensor
     key: Tensor
@@ -41,27 +46,13 @@ class Seen:
     scale: float
     valid: Tensor | None
     rotation: Rotation | None
-
-
-@dataclass
-class LayerWork:
-    """What one layer did in a pass, which is all that is needed to do it again.
-
-    Attributes:
-        entered: the tokens that its attention saw.
-        entry: the reduction of its input, at site ``input``.
-        inside: the reduction between attention and MLP, at site ``block``.
-        changed: keyword arguments that it was called with instead of the decoder's.
-    """
-
-    entered: Stream
-    entry: Reduction | None = None
-    inside: Reduction | None = None
-    changed: dict[str, Any] | None = None
+    received: Tensor | None
 
 
 class ReducingPass(FollowingPass):
     """A prompt whose audio tokens are reduced, or whose keys and values are evicted."""
+
+    looks = True
 
     def __init__(self, session: Session, cache: Any, known: CacheState, stream: Stream, seen: int) -> None:
         super().__init__(session, cache, known, stream, seen)
@@ -75,6 +66,7 @@ class ReducingPass(FollowingPass):
         self.survivors: Survivors | None = None
         self._remove = self._evict = self._clip_keys = torch.zeros(0, dtype=torch.int64)
         self._seen: Seen | None = None
+        self._received: Tensor | None = None
         self._rotary: Any = None  # what the current layer rotates its queries by
         self._positions: Tensor | None = None
         self._kept: dict[str, tuple[int, Tensor]] = {}
@@ -139,7 +131,7 @@ class ReducingPass(FollowingPass):
                 entry = self._reduce(index, states, self._take_seen())
             self._follow(index, "input", entry)
             states = entry.reduce(states)
-            args, kwargs = _with_states(args, kwargs, states)
+            args, kwargs = with_states(args, kwargs, states)
         work = LayerWork(self.stream, entry)
         self.work.append(work)
         if self.survivors is not None:
@@ -153,10 +145,22 @@ class ReducingPass(FollowingPass):
             work.changed = (work.changed or {}) | {"attention_mask": kwargs["attention_mask"]}
         return args, kwargs
 
+    def attend(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor | None:
+        """Takes scores along with the attention where the strategy will ask for those of all queries."""
+        if not (self.session.takes_received and can_attend(query, key)) or self.keys[-1].valid is not None:
+            return None
+        site = self.session.strategy.site
+        acting = index if site == "block" else index + 1
+        if not self._reduces(acting, site) or self.removals[acting] == self.stream.spans.tokens:
+            return None  # nobody has to choose
+        output, self._received = attend(query, key, value, scale)
+        return output
+
     def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+        received, self._received = self._received, None
         if self._reduces(index, "block") or self._evicts(index) or self._reduces(index + 1, "input"):
             rotation = rotation_of(self.session, index, self._rotary, self._positions, self.stream, query)
-            self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation)
+            self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation, received)
 
     def before_norm(self, index: int, states: Tensor) -> Tensor | None:
         """Evicts keys and values (site ``cache``), reduces the MLP's input (site ``block``)."""
@@ -202,6 +206,9 @@ class ReducingPass(FollowingPass):
         self.check_complete()
         self.session.trace.publish(self._traced, self._assignments)
         super().finish()
+
+    def end(self) -> None:
+        self.check_complete()
 
     def missing(self) -> list[tuple[int, str]]:
         """Layers and sites that were to act and did not."""
@@ -258,6 +265,7 @@ class ReducingPass(FollowingPass):
             kept=self._kept,
             value=None if seen is None else seen.value.to(device),
             rotation=None if seen is None else seen.rotation,
+            received=None if seen is None or seen.received is None else seen.received.to(device),
             encoder=seen_for(self.session, len(self.stream.spans.tokens), device, plain=self.left() is None),
         )
 
@@ -309,38 +317,3 @@ class StaticPass(ReducingPass):
         self.check_complete()
         self.session.trace.publish(self._traced, self._assignments)
         static.settle(self.cache, self.keys, self.seen, self.session.allotted)
-
-
-class ReplayedPass(Pass):
-    """One layer of an earlier pass once more, as gradient checkpointing does in the backward pass.
-
-    It decides nothing: the reductions are those that the layer made in the forward pass.
-    """
-
-    def __init__(self, work: LayerWork) -> None:
-        self._work = work
-
-    def enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._work.entry is not None:
-            states = args[0] if args else kwargs["hidden_states"]
-            args, kwargs = _with_states(args, kwargs, self._work.entry.reduce(states))
-        return args, kwargs | (self._work.changed or {})
-
-    def before_norm(self, index: int, states: Tensor) -> Tensor | None:
-        return self.shorten(index, states)
-
-    def shorten(self, index: int, states: Tensor) -> Tensor | None:
-        return None if self._work.inside is None else self._work.inside.reduce(states)
-
-    def expand(self, index: int, states: Tensor) -> Tensor:
-        return states if self._work.inside is None else self._work.inside.expand(states)
-
-    def leave(self, index: int, states: Tensor) -> Tensor:
-        return states if self._work.inside is None else self._work.inside.reduce(states)
-
-
-def _with_states(
-    args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A layer's arguments with other hidden states."""
-    return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
