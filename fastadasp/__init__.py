@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastadasp.contracts.hookspecs import API_VERSION, hookimpl
     from fastadasp.contracts.task import Example, Task
     from fastadasp.contracts.token_plan import TokenPlan
+    from fastadasp.contracts.workload import Workload
     from fastadasp.counts.budget import Budget
     from fastadasp.counts.shape import DecoderShape
     from fastadasp.engine.view import LayerView
@@ -76,6 +77,7 @@ __all__ = [
     "TokenPlan",
     "Transcript",
     "UnknownNameError",
+    "Workload",
     "__version__",
     "compare",
     "get_registry",
@@ -92,6 +94,7 @@ _HOMES = {
     "counts.budget": ("Budget",),
     "contracts.components": ("Component", "LayerSelector", "Merger", "Schedule", "Scorer"),
     "contracts.token_plan": ("TokenPlan",),
+    "contracts.workload": ("Workload",),
     "engine.view": ("LayerView",),
     "errors": (
         "DataError",

@@ -19,7 +19,14 @@ from fastadasp.selection.cache import warn
 if TYPE_CHECKING:
     import pandas
 
-COSTS = ("audio_tokens_removed", "flops_removed", "flops_removed_with_encoder", "kv_removed")
+COSTS = (
+    "audio_tokens_removed",
+    "flops_removed",
+    "flops_removed_net",
+    "flops_removed_with_encoder",
+    "flops_removed_net_with_encoder",
+    "kv_removed",
+)
 """Costs of a row, as fractions of the full model's."""
 
 
@@ -135,14 +142,16 @@ def compare(
     model: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    limit: int | None = None,
+    device_map: str | None = None,
+    limit: int | Literal["all"] | None = None,
+    part: str | None = None,
     seed: int = 0,
     seeds: int = usual.SEEDS,
-    batch_size: int = usual.BATCH_SIZE,
+    batch_size: int | Literal["auto"] = usual.BATCH_SIZE,
     overrides: Mapping[str, Any] | None = None,
     baseline: str = "full",
-    executor: Literal["local", "ray"] = "local",
-    workers: int = 2,
+    executor: Literal["local", "processes", "ray"] = "local",
+    workers: int | None = None,
     prompt: str | None = None,
     download: bool = False,
     progress: Any = None,
@@ -155,16 +164,18 @@ def compare(
         tasks: names, TOML files, or ``name=source`` for clips of one's own.
         budgets: fractions removed, above 0 and below 1; ``"flops=0.3"`` and the like as on the command line.
         model: folder or hub id; the embedded model if None.
-        limit: clips of each task; all if None.
+        limit: clips of each task, or ``"all"``; None for what each task usually takes (all, unless it says otherwise).
+        part: ``choosing`` or ``reporting``: which part of the tasks' clips; None for the tasks' own choice.
         device: ``auto``, ``cpu`` or ``cuda``.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        device_map: ``auto`` spreads the model over all devices, by the package accelerate.
         seed: the first seed of random strategies.
         seeds: how many seeds each of them gets.
-        batch_size: clips at a time.
+        batch_size: clips at a time; ``auto`` finds how many fit into memory.
         overrides: fields to change in every recipe, e.g. ``{"layers.layer": 2}``.
         baseline: the strategy that differences are taken against, at the same budget; ``full`` for the full model.
-        executor: ``local``, this process, or ``ray``.
-        workers: of Ray.
+        executor: ``local``, this process; ``processes``, several on this machine; or ``ray``.
+        workers: how many of them; None for one a GPU, or two.
         prompt: what every clip is asked, in the place of the tasks' own instructions.
         download: whether large datasets of public benchmarks are downloaded; they are refused otherwise.
         progress: called with (what is being done, clips done, clips in all).
@@ -201,7 +212,9 @@ def compare(
         model=None if model is None else str(model),
         device=device,
         dtype=dtype,
+        device_map=device_map,
         limit=limit,
+        part=part,
         batch_size=batch_size,
         prompt=prompt,
     )

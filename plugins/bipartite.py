@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_leaders, nearest, smallest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
     from fastadasp.contracts.components import Need
 
 
@@ -45,6 +45,10 @@ class Bipartite(Merger):
     def capacity(self, tokens: int) -> int:
         window = self.window or max(tokens, 1)
         return tokens // window * (window // 2) + tokens % window // 2
+
+    def multiply_adds(self, work: Workload) -> int:
+        width = work.hidden if self.of == "hidden" else work.key_width
+        return work.cosines(work.tokens**2, width) + work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch

@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_kept, rank_descending, smallest, unit_ve
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Dart(Merger):
@@ -38,6 +38,9 @@ class Dart(Merger):
     uses_weight = False
 
     pivots: int = Field(default=4, ge=1, le=64, description="how many pivots")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosines(min(self.pivots, work.tokens) * work.tokens, work.hidden)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, unit = layer.valid, unit_vectors(layer.hidden)

@@ -10,7 +10,7 @@ from fastadasp.ops import clusters_from_kept, unit_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class DivPrune(Merger):
@@ -32,6 +32,9 @@ class DivPrune(Merger):
     cost = "m rounds that follow one another, m N D in all"
     reads = "importance"
     uses_weight = False
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosines(work.kept * work.tokens, work.hidden)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch

@@ -10,7 +10,7 @@ from fastadasp.ops import clusters_from_kept, greedy_map, unit_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Dpp(Merger):
@@ -31,6 +31,10 @@ class Dpp(Merger):
     reads = "importance"
     uses_weight = False
     sites = ("input", "block")
+
+    def multiply_adds(self, work: Workload) -> int:
+        # in each round lengths, products with the pick, and what is taken out
+        return work.cosines(3 * work.kept * work.tokens, work.hidden)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid = layer.valid

@@ -10,7 +10,7 @@ from fastadasp.ops import clusters_from_kept, smallest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Drop(Merger):
@@ -28,6 +28,9 @@ class Drop(Merger):
     reads = "importance"
     uses_weight = False
     sites = ("input", "block", "cache")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         return TokenPlan(clusters_from_kept(layer.valid & ~smallest(select, remove)), merges=False)

@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_kept, largest, rank_descending
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class DropByHead(Merger):
@@ -38,16 +38,18 @@ class DropByHead(Merger):
 
     even: float = Field(default=0.5, ge=0, le=1, description="share of the budget that all heads have alike")
 
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
+
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, heads = layer.valid, layer.heads
-        mean = (valid.sum(1) - remove).view(-1, heads)
-        total = mean.sum(1, keepdim=True)
+        total = (valid.sum(1) - remove).view(-1, heads).sum(1, keepdim=True)
         mass = select.masked_fill(~valid, 0.0).double().clamp_min(0).sum(1).view(-1, heads)
         whole = mass.sum(1, keepdim=True)
         share = (mass / whole.clamp_min(1e-30)).where(whole > 0, 1 / heads)
-        budget = self.even * mean + (1 - self.even) * total * share
+        budget = self.even * total / heads + (1 - self.even) * total * share
         # A key's claim is its head's budget minus its rank there: the largest claims are the largest remainders.
         rank = rank_descending(select.masked_fill(~valid, float("-inf"))).double()
         claim = (budget.view(-1, 1) - rank).masked_fill(rank == 0, float("inf")).masked_fill(~valid, float("-inf"))
-        kept = largest(claim.view(len(mean), -1), total.squeeze(1)).view_as(valid)
+        kept = largest(claim.view(len(total), -1), total.squeeze(1)).view_as(valid)
         return TokenPlan(clusters_from_kept(valid & kept), merges=False)

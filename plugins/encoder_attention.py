@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class EncoderAttention(Scorer):
@@ -38,6 +38,9 @@ class EncoderAttention(Scorer):
         default="valid", description='frames that are asked; or "all", padding included, or those that became "tokens"'
     )
     of: Literal["all", "own"] = Field(default="all", description='or "own": what a token\'s frames give to each other')
+
+    def multiply_adds(self, work: Workload) -> int | None:
+        return work.encoder
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""

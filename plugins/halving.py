@@ -10,7 +10,7 @@ from fastadasp.ops import clusters_from_joins, cosine_to_next, group_means, larg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Halving(Merger):
@@ -32,6 +32,11 @@ class Halving(Merger):
     cost = "log2 (n / m) rounds that follow one another, each N D for means and cosines"
     reads = "affinity"
     needs = frozenset({"order"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        share = -(-work.tokens // work.kept) if work.kept else 1
+        later = max((share - 1).bit_length() - 1, 0)  # the first round has the scorer's affinities
+        return later * 3 * work.tokens * work.hidden + work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch

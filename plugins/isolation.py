@@ -12,7 +12,7 @@ from fastadasp.ops import nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
     from fastadasp.contracts.components import Need
 
 
@@ -41,6 +41,9 @@ class Isolation(Scorer):
     def needed(self) -> frozenset[Need]:
         places: tuple[Need, ...] = ("order",) if self.among == "odd" or self.window is not None else ()
         return frozenset({*places, *(("attention",) if self.of == "keys" else ())})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosines(work.tokens**2, work.hidden if self.of == "hidden" else work.key_width)
 
     def importance(self, layer: LayerView) -> Tensor:
         """Distances in [0, 2], float32 [clips, N]."""

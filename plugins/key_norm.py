@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class KeyNorm(Scorer):
@@ -38,6 +38,9 @@ class KeyNorm(Scorer):
         default=2, description="1 for the L1 norm, which rotary embedding makes depend on the position"
     )
     prefer: Literal["long", "short"] = Field(default="long", description='or "short": what counts is -p_j')
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.tokens * work.key_width
 
     def importance(self, layer: LayerView) -> Tensor:
         """Norms, negative ones if short keys are preferred, float32 [clips, N]."""

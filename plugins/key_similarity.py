@@ -9,7 +9,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class KeySimilarity(Scorer):
@@ -25,7 +25,11 @@ class KeySimilarity(Scorer):
     source = "released code"
     cost = "N d_K for the cosines of neighbouring keys"
     gives = ("affinity",)
+    absolute = True
     needs = frozenset({"attention", "order"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosine_to_next_key()
 
     def affinity(self, layer: LayerView) -> Tensor:
         """Cosines in [-1, 1], float32 [clips, N - 1]."""

@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
     from fastadasp.contracts.components import Need
 
 
@@ -39,6 +39,9 @@ class LastQueryAttention(Scorer):
 
     def needed(self) -> frozenset[Need]:
         return self.needs | {"order"} if self.together else self.needs
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.attention_rows(1)
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean attention weights in [0, 1], float32 [clips, N]; 2 for the last token itself."""

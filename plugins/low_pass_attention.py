@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 BLOCK = 32
 """Frequencies that are added up at once."""
@@ -44,6 +44,10 @@ class LowPassAttention(Scorer):
     cutoff: float = Field(
         default=0.25, ge=0, le=1, description="share of the frequencies that are kept, low ones first"
     )
+
+    def multiply_adds(self, work: Workload) -> int:
+        frequencies = (work.tokens // 2 // BLOCK + 1) * BLOCK
+        return work.attention_rows(self.window) + 4 * work.kv_heads * work.tokens * frequencies
 
     def importance(self, layer: LayerView) -> Tensor:
         """Smoothed attention weights, negative ones set to 0, float32 [clips, N]."""

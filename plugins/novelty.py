@@ -10,7 +10,7 @@ from fastadasp.ops import cosine_to_next
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Novelty(Scorer):
@@ -28,6 +28,9 @@ class Novelty(Scorer):
     cost = "N D for the cosines"
     gives = ("importance",)
     needs = frozenset({"order"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosines(work.tokens - 1, work.hidden)
 
     def importance(self, layer: LayerView) -> Tensor:
         """Distances in [0, 2], 3 for the first token, float32 [clips, N]."""

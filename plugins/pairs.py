@@ -12,7 +12,7 @@ from fastadasp.ops import alternate_in_runs, clusters_from_joins, rank_descendin
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Pairs(Merger):
@@ -42,6 +42,9 @@ class Pairs(Merger):
 
     def capacity(self, tokens: int) -> int:
         return tokens // 2 if self.overlap == "fill" else max(tokens - 1, 0)
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         ranks = rank_descending(select)

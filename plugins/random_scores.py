@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class RandomScores(Scorer):
@@ -29,6 +29,9 @@ class RandomScores(Scorer):
     gives = ("importance", "affinity")
 
     stream: int = Field(default=0, description="other draws of the same seed")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def importance(self, layer: LayerView) -> Tensor:
         """Noise in [0, 1), float32 [clips, N]."""

@@ -9,7 +9,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class RoutedHeads(Scorer):
@@ -33,6 +33,9 @@ class RoutedHeads(Scorer):
     cost = "H M T d for the rows of attention of M text tokens"
     gives = ("importance",)
     needs = frozenset({"attention", "text"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.attention_rows(work.text)
 
     def importance(self, layer: LayerView) -> Tensor:
         """Shares that add up to 1 in each clip, float32 [clips, N]."""

@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_joins, largest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Runs(Merger):
@@ -33,6 +33,7 @@ class Runs(Merger):
     cost = "a sort of N scores and one weighted sum over N D"
     reads = "affinity"
     needs = frozenset({"order"})
+    threshold_field = "threshold"
 
     threshold: float | None = Field(
         default=None, ge=-1, le=1, description="if given, only pairs at least this alike join, k of them at most"
@@ -40,6 +41,9 @@ class Runs(Merger):
 
     def is_exact(self) -> bool:
         return self.threshold is None
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         joined = largest(select, remove)

@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_joins, greedy_map, group_means, rank_des
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class SaMap(Merger):
@@ -52,6 +52,12 @@ class SaMap(Merger):
 
     threshold: float = Field(default=0.85, ge=-1, le=1)
     longest: int = Field(default=32, ge=1, le=256)
+
+    def multiply_adds(self, work: Workload) -> int:
+        lags = sum(work.tokens - lag for lag in range(1, min(self.longest, work.tokens)))
+        groups = work.tokens + 1
+        grown = work.cosines(lags, work.hidden) + work.cosines(groups, work.hidden)
+        return grown + 3 * work.kept * groups * work.hidden + work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, hidden = layer.valid, layer.hidden

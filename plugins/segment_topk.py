@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_kept, rank_descending, rank_in_groups
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class SegmentTopk(Merger):
@@ -44,6 +44,9 @@ class SegmentTopk(Merger):
     segments: int | None = Field(default=None, ge=1, description="or how many segments there are")
     share: Literal["equal", "softmax"] = Field(default="equal", description='or "softmax" of the summed importances')
     temperature: float = Field(default=1.0, gt=0, description="of the softmax")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch

@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class SinksAndRecent(Scorer):
@@ -31,6 +31,9 @@ class SinksAndRecent(Scorer):
     needs = frozenset({"order"})
 
     sinks: int = Field(default=4, ge=0, description="how many of the first tokens rank before all others")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def importance(self, layer: LayerView) -> Tensor:
         """Whole numbers, float32 [clips, N]."""

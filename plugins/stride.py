@@ -10,7 +10,7 @@ from fastadasp.ops import evenly_spaced
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Stride(Scorer):
@@ -32,6 +32,9 @@ class Stride(Scorer):
     source = "baseline"
     gives = ("importance", "affinity")
     needs = frozenset({"order"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def importance(self, layer: LayerView) -> Tensor:
         """Scores in [0, 1], float32 [clips, N]."""

@@ -9,7 +9,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 BLOCK = 64
 """Audio tokens that the text is compared with at once."""
@@ -37,6 +37,9 @@ class TextRaters(Scorer):
     cost = "H M T d for the rows of attention of M text tokens; N M D to find the raters"
     gives = ("importance",)
     needs = frozenset({"attention", "text"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.attention_rows(work.text) + work.text * work.tokens * work.hidden
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean attention weights in [0, 1], float32 [clips, N]."""

@@ -10,7 +10,7 @@ from fastadasp.ops import unit_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class TextSimilarity(Scorer):
@@ -28,6 +28,9 @@ class TextSimilarity(Scorer):
     cost = "T D, since the mean of the text's unit vectors is taken first"
     gives = ("importance",)
     needs = frozenset({"text"})
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosines(work.prompt, work.hidden, work.prompt)
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean cosines in [-1, 1], float32 [clips, N]."""

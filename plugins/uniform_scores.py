@@ -9,7 +9,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class UniformScores(Scorer):
@@ -24,6 +24,9 @@ class UniformScores(Scorer):
     formula = "w_j = 1"
     source = "released code (`merge_ave`), as weight"
     gives = ("importance", "affinity")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return 0
 
     def importance(self, layer: LayerView) -> Tensor:
         """Ones, float32 [clips, N]."""

@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_leaders, evenly_spaced, largest, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class VisionZip(Merger):
@@ -41,6 +41,9 @@ class VisionZip(Merger):
     needs = frozenset({"attention", "order"})
 
     contextual: float = Field(default=0.15625, gt=0, le=1, description="the share of means among the tokens that stay")
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.cosines(work.tokens**2, work.key_width) + work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch

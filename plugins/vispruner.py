@@ -12,7 +12,7 @@ from fastadasp.ops import clusters_from_kept, largest, unit_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 BLOCK = 512
 """Tokens that others are compared with at once."""
@@ -44,6 +44,13 @@ class VisPruner(Merger):
 
     important: float = Field(default=0.5, ge=0, le=1, description="share of important tokens among those that stay")
     step: int = Field(default=4, ge=1, description="tokens that go in a round")
+
+    def multiply_adds(self, work: Workload) -> int:
+        rest, spare = work.tokens - round(work.kept * self.important), work.kept - round(work.kept * self.important)
+        pairs = 0
+        while spare and (goes := max(min(self.step, rest - spare, (rest + 1) // 2), 0)):
+            pairs, rest = pairs + -(-rest // 2) * (rest // 2), rest - goes
+        return work.cosines(pairs, work.hidden)
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch

@@ -11,7 +11,7 @@ from fastadasp import Scorer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class WindowAttention(Scorer):
@@ -44,6 +44,9 @@ class WindowAttention(Scorer):
         if value % 2 == 0:
             raise ValueError("an average around a token takes an odd number of tokens")
         return value
+
+    def multiply_adds(self, work: Workload) -> int:
+        return work.attention_rows(self.window) + work.heads * work.prompt * self.kernel
 
     def importance(self, layer: LayerView) -> Tensor:
         """Mean attention weights in [0, 1], above them for audio inside the window, float32 [clips, N]."""

@@ -12,7 +12,7 @@ from fastadasp.ops import unit_vectors
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
     from fastadasp.contracts.components import Need
 
 
@@ -33,6 +33,7 @@ class WindowSimilarity(Scorer):
     source = "Affinity Pooling (Xiang et al., Findings of ACL 2026)"
     cost = "w N D for the cosines"
     gives = ("affinity",)
+    absolute = True
     needs = frozenset({"order"})
 
     window: int = Field(default=1, ge=1, le=64, description="tokens that a token is compared with")
@@ -41,6 +42,11 @@ class WindowSimilarity(Scorer):
 
     def needed(self) -> frozenset[Need]:
         return self.needs if self.of == "hidden" else self.needs | {"attention"}
+
+    def multiply_adds(self, work: Workload) -> int:
+        window = self.window if self.deep_window is None or work.layer == 0 else self.deep_window
+        pairs = sum(work.tokens - back for back in range(1, min(window, work.tokens - 1) + 1))
+        return work.cosines(pairs, work.hidden if self.of == "hidden" else work.key_width)
 
     def affinity(self, layer: LayerView) -> Tensor:
         """Cosines in [-1, 1], float32 [clips, N - 1]."""

@@ -306,8 +306,8 @@ WRONG: dict[str, tuple[list[str], str, str]] = {
     "axis without values": (["--axis", "site"], "", "write field=value,value"),
     "missing model": (["--model", "./nothing"], "", "there is no model folder ./nothing"),
     "missing manifest": (["--tasks", "asr=none.jsonl"], "", "there is no manifest none.jsonl"),
-    "unknown executor": (["--executor", "slurm"], "", "executor is one of local, ray, not 'slurm'"),
-    "workers without Ray": (["--workers", "4"], "", "--workers needs --executor ray"),
+    "unknown executor": (["--executor", "slurm"], "", "executor is one of local, processes, ray, not 'slurm'"),
+    "workers without others": (["--workers", "4"], "", "--workers needs --executor processes"),
     "unknown device": (["--device", "gpu"], "", "device is one of auto, cpu, cuda, not 'gpu'"),
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ ROOMS = (
     "serving",
     "testing",
     "harness",
+    "testbed",
     "convert",
     "transcribe",
     "experiments",

@@ -118,6 +118,7 @@ def test_presets_are_listed() -> None:
     assert [(row["name"], row["tasks"]) for row in as_json] == [
         ("paper-dense", ["asr", "st"]),
         ("paper-sparse", ["er", "sqa"]),
+        ("sa-map", ["asr", "er"]),
     ]
     assert as_json[0]["methods"]["FastAdaSP constant"] == "fastadasp-dense"
     assert "paper-dense" in plain.stdout
@@ -145,6 +146,11 @@ def test_models_say_which_work_and_why_others_do_not() -> None:
     assert (rows["qwen2_audio"]["usable"], rows["qwen2_audio"]["installed"]) == (True, True)
     assert (rows["qwen2_audio"]["reason"], rows["whisper"]["usable"]) == (None, False)
     assert "cross-attention" in rows["whisper"]["reason"]
+    assert (rows["voxtral"]["encoder_attention"], rows["voxtral"]["encoder_reason"]) == (True, None)
+    assert (rows["vibevoice_asr"]["encoder_attention"], rows["vibevoice_asr"]["encoder_reason"]) == (
+        False,
+        "their encoder has no attention",
+    )
     plain = fastadasp("models").stdout
     assert "no: it is an encoder-decoder" in plain
 

@@ -71,17 +71,16 @@ def test_a_killed_comparison_goes_on_to_the_same_bytes(whole: Path, tmp_path: Pa
     assert "all 4 cells are done" in run("compare", *FEW, "--output", str(tmp_path / "run"))[1]
 
 
-@pytest.mark.skipif(not RAY, reason="Ray is not installed: pip install 'fastadasp[ray]'")
-def test_a_comparison_on_ray_has_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    code, told = run("compare", *FEW, "--output", str(tmp_path / "run"), "--executor", "ray", "--workers", "2")
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_a_comparison_by_two_workers_has_the_same_bytes(whole: Path, tmp_path: Path, executor: str) -> None:
+    if executor == "ray" and not RAY:
+        pytest.skip("Ray is not installed: pip install 'fastadasp[ray]'")
+    code, told = run("compare", *FEW, "--output", str(tmp_path / "run"), "--executor", executor, "--workers", "2")
     assert code == 0, told
+    assert "4 cells take about " in told
+    assert " by 2 workers" in told
     for name in SAME:
         assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes(), name
-
-
-def test_options_of_ray_need_it() -> None:
-    code, told = run("compare", "--workers", "2")
-    assert (code, "--workers needs --executor ray" in told) == (2, True)
 
 
 def test_other_arguments_are_refused_and_a_baseline_is_none(whole: Path, tmp_path: Path) -> None:

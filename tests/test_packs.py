@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,13 +25,14 @@ from fastadasp.experiments.axes import asked, find_task, read_tasks
 from fastadasp.tasks.definition import Definition
 from fastadasp.tasks.packs import FOLDER
 from fastadasp.tasks.sources import hub
-from fastadasp.tasks.sources.address import Address, read_address
+from fastadasp.tasks.sources.address import EXPORT, Address, is_commit, read_address, split_task
 from fastadasp.tasks.sources.copies import parquet_files
 from fastadasp.tasks.sources.downloads import LARGE, asking, check_download
 
 SPEECH = Path(__file__).parent / "fixtures" / "librispeech"
 ROWS = [json.loads(line) for line in (SPEECH / "transcripts.jsonl").read_text().splitlines()]
 TEXTS = [row["text"] for row in ROWS]
+JA = ["今日は天気がいいです", "音楽を聞いています", "彼らは京都に行きました", "窓を開けてください", "これは本です"]
 ZH = ["今天天气很好", "我在听音乐", "他们去了北京", "请打开窗户", "这是一本书"]
 TEXT, WHOLE, REAL, SOUND = Value("string"), Value("int64"), Value("float64"), Audio(sampling_rate=16_000)
 OPENSLR = {"file": TEXT, "audio": SOUND, "text": TEXT, "speaker_id": WHOLE, "chapter_id": WHOLE, "id": TEXT}
@@ -63,6 +65,17 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "fleurs-en": ("en_us/test-00000-of-00001.parquet", FLEURS),
     "fleurs-zh": ("cmn_hans_cn/test-00000-of-00001.parquet", FLEURS),
     "fleurs-yue": ("yue_hant_hk/test-00000-of-00001.parquet", FLEURS),
+    **{
+        f"fleurs-{language}": (f"{folder}/test/0000.parquet", FLEURS)
+        for language, folder in {
+            "ja": "ja_jp",
+            "de": "de_de",
+            "fr": "fr_fr",
+            "es": "es_419",
+            "it": "it_it",
+            "pt": "pt_br",
+        }.items()
+    },
     "covost2-en-zh": (
         "en_zh/test-00000-of-00001.parquet",
         {"client_id": TEXT, "file": TEXT, "audio": SOUND, "sentence": TEXT, "translation": TEXT, "id": TEXT},
@@ -85,11 +98,16 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "open-asr-gigaspeech": ("gigaspeech_cleaned/test-00000-of-00001.parquet", ESB),
     "open-asr-voxpopuli": ("voxpopuli_cleaned_aa/test-00000-of-00001.parquet", ESB),
     "open-asr-spgispeech": ("spgispeech/test-00000-of-00001.parquet", ESB),
-    "open-asr-earnings22": ("data/test-00000-of-00001.parquet", {"audio": SOUND, "text": TEXT}),
+    **{
+        f"open-asr-{part.replace('_', '-')}": (f"{part}/test-00000-of-00001.parquet", ESB)
+        for part in ("earnings22", "tedlium", "common_voice")
+    },
 }
 """Of each task with a dataset on the hub: where its Parquet lies in the repository, and its columns."""
 LISTS = ("audiomarathon", "audiomarathon-race", "audiomarathon-desed")
 """Tasks whose clips come as a JSON file beside recordings."""
+FOLDERS = ("audiomarathon-asr", "audiomarathon-had")
+"""Tasks whose clips come as a folder of recordings."""
 PACKS = {path.stem for path in FOLDER.glob("*.toml")}
 
 
@@ -120,7 +138,7 @@ def value(name: str, kind: Any, task: str, i: int) -> Any:
     if isinstance(kind, ClassLabel):
         return i % 2
     if kind == TEXT:
-        return (ZH if chinese else TEXTS)[i]
+        return (ZH if chinese else JA if task == "fleurs-ja" else TEXTS)[i]
     return i
 
 
@@ -139,6 +157,9 @@ def write(folder: Path, task: str) -> Path:
         path = folder / where.format(split=split)
         path.parent.mkdir(parents=True, exist_ok=True)
         made.to_parquet(path)
+    if task.startswith("fleurs"):
+        for other in ("xx_xx", "yy_yy"):  # other languages
+            shutil.copytree(path.parent.parent if path.stem == "0000" else path.parent, folder / other)
     last = path.name if path.stem == "0000" else f"train-{path.name.partition('-')[2]}"
     beside = path.parent.parent / "train" / last if path.stem == "0000" else path.with_name(last)
     beside.parent.mkdir(exist_ok=True)
@@ -209,15 +230,40 @@ def test_benchmarks_that_come_as_a_json_file(name: str, tmp_path: Path) -> None:
         find_task(name).examples()
 
 
+def test_benchmarks_that_come_as_a_folder(tmp_path: Path) -> None:
+    for i, row in enumerate(ROWS):
+        inside = tmp_path / "HAD" / ("real" if i % 2 else "fake")
+        inside.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SPEECH / row["audio_filepath"], inside)
+        chapter = tmp_path / "LibriSpeech" / "1089" / "134686"
+        chapter.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SPEECH / row["audio_filepath"], chapter)
+        (chapter / row["audio_filepath"]).with_suffix(".txt").write_text(row["text"])
+    had: Any = find_task(f"audiomarathon-had={tmp_path / 'HAD'}")
+    assert sorted(example.reference for example in had.examples()) == ["fake"] * 3 + ["real"] * 2
+    assert had.score(["Fake.", "b"], ["fake", "real"])["no_answer"] == 50
+    asr: Any = find_task(f"audiomarathon-asr={tmp_path / 'LibriSpeech'}")
+    assert sorted(example.reference for example in asr.examples()) == sorted(TEXTS)
+    for task in (had, asr):
+        task.draws = False
+        testing.check_task(task)
+        with pytest.raises(DataError, match=r"give it some.*Hezep/AudioMarathon"):
+            find_task(task.name).examples()
+
+
 def test_every_benchmark_has_a_fixture_and_says_where_it_comes_from() -> None:
-    assert set(FIXTURES) | set(LISTS) == PACKS
+    assert set(FIXTURES) | set(LISTS) | set(FOLDERS) == PACKS
     installed = {entry.name: entry.value for entry in get_registry().entries("task")}
     for name in PACKS:
         task = installed[name]
         assert task.summary
         assert task.licence
-        assert task.source
-        assert (task.home is None) == (name in LISTS)
+        assert re.search(r"\b[0-9a-f]{7}\b|the hub's page", task.source), (
+            name
+        )  # a commit of the repository it was read in
+        assert (task.home is None) == (name in LISTS + FOLDERS)
+        revision = task.home and read_address(task.home).revision
+        assert revision in (None, EXPORT) or is_commit(revision), name
 
 
 def test_each_benchmark_has_a_row_in_the_documentation() -> None:
@@ -229,7 +275,8 @@ def test_each_benchmark_has_a_row_in_the_documentation() -> None:
         task: Any = find_task(name)
         home = read_address(task.home) if task.home else Address("Hezep/AudioMarathon", splits=())
         split = "+".join(home.splits) if len(home.splits) < 3 else "12 subjects"
-        for part in (home.name, home.configuration or "", split, f"`{task.metric}`", task.licence):
+        pinned = f"`{home.revision[:7]}`" if is_commit(home.revision) else ""
+        for part in (home.name, home.configuration or "", split, f"`{task.metric}`", task.licence, pinned):
             assert part in row, (name, part)
 
 
@@ -330,7 +377,9 @@ def test_what_is_cached_is_used_offline(repository: Path, tmp_path: Path) -> Non
 def test_faults_of_datasets(repository: Path) -> None:
     with pytest.raises(DataError, match="has the splits test, train, not 'dev'"):
         list(hub.rows(f"hf:{repository}:clean:dev"))
-    with pytest.raises(DataError, match=r"cannot be had: .*clea"):
+    with pytest.raises(DataError, match=r"has the splits test, train, not 'tets'. Did you mean 'test'"):
+        list(hub.rows(f"hf:{repository}:clean:tets"))
+    with pytest.raises(DataError, match=r"it has no configuration 'clea'. Did you mean 'clean'\? It has: clean"):
         list(hub.rows(f"hf:{repository}:clea:test"))
     for text in ("hf:", "hf:a:", "hf:a:b:c:d", "hf:a@:b", "hf:a:b+"):
         with pytest.raises(DataError, match=r"write hf:|joined by \+"):
@@ -413,3 +462,42 @@ def test_which_files_of_a_copy_are_meant(tmp_path: Path) -> None:
 
 def test_keys_of_public_benchmarks_are_those_of_task_files() -> None:
     assert {"licence", "source"} <= set(Definition.model_fields)
+
+
+# Revisions
+
+
+def test_a_branch_of_parquet_copies_has_its_configurations_in_folders(tmp_path: Path) -> None:
+    folder = write(tmp_path / "home" / "fleurs", "fleurs-ja")
+    rows = list(hub.rows(f"hf:{folder}@{EXPORT}:ja_jp:test"))
+    assert [row.values["transcription"] for row in rows] == JA
+    assert [row.values["transcription"] for row in hub.rows(f"hf:{folder}@{EXPORT}:ja_jp:test", 2)][:2] == JA[:2]
+
+
+def test_a_revision_is_pinned_by_the_name_of_a_task() -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert split_task("a@b=c=d@e") == ("a", "b", "c=d@e")
+    assert split_task("mine@home/mood.toml") == ("mine@home/mood.toml", "", "")
+    assert split_task("a=hf:b@c") == ("a", "", "hf:b@c")
+    task: Any = find_task(f"mmau@{commit}")
+    assert (task.name, task.manifest) == ("mmau", f"hf:lmms-lab-audio/mmau@{commit}:test_mini")
+    pinned: Any = find_task(f"librispeech@{commit}")
+    assert read_address(pinned.home).revision == read_address(pinned._calibration).revision == commit
+    assert is_commit(read_address(find_task("librispeech").home).revision)  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="task 'asr' has no dataset of the hub to take the revision 'main' of"):
+        find_task("asr@main")
+
+
+def test_the_commit_that_was_read_stands_in_the_run(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    task = repository.parent / "t.toml"
+    task.write_text(f'data = "hf:{repository}:clean:test"\nkind = "dense"\nmetric = "wer"\ninstruction = "x"\n')
+    made = fastadasp.compare(["prune"], output=repository.parent / "a", tasks=[str(task)], budgets=[0.5], limit=1)
+    assert made.source.about.facts["t"].revision is None  # a folder has none
+    builder = type("Builder", (), {"hash": commit, "cache_dir": "/x/speech/clean/0.0.0/y"})
+    assert hub._commit(builder) == commit
+    builder = type("Builder", (), {"hash": "y", "cache_dir": f"/x/speech/clean/0.0.0/{commit}"})
+    assert hub._commit(builder) == commit  # as the hub's cache names it
+    monkeypatch.setattr(hub, "_commit", lambda builder: commit)
+    made = fastadasp.compare(["prune"], output=repository.parent / "b", tasks=[str(task)], budgets=[0.5], limit=1)
+    assert made.source.about.facts["t"].revision == commit

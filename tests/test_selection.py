@@ -413,7 +413,7 @@ def test_compare_calibrates_and_records(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "run" / "run.json").read_text())
     (start,) = stored["start_layers"]
     assert (start["task"], start["strategy"], start["budget"]) == ("er", "late", "flops=0.4")
-    assert start["clips_from"] == "the first clips of the task"
+    assert start["clips_from"] == "the task's calibration clips"
     assert len(start["clips"]) == 16
     full, late, prune = (finished.results[point.cell] for point in finished.points)
     fixed = fastadasp.load_strategy("prune").layers.start_layer(10)
@@ -462,6 +462,16 @@ def test_the_command_sweeps(tmp_path: Path) -> None:
     for words in ("rank correlation", "against full", "within 1 point", "k=2", "k=3"):
         assert words in result.stdout
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_asks_another_prompt(tmp_path: Path) -> None:
+    given = ("--task", "er", "--clips", "4", "--output", "out.json")
+    code, told = in_process(tmp_path, *given)
+    assert (code, "is none of the questions" in told) == (0, False)
+    usual = json.loads((tmp_path / "out.json").read_text())[0]["losses"]
+    code, told = in_process(tmp_path, *given, "--prompt", "How do they feel?")
+    assert (code, "task 'er': 'How do they feel?' is none of the questions" in told) == (0, True)
+    assert json.loads((tmp_path / "out.json").read_text())[0]["losses"] != usual
 
 
 @pytest.mark.parametrize(

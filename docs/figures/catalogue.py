@@ -1,30 +1,24 @@
-"""Writes docs/catalogue.md, the tables of docs/strategies.md and a curve for each strategy, from the registry,
-`catalogue.toml` and `curves.csv`.
+"""Writes docs/catalogue.md, tables of docs/strategies.md and docs/models.md and a curve for each strategy, from the
+registry, `catalogue.toml` and `curves.csv`.
 
-python docs/figures/catalogue.py                    # the pages and the pictures
-python docs/figures/catalogue.py --results DIR      # also curves.csv anew, from the results of docs/results.md
+python docs/figures/catalogue.py                         # the pages and the pictures
+python docs/figures/catalogue.py --results DIR ...       # also the rows of curves.csv that these folders have
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import tomllib
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from drawing import Picture
+from curves import METRICS, Rows, draw, read_curves, removed_by, write_curves
 
 import fastadasp
 from fastadasp.strategy import get_registry
 
 HERE = Path(__file__).parent
 TEXTS = tomllib.loads((HERE / "catalogue.toml").read_text(encoding="utf-8"))
-METRICS = {"asr": ("wer", "WER, %", 35.0, 0.0), "er": ("accuracy", "accuracy, %", 50.0, 100.0)}
-"""Metric of each task that is drawn, its label, and the worst and the best value of the axis."""
-FIELDS = ("strategy", "task", "budget", "value", "low", "high", "flops_removed", "kv_removed")
 INTRO = """# Every strategy
 
 Each strategy that comes with fastadasp: what it computes, where it comes from, what it needs, what it costs, and how
@@ -46,39 +40,6 @@ rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from
 
 OTHERS = {"title": "Others", "about": "Strategies that belong to none of the families above."}
 
-Rows = dict[tuple[str, str], list[dict[str, Any]]]
-
-
-def write_curves(results: Path) -> None:
-    """curves.csv: quality (percent; mean over seeds) and what was removed (fractions), by strategy, task and budget."""
-    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for line in (results / "results.jsonl").read_text(encoding="utf-8").splitlines():
-        cell = json.loads(line)
-        if cell["task"] in METRICS and cell["error"] is None:
-            cells.setdefault((cell["strategy"], cell["task"], cell["budget"] or ""), []).append(cell)
-    with (HERE / "curves.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(FIELDS)
-        for key, seeds in cells.items():
-            values = [
-                [cell["metrics"][METRICS[key[1]][0]] for cell in seeds],
-                *([cell["interval"][side] for cell in seeds] for side in (0, 1)),
-                *([100 * cell["efficiency"][name] for cell in seeds] for name in FIELDS[-2:]),
-            ]
-            shown = [f"{mean(v):.1f}" for v in values[:3]] + [f"{mean(v) / 100:.3f}" for v in values[3:]]
-            table.writerow([*key, *shown])
-
-
-def read_curves() -> Rows:
-    """The rows of curves.csv by strategy and task, in order of budget."""
-    rows: Rows = {}
-    with (HERE / "curves.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows.setdefault((row["strategy"], row["task"]), []).append(
-                {k: float(v) if k in FIELDS[3:] else v for k, v in row.items()}
-            )
-    return rows
-
 
 def measured_as(strategy: fastadasp.Strategy, rows: Rows) -> str | None:
     """The strategy's own name, or that of the same recipe, which the comparison ran once; None if it ran neither."""
@@ -89,48 +50,6 @@ def measured_as(strategy: fastadasp.Strategy, rows: Rows) -> str | None:
             if strategy.model_dump(exclude=recipe) == other.model_dump(exclude=recipe):
                 return name
     return None
-
-
-def removed_by(rows: list[dict[str, Any]]) -> str:
-    """The column of what these rows were asked to remove."""
-    return "kv_removed" if rows[0]["budget"].startswith("kv") else "flops_removed"
-
-
-def draw(name: str, rows: Rows) -> str:
-    """Quality over what was removed, one panel a task."""
-    picture = Picture(640, 190, f"{name}: quality against what is removed")
-    removed = removed_by(rows[name, "asr"])
-    for panel, (task, (_, label, bottom, top)) in enumerate(METRICS.items()):
-        left, right, high, low = 44 + panel * 325, 300 + panel * 325, 24, 150
-
-        def x(fraction: float, left: float = left, right: float = right) -> float:
-            return left + (right - left) * fraction / 0.55
-
-        def y(value: float, bottom: float = bottom, top: float = top, high: float = high, low: float = low) -> float:
-            inside = min(max(value, min(bottom, top)), max(bottom, top))
-            return low + (high - low) * (inside - bottom) / (top - bottom)
-
-        picture.text(left, 14, f"{task}: {label}", "soft")
-        for tick in (0, 10, 20, 30) if task == "asr" else (50, 60, 70, 80, 90, 100):
-            picture.line([(left, y(tick)), (right, y(tick))], "faint", 0.6)
-            picture.text(left - 6, y(tick) + 4, tick, "soft", "end")
-        for tick in (0, 10, 20, 30, 40, 50):
-            picture.text(x(tick / 100), low + 16, tick, "soft", "middle")
-        words = "KV bytes removed, %" if removed == "kv_removed" else "prefill FLOPs removed, %"
-        picture.text((left + right) / 2, low + 32, words, "soft", "middle")
-        full = y(rows["full", task][0]["value"])
-        picture.line([(left, full), (right, full)], "line", 1)
-        if removed == "flops_removed" and name != "uniform":
-            points = [(x(r[removed]), y(r["value"])) for r in rows["uniform", task]]
-            picture.line([(left, full), *points], "b", 1.3, "4 3")
-        own = [r for r in rows[name, task] if min(top, bottom) <= r["value"] <= max(top, bottom)]
-        start = [(left, full)] if name != "weighted+h2o" else []
-        picture.line([*start, *((x(r[removed]), y(r["value"])) for r in own)], "a", 2)
-        for row in own:
-            place = x(row[removed])
-            picture.line([(place, y(row["low"])), (place, y(row["high"]))], "a", 1)
-            picture.add("circle", cx=place, cy=y(row["value"]), r=3, cls="fa")
-    return picture.svg()
 
 
 def series(rows: list[dict[str, Any]]) -> str:
@@ -251,10 +170,22 @@ def tables() -> dict[str, tuple[str, list[list[str]]]]:
     }
 
 
-def with_tables() -> str:
-    """strategies.md with its tables made anew; the text between them is written by hand."""
-    page = (HERE.parent / "strategies.md").read_text(encoding="utf-8")
-    for title, (header, rows) in tables().items():
+def encoders() -> dict[str, tuple[str, list[list[str]]]]:
+    """The table of models.md that says of which families the encoder's attention is seen."""
+    families = sorted((a for a in built_in("model") if not a.refusal), key=lambda a: (not a.encoder_paths, a.name))
+    rows = []
+    for family in families:
+        frames = f"`{family.stack}`" if getattr(family, "stack", "") else str(family.encoder_frames)
+        frames += f" / `{family.width}`" if getattr(family, "width", "") else ""
+        seen = [f"`{family.name}`", "yes", frames] if family.encoder_paths else [f"`{family.name}`", "no", ""]
+        rows.append([*seen, family.encoder_refusal])
+    return {"The encoder's attention": ("family | seen | frames of a token | why not", rows)}
+
+
+def with_tables(name: str, tables: dict[str, tuple[str, list[list[str]]]]) -> str:
+    """A page with its tables made anew; the text between them is written by hand."""
+    page = (HERE.parent / name).read_text(encoding="utf-8")
+    for title, (header, rows) in tables.items():
         before, rest = page.split(f"\n## {title}\n")
         prose, _, after = rest.partition("\n| ")
         after = after[after.index("\n\n") :]
@@ -279,12 +210,13 @@ def build() -> dict[str, str]:
             measured = measured_as(strategy, rows)
             if measured is not None:
                 out[f"figures/curve-{measured.replace('+', '-')}.svg"] = draw(measured, rows)
-    return {"catalogue.md": "\n".join(page), "strategies.md": with_tables(), **out}
+    pages = {"strategies.md": with_tables("strategies.md", tables()), "models.md": with_tables("models.md", encoders())}
+    return {"catalogue.md": "\n".join(page), **pages, **out}
 
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser()
-    options.add_argument("--results", type=Path)
+    options.add_argument("--results", type=Path, nargs="+", default=[])
     chosen = options.parse_args()
     if chosen.results:
         write_curves(chosen.results)

@@ -18,6 +18,7 @@ from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
     from fastadasp.experiments.study import DryRun, Findings
+    from fastadasp.experiments.tables import Face
 
 
 DIGITS = 18
@@ -52,8 +53,11 @@ def ablate(
     ] = None,
     model: options.Model = None,
     device: options.DeviceGiven = None,
+    device_map: options.DeviceMap = None,
     dtype: options.DtypeGiven = None,
     limit: options.Limit = None,
+    whole: options.Whole = False,
+    part: options.Part = None,
     batch_size: options.BatchSizeGiven = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
@@ -79,6 +83,7 @@ def ablate(
     """Run every combination of parts of recipes, keep each result, and say which differences are real."""
     from fastadasp.demo import model_path
     from fastadasp.experiments import pages, presets
+    from fastadasp.experiments.comparison import batch_size_of
     from fastadasp.experiments.drive import Redo
     from fastadasp.experiments.spec import make_spec, read_file
     from fastadasp.experiments.study import Options, Study
@@ -88,13 +93,18 @@ def ablate(
     given = {"tasks": tasks, "strategies": strategies, **parts, "positions": positions}
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
-    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit, "batch_size": batch_size}
+    count = options.clips(limit, whole)
+    settings = {"model": model, "device": device, "dtype": dtype, "limit": count, "part": part}
+    settings |= {"device_map": device_map, "batch_size": None if batch_size is None else batch_size_of(batch_size)}
     settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
     content |= {key: value for key, value in settings.items() if value is not None}
-    common = usual.STUDY if preset is None else usual.STUDY | presets.wanted(preset).axes()
+    plan = presets.Wanted() if preset is None else presets.wanted(preset)
+    common = usual.STUDY if preset is None else usual.STUDY | plan.axes()
+    if fixed := {name: value for name, value in plan.fixed.items() if name not in content.get("axes", {})}:
+        content["set"] = {**fixed, **content.get("set", {})}
     spec = make_spec(content, common, "study" if study is None else f"study file {study}")
     if insert is not None:
-        pages.check_page(insert)
+        pages.check_page(insert, preset)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
         model=str(model_path()),
@@ -105,17 +115,17 @@ def ablate(
         **executor_options(executor, workers, gpus_per_worker, address),
     )
     if preset is not None:
-        presets.say_names(preset, presets.wanted(preset), say)
+        presets.say_names(preset, plan, say)
     with asking_about_downloads(yes):
         found = Study(spec, how, say)
         if dry_run:
-            _print_dry_run(found.dry_run(), how.workers if executor == "ray" else 1, as_json)
+            _print_dry_run(found.dry_run(), 1 if executor == "local" else how.workers or 2, as_json)
             return
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         findings = found.run(bar.update)
     if insert is not None and findings.finished.status != "cancelled":
-        pages.insert(insert, found.face, findings.tables)
-    _print_findings(findings, folder, as_json, wide, power)
+        pages.insert(insert, found.face, findings.tables, preset)
+    _print_findings(findings, folder, as_json, wide, found.face.with_power() if power else found.face)
     for table in presets.paper_tables(preset) if preset and not as_json else ():
         console().print(table)
     print_failures(findings.finished)
@@ -204,15 +214,14 @@ def _print_dry_run(found: DryRun, workers: int, as_json: bool) -> None:
         print(f"about {in_words(found.forecast.seconds / workers)}{by} ({found.forecast.about})")
 
 
-def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool, power: bool) -> None:
-    from fastadasp.experiments.tables import STUDY, rich_table
+def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool, face: Face) -> None:
+    from fastadasp.experiments.tables import rich_table
 
     if as_json:
         lines = [entry.standing.model_dump(mode="json") for _, entries in found.tables for entry in entries]
         print(json.dumps(lines, indent=2, ensure_ascii=False))
     else:
         for heading, entries in found.tables:
-            face = STUDY.with_power() if power else STUDY
             print_table(rich_table(face, heading, entries), face.less, wide)
         print(f"results: {folder}")
     if refused := found.finished.grid.refused:

@@ -39,14 +39,17 @@ def compare(
     ] = "full",
     model: options.Model = None,
     device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
     dtype: options.Dtype = "auto",
     limit: options.Limit = None,
+    whole: options.Whole = False,
+    part: options.Part = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
     yes: options.Yes = False,
     seed: Annotated[int, typer.Option(help="seed of random strategies")] = 0,
     seeds: Annotated[int, typer.Option(help="how many seeds, from --seed on, each random strategy gets")] = usual.SEEDS,
-    batch_size: options.BatchSize = usual.BATCH_SIZE,
+    batch_size: options.BatchSize = str(usual.BATCH_SIZE),
     output: Annotated[
         Path | None,
         typer.Option(help="folder for the results; the same command goes on where it stopped; default: runs/<time>"),
@@ -83,7 +86,7 @@ def compare(
         plan.strategies,
         plan.budgets,
         plan.tasks,
-        overrides=parse_overrides(set_ or []),
+        overrides={**plan.fixed, **parse_overrides(set_ or [])},
         seed=seed,
         seeds=seeds,
         budgets_of=plan.budgets_of,
@@ -92,13 +95,15 @@ def compare(
         model=model,
         device=device,
         dtype=dtype,
-        limit=limit,
+        limit=options.clips(limit, whole),
+        part=part,
+        device_map=device_map,
         prompt=prompt,
         batch_size=batch_size,
         skip_bad=skip_bad,
     )
     if insert is not None:
-        pages.check_page(insert)
+        pages.check_page(insert, preset)
     answers = _engine(engine, model or str(model_path()), plan.budgets)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
@@ -119,7 +124,7 @@ def compare(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
-        pages.insert(insert, study.face.without_times(), found.tables)
+        pages.insert(insert, study.face.without_times(), found.tables, preset)
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:
@@ -147,8 +152,10 @@ def _engine(name: str, model: str, budgets: list[str]) -> Runner | None:
         return None
     from fastadasp.serving.vllm.runner import VllmRunner
 
-    if prompts := [budget for budget in Budget.several(budgets) if budget.per_prompt]:
-        raise StrategyError(f"--engine vllm: the budget {prompts[0]} depends on the whole prompt; give a fraction, 0.5")
+    for budget in Budget.several(budgets):
+        if budget.per_prompt or budget.over_run:
+            what = "all clips of the run" if budget.over_run else "the whole prompt"
+            raise StrategyError(f"--engine vllm: the budget {budget} depends on {what}; give a fraction, 0.5")
     return VllmRunner(model)
 
 

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 
 def executor_options(executor: str, workers: int | None, gpus: float | None, address: str | None) -> dict[str, Any]:
-    """The fields of `Options` that say where cells run. Raises RunError if Ray's options are given without it."""
-    for name, value in {"workers": workers, "gpus-per-worker": gpus, "address": address}.items():
+    """The fields of `Options` that say where cells run. Raises RunError for options that the executor does not have."""
+    for name, value in {"workers": workers, "gpus-per-worker": gpus}.items():
         if value is not None and executor == "local":
-            raise RunError(
-                f"--{name} needs --executor ray; without Ray, start the same command several times: the processes "
-                "share the work"
-            )
-    return {"executor": executor, "workers": 2 if workers is None else workers, "gpus": gpus, "address": address}
+            raise RunError(f"--{name} needs --executor processes (on this machine) or --executor ray (on a cluster)")
+    if address is not None and executor != "ray":
+        raise RunError(f"--address is that of a Ray cluster; it needs --executor ray, not {executor}")
+    return {"executor": executor, "workers": workers, "gpus": gpus, "address": address}
 
 
 def print_failures(finished: Finished, called: Callable[[Point], str] = str) -> None:

@@ -20,6 +20,11 @@ def state(adapter: ModelAdapter) -> str:
     return "yes" if adapter.is_installed() else "yes, but not in the installed transformers"
 
 
+def _encoder(row: dict[str, Any]) -> str:
+    """Whether strategies see the encoder's attention, for the table."""
+    return "-" if not row["usable"] else "yes" if row["encoder_attention"] else "no"
+
+
 def models(as_json: options.Json = False) -> None:
     """List the model families: which work with strategies, and why others cannot."""
     from fastadasp.strategy import get_registry
@@ -32,6 +37,8 @@ def models(as_json: options.Json = False) -> None:
             "usable": not e.value.refusal,
             "installed": e.value.is_installed(),
             "reason": e.value.refusal or None,
+            "encoder_attention": bool(e.value.encoder_paths),
+            "encoder_reason": e.value.encoder_refusal or None,
             "origin": f"{e.origin.distribution} {e.origin.version}",
         }
         for e in sorted(entries, key=lambda e: (bool(e.value.refusal), e.name))
@@ -40,7 +47,7 @@ def models(as_json: options.Json = False) -> None:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
     states = {e.name: state(e.value) for e in entries}
-    lines = [[row["name"], row["summary"], states[row["name"]], row["origin"]] for row in listed]
+    lines = [[r["name"], r["summary"], states[r["name"]], _encoder(r), r["origin"]] for r in listed]
     shown = [[plain(cell) for cell in line] for line in lines]
-    print_listing("models", ("family", "models", "works", "origin"), shown)
+    print_listing("models", ("family", "models", "works", "encoder seen", "origin"), shown)
     print_problems()

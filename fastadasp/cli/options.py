@@ -6,26 +6,44 @@ A command that has to tell an option that was given from one that was not takes 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from fastadasp.errors import RunError
 
 _MODEL = typer.Option(help="model folder or hub id; default: the embedded model")
 _DEVICE = typer.Option(help="auto, cpu or cuda")
 _DTYPE = typer.Option(help="auto (float32 on cpu, bfloat16 on cuda), float32, bfloat16, float16")
-_BATCH = typer.Option(help="clips at a time; default: 12")
+_BATCH = typer.Option(help="clips at a time, or auto: as many as fit into memory; default: 12")
 
 Model = Annotated[str | None, _MODEL]
 Device = Annotated[str, _DEVICE]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="auto: spread the model over all devices, by accelerate; default: one device")
+]
 DeviceGiven = Annotated[str | None, _DEVICE]
 Dtype = Annotated[str, _DTYPE]
 DtypeGiven = Annotated[str | None, _DTYPE]
-BatchSizeGiven = Annotated[int | None, _BATCH]
-BatchSize = Annotated[int, typer.Option(help="clips at a time")]
+BatchSizeGiven = Annotated[str | None, _BATCH]
+BatchSize = Annotated[str, typer.Option(help="clips at a time, or auto: as many as fit into memory")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay; may repeat")
 ]
-Limit = Annotated[int | None, typer.Option(help="clips of each task; default: all")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        help="clips of each task; default: all, but of packaged numbers and orders the first few; see --whole"
+    ),
+]
+Whole = Annotated[bool, typer.Option("--whole", help="all clips of each task")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        help="which part of the tasks' clips: choosing (for layers and thresholds) or reporting; default: reporting, "
+        "where a task parts its clips"
+    ),
+]
 Prompt = Annotated[
     str | None,
     typer.Option(
@@ -44,8 +62,8 @@ Insert = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="paper-dense or paper-sparse: the paper's strategies, tasks and budgets, and its figures beside ours; "
-        "fastadasp presets lists them"
+        help="paper-dense, paper-sparse or sa-map: a paper's strategies, tasks and budgets, its figures beside ours; "
+        "field-flops and field-kv: every installed strategy at equal cost; fastadasp presets lists them"
     ),
 ]
 Wide = Annotated[bool, typer.Option("--wide", help="print every column, even if the terminal is too narrow for them")]
@@ -56,15 +74,28 @@ Power = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="print as JSON and nothing else")]
 Force = Annotated[bool, typer.Option("--force", help="run finished cells again")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run failed cells again")]
-Executor = Annotated[str, typer.Option(help="local (this process) or ray")]
-Workers = Annotated[int | None, typer.Option(help="with --executor ray: how many workers; default: 2")]
-Gpus = Annotated[float | None, typer.Option(help="with --executor ray: GPUs of a worker; default: 1 if there are any")]
+Executor = Annotated[str, typer.Option(help="local (this process), processes (several on this machine) or ray")]
+Workers = Annotated[
+    int | None, typer.Option(help="with --executor processes or ray: how many; default: one a GPU, or 2")
+]
+Gpus = Annotated[
+    float | None, typer.Option(help="with --executor processes or ray: GPUs of each; default: 1 if there are any")
+]
 Address = Annotated[
     str | None, typer.Option(help="with --executor ray: a running cluster, host:port; default: one started here")
 ]
 
+
+def clips(limit: int | None, whole: bool) -> int | Literal["all"] | None:
+    """What ``--limit`` and ``--whole`` say together. Raises RunError."""
+    if whole and limit is not None:
+        raise RunError(f"--whole takes all clips and --limit {limit} takes fewer: give one of them")
+    return "all" if whole else limit
+
+
 BUDGETS = (
     "fractions to remove: of the audio tokens (0.3), of the decoder's prefill FLOPs (flops=0.3), of the KV bytes "
-    "(kv=0.3), or a schedule's own ratio (ratio=0.3); a prefix holds until the next, as in flops=0.1,0.2"
+    "(kv=0.3), a schedule's own ratio (ratio=0.3), or of all clips together, where content decides what each loses "
+    "(mean-tokens=0.3, mean-flops=0.3); a prefix holds until the next, as in flops=0.1,0.2"
 )
 """What ``--budgets`` takes, in words."""

@@ -10,11 +10,11 @@ from fastadasp.cli.terminal import print_listing
 
 
 def presets(as_json: Json = False) -> None:
-    """List the presets of compare: the paper's tables, and which of their methods are installed."""
-    from fastadasp.experiments.presets import read_paper
+    """List the presets of compare: papers' tables, and which of their methods are installed."""
+    from fastadasp.experiments.presets import all_presets
 
     listed: list[dict[str, Any]] = []
-    for name, preset in read_paper().presets.items():
+    for name, preset in all_presets().items():
         found = {method.title: method.installed() for method in preset.methods}
         listed.append({"name": name, "summary": preset.summary, "tasks": list(preset.tasks), "methods": found})
     if as_json:

@@ -40,6 +40,9 @@ class Request:
     limit: int | None
     device: str = "auto"
     dtype: str = "auto"
+    prompt: str | None = None
+    named: str | None = None
+    """The model as it was named, if it was: some tasks ask its family in words of its own."""
     overrides: dict[str, Any] = field(default_factory=dict)
     vary: list[str] = field(default_factory=list)
     sweep: bool = False
@@ -65,12 +68,13 @@ def select_layer(
     vary: Annotated[
         list[str] | None, typer.Option("--vary", help="with --sweep: selector parameters to try, e.g. k=3,5")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="with --sweep: clips of the task; default: all")] = None,
+    limit: Annotated[int | None, typer.Option(help="with --sweep: clips of the task; default: as for compare")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG or SVG file")] = None,
     output: Annotated[Path | None, typer.Option(help="write all figures into this JSON file")] = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    prompt: options.Prompt = None,
     set_: options.Set = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="choose anew and keep nothing")] = False,
     as_json: options.Json = False,
@@ -89,6 +93,8 @@ def select_layer(
         limit=limit,
         device=device,
         dtype=dtype,
+        prompt=prompt,
+        named=model,
         overrides=parse_overrides(set_ or []),
         vary=vary or [],
         sweep=sweep,
@@ -102,7 +108,7 @@ def select_layer(
 
 def run(request: Request, out: Console) -> None:
     """Chooses layers, prints and draws the curves. Raises FastAdaSPError before anything heavy where it can."""
-    from fastadasp.experiments.axes import find_task
+    from fastadasp.experiments.axes import asked, find_task
     from fastadasp.inference.load import check_folder, load_model
     from fastadasp.selection.curve import check_picture, draw
     from fastadasp.selection.select import calibration_examples
@@ -119,7 +125,7 @@ def run(request: Request, out: Console) -> None:
     if request.output and not request.output.absolute().parent.is_dir():
         raise RunError(f"--output {request.output}: there is no folder {request.output.absolute().parent}")
     recipes = _recipes(request)
-    tasks = [find_task(text) for text in request.tasks]
+    tasks = [asked(find_task(text), request.named, request.prompt) for text in request.tasks]
     examples = [calibration_examples(task, request.clips) for task in tasks]
     check_folder(request.model)
     loaded = load_model(request.model, request.device, request.dtype)
@@ -248,7 +254,7 @@ def _sweeps(
     from fastadasp.experiments.sweep import sweep
     from fastadasp.inference.clips import prepare
 
-    examples = task.examples(request.limit)
+    examples = task.examples(request.limit or task.usual)
     _tell(f"{task.name}: encoding {len(examples)} clips")
     ready = prepare(loaded, [*examples, *calibration[0]], 12, lambda _: None)
 

@@ -19,7 +19,8 @@ def strategies(as_json: Json = False) -> None:
         parts = {p: recipe[p]["name"] for p in ("select", "weight", "merger", "schedule", "layers") if recipe.get(p)}
         needs = sorted(entry.value.needs())
         origin = origin_of(entry.origin)
-        place = {"site": recipe["site"], "needs": needs, "origin": origin}
+        place = {"site": recipe["site"], "needs": needs, "follows_content": entry.value.follows_content}
+        place["origin"] = origin
         listed.append({"name": entry.name, "summary": entry.summary, **parts, **place})
     if as_json:
         print(json.dumps(listed, indent=2, ensure_ascii=False))

@@ -34,9 +34,12 @@ class ModelAdapter:
             the family alone cannot tell (spans must then be given).
         clip_lengths: the input that says how many audio tokens each clip has, as counts [clips] or as a mask
             [clips, tokens]; empty if none does. Then clips side by side, with no token between them, count as one.
-        encoder_paths: dotted paths to the audio encoder (the module with ``layers``, each with ``self_attn``), where
-            the attention of its last layer can be mapped to audio tokens; empty where it cannot.
+        encoder_paths: dotted paths to the layers of the audio encoder, where the attention of the last one can be
+            mapped to audio tokens; empty where it cannot.
+        encoder_self_attention: attribute name of the attention of one of them.
         encoder_frames: frames of the encoder that one audio token is made of.
+        encoder_hears_padding: whether frames after a recording's end are attended to as its own are.
+        encoder_refusal: why the encoder's attention cannot be mapped to audio tokens.
         module: the module that holds the family's classes and registers its configuration and processor with
             transformers on import; None where they are transformers' own.
 
@@ -60,7 +63,10 @@ class ModelAdapter:
     audio_token: str | None = "audio_token_id"
     clip_lengths: str = ""
     encoder_paths: tuple[str, ...] = ()
+    encoder_self_attention: str = "self_attn"
     encoder_frames: int = 1
+    encoder_hears_padding: bool = False
+    encoder_refusal: str = ""
     module: str | None = None
 
     def check_usable(self) -> None:
@@ -77,7 +83,7 @@ class ModelAdapter:
     def decoder(self, model: nn.Module) -> nn.Module:
         """The text decoder inside `model`. Raises ModelError if none of `decoder_paths` leads to one."""
         for path in self.decoder_paths:
-            module = _follow(model, path)
+            module = follow(model, path)
             if module is not None and hasattr(module, self.layers):
                 decoder: nn.Module = module
                 return decoder
@@ -87,14 +93,18 @@ class ModelAdapter:
 
     def entrance(self, model: nn.Module) -> nn.Module:
         """The module whose ``forward`` gets ``input_ids``."""
-        module: nn.Module | None = _follow(model, self.entrance_path)
+        module: nn.Module | None = follow(model, self.entrance_path)
         return model if module is None else module
 
     def encoder_attention(self, model: nn.Module) -> nn.Module | None:
         """The self-attention of the audio encoder's last layer; None where it cannot be mapped to audio tokens."""
-        found = (_follow(model, path) for path in self.encoder_paths)
-        encoder: Any = next((module for module in found if module is not None), None)
-        return None if encoder is None else encoder.layers[-1].self_attn
+        found = (follow(model, path) for path in self.encoder_paths)
+        layers: Any = next((module for module in found if module is not None), None)
+        return None if layers is None else getattr(layers[-1], self.encoder_self_attention)
+
+    def frames_of_token(self, model: nn.Module) -> int:
+        """`encoder_frames`, for families whose configuration decides it."""
+        return self.encoder_frames
 
     def short_parts(self, layer: nn.Module) -> tuple[tuple[nn.Module, nn.Module], ...]:
         """Where a layer works on each token alone, after its attention: pairs of the first and the last module.
@@ -132,7 +142,7 @@ class ModelAdapter:
     def audio_token_id(self, model: nn.Module) -> int | None:
         """The id of the audio placeholder token, or None if the configuration has none."""
         config = self.entrance(model).config
-        return None if self.audio_token is None else _follow(config, self.audio_token)
+        return None if self.audio_token is None else follow(config, self.audio_token)
 
     def span_ids(self, model: nn.Module, input_ids: Tensor, inputs: Mapping[str, Any] | None = None) -> Tensor:
         """Which clip each position belongs to: int64 [B, T], 0 for text and padding, other numbers for clips.
@@ -180,7 +190,7 @@ class ModelAdapter:
         return {}
 
 
-def _follow(start: Any, path: str) -> Any:
+def follow(start: Any, path: str) -> Any:
     """The attribute at the end of a dotted path; None where it breaks off."""
     for part in path.split(".") if path else ():
         start = getattr(start, part, None)

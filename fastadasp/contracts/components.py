@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastadasp.contracts.token_plan import TokenPlan
+    from fastadasp.contracts.workload import Workload
     from fastadasp.engine.view import LayerView
 
 ScoreKind = Literal["importance", "affinity"]
@@ -25,6 +26,9 @@ the attention of the audio encoder's last layer."""
 Site = Literal["input", "block", "cache"]
 """Where tokens go: ``input``, before a layer's attention; ``block``, between a layer's attention and its MLP;
 ``cache``, from the keys and values alone."""
+
+Evicts = Literal["audio", "any"]
+"""Which keys a cache may lose: ``audio``, those of audio tokens; ``any``, those of text, too."""
 
 Positions = Literal["original", "even", "compact"]
 """The survivors' positions: ``original``, their own; ``even``, at equal steps over their clip's span; ``compact``, the
@@ -55,7 +59,7 @@ class Component(BaseModel):
     source: ClassVar[str] = ""
     """Where the method comes from: a paper, released code, or "baseline"."""
     cost: ClassVar[str] = ""
-    """What it computes beside the model, in multiply-adds."""
+    """What it computes beside the model, in multiply-adds, for people; `multiply_adds` counts it."""
     must_define: ClassVar[tuple[str, ...]] = ()
     """Methods that a contract leaves to its subclasses; a contract sets it, a component does not."""
 
@@ -77,6 +81,17 @@ class TokenComponent(Component):
         """`needs`, for components whose parameters decide it."""
         return self.needs
 
+    def multiply_adds(self, work: Workload) -> int | None:
+        """What it computes beside the model, for one clip at one acting layer, in multiply-adds.
+
+        Results take it off what a strategy removes. Sorts, gathers and comparisons are not counted. None, the default,
+        means that it is not stated: then results have no net figure for strategies with this component.
+
+        Args:
+            work: the clip's lengths and the model's sizes; its methods count what a `LayerView` computes.
+        """
+        return None
+
 
 class Scorer(TokenComponent):
     """Says something about audio tokens. Subclasses override one or both methods and list what they give in ``gives``.
@@ -94,6 +109,9 @@ class Scorer(TokenComponent):
     """
 
     gives: ClassVar[tuple[ScoreKind, ...]]
+    absolute: ClassVar[bool] = False
+    """Whether a score means the same in every clip, as a cosine does and a rank does not: then one threshold can serve
+    all clips of a run."""
 
     def asks_received(self) -> bool:
         """Whether it asks `LayerView.received_attention` of all queries, in every layer that acts.
@@ -136,6 +154,9 @@ class Merger(TokenComponent):
     """Whether exactly the tokens asked for go. If not, the engine reads the counts back from the device."""
     across_heads: ClassVar[bool] = False
     """Whether at site ``cache`` the heads of a clip may keep different numbers, which add up to what was asked for."""
+    threshold_field: ClassVar[str] = ""
+    """The parameter, if there is one, that lets content decide how many tokens go: the larger it is, the fewer. Its
+    bounds (``ge`` and ``le`` of its field) are where budgets over a run look for it."""
     sites: ClassVar[tuple[Site, ...]] = ("input", "block")
     """Where it can act. What averages hidden states cannot act in the cache alone."""
 

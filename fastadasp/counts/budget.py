@@ -13,23 +13,26 @@ from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 from fastadasp.contracts.components import Schedule
 from fastadasp.errors import StrategyError, did_you_mean
 
-BudgetKind = Literal["tokens", "flops", "kv", "ratio"]
+BudgetKind = Literal["tokens", "flops", "kv", "ratio", "mean-tokens", "mean-flops"]
 KINDS: tuple[BudgetKind, ...] = get_args(BudgetKind)
 
 _TOLERANCE = 1e-9
 
 
 class Budget(BaseModel):
-    """Exactly one of four fractions, each above 0 and below 1.
+    """Exactly one of six fractions, each above 0 and below 1.
 
     Attributes:
         tokens: the fraction of the audio tokens gone by the last layer, whatever the schedule.
         flops: the fraction of the decoder's prefill FLOPs removed, each prompt by itself (`DecoderShape.layer_flops`).
         kv: the fraction of the bytes of keys and values removed, each prompt by itself.
         ratio: the schedule's own r, as papers give it.
+        mean_tokens, mean_flops: the fraction of the audio tokens, or FLOPs, of all clips of a run together. Content
+            decides what each clip loses, by one threshold for all of them (`Recipe.follows_content`).
 
-    Written as ``0.5`` (tokens), ``"flops=0.5"``, ``"kv=0.5"`` or ``"ratio=0.3"``, as text or number; read by
-    `Budget.of`. ``flops`` and ``kv`` depend on the model and the prompt: `Strategy.solve` finds their r.
+    Written as ``0.5`` (tokens), ``"flops=0.5"``, ``"kv=0.5"``, ``"ratio=0.3"``, ``"mean-tokens=0.3"`` or
+    ``"mean-flops=0.3"``, as text or number; read by `Budget.of`. ``flops`` and ``kv`` depend on the model and the
+    prompt: `Strategy.solve` finds their r. The last two depend on the run, and a comparison finds their threshold.
 
     Example::
 
@@ -45,6 +48,8 @@ class Budget(BaseModel):
     flops: float | None = None
     kv: float | None = None
     ratio: float | None = None
+    mean_tokens: float | None = None
+    mean_flops: float | None = None
 
     @classmethod
     def of(cls, value: Any) -> Budget:
@@ -66,17 +71,22 @@ class Budget(BaseModel):
     @property
     def kind(self) -> BudgetKind:
         """Which of the fractions is given."""
-        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+        return next(kind for kind in KINDS if getattr(self, kind.replace("-", "_")) is not None)
 
     @property
     def fraction(self) -> float:
         """The fraction given."""
-        return float(getattr(self, self.kind))
+        return float(getattr(self, self.kind.replace("-", "_")))
 
     @property
     def per_prompt(self) -> bool:
         """Whether the schedule's r depends on the prompt's lengths and the model's sizes."""
         return self.kind in ("flops", "kv")
+
+    @property
+    def over_run(self) -> bool:
+        """Whether it speaks of all clips of a run together, so that no single prompt can meet or miss it."""
+        return self.kind.startswith("mean-")
 
     def __str__(self) -> str:
         return repr(self.tokens) if self.kind == "tokens" else f"{self.kind}={self.fraction!r}"
@@ -92,6 +102,11 @@ class Budget(BaseModel):
             StrategyError: the schedule cannot remove that much (says how much it can), or the budget's r depends on the
                 prompt.
         """
+        if self.over_run:
+            raise StrategyError(
+                f"budget {self} holds over all clips of a run, of which a single prompt knows nothing; "
+                "`fastadasp compare` finds the threshold that meets it, which the recipe's merger takes as a parameter"
+            )
         if self.per_prompt:
             raise StrategyError(f"the ratio of budget {self} depends on model and prompt; ask Strategy.solve")
         if self.tokens is None:
@@ -130,6 +145,7 @@ def cut(fraction: float) -> str:
 def _fields(value: Any) -> dict[str, float]:
     if isinstance(value, Mapping):
         given = {key: number for key, number in value.items() if number is not None}
+        given = {str(key).replace("_", "-"): number for key, number in given.items()}
         for key in given:
             if key not in KINDS:
                 guess = did_you_mean(str(key), KINDS)
@@ -138,7 +154,8 @@ def _fields(value: Any) -> dict[str, float]:
             wrong = "one of them is needed" if not given else "not both" if len(given) == 2 else "not several"
             raise StrategyError(f"budget is given as one of {_listed('and')}, {wrong}")
         ((key, number),) = given.items()
-        return {key: _fraction(number, "budget" if key == "tokens" else f"budget {key}")}
+        what = "budget" if key == "tokens" else f"budget {key}"
+        return {key.replace("-", "_"): _fraction(number, what)}
     if isinstance(value, str) and "=" in value:
         key, _, text = value.partition("=")
         return _fields({key.strip(): text.strip()})

@@ -24,12 +24,18 @@ def check_fit(strategy: Recipe, num_layers: int) -> None:
     """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
     if strategy.then is not None:
         check_fit(strategy.then, num_layers)
+    last = strategy.schedule.exit_layer(strategy.layers.start_layer(num_layers), num_layers)
+    if strategy.evicts == "any" and last is not None:
+        raise StrategyError(
+            f'strategy {strategy.name!r} lets all that is left go at layer {last}, and with evicts = "any" that would '
+            "be every key of the prompt"
+        )
     if strategy.site == "input" and "attention" in strategy.needs() and strategy.layers.start_layer(num_layers) == 0:
         raise StrategyError(
             f"strategy {strategy.name!r} looks at attention, but before layer 0 there is none yet: "
             'start at layer 1 or later, or take site = "block"'
         )
-    if not strategy.budget.per_prompt:
+    if not (strategy.budget.per_prompt or strategy.budget.over_run):
         layer_ratios(strategy, num_layers)
         return
     start = strategy.layers.start_layer(num_layers)
@@ -124,8 +130,8 @@ def evictions(
 
     Args:
         strategy: the second stage.
-        clips: audio tokens of each clip before layer 0.
-        plans: what the first stage takes from each clip at each layer.
+        clips: audio tokens of each clip before layer 0; all tokens of each prompt where the stage evicts any.
+        plans: what the first stage takes from each clip, or prompt, at each layer.
         site: of the first stage.
     """
     ratio = known_ratio(strategy, len(plans))

@@ -40,8 +40,9 @@ class Solution:
 
     Attributes:
         ratio: the schedule's r.
-        survivors: for each clip, the audio tokens that leave each layer.
-        tokens_removed: fraction of the audio tokens gone by the last layer.
+        survivors: for each clip, the audio tokens that leave each layer. Where any key of a cache may go, the prompt
+            stands as one clip: the keys that each layer keeps.
+        tokens_removed: fraction of the audio tokens, or of these keys, gone by the last layer.
         flops_removed: fraction of the decoder's prefill FLOPs removed (encoder, embeddings and output head apart).
         kv_removed: fraction of the bytes of keys and values removed.
     """
@@ -64,13 +65,23 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Problem:
-    """A strategy and a prompt; hashable if the strategy's components are. `done`: layers that are behind us."""
+    """A strategy and a prompt; hashable if the strategy's components are. `done`: layers that are behind us.
+
+    Where any key of a cache may go, the whole prompt stands as its one clip.
+    """
 
     strategy: Recipe
     shape: DecoderShape
     text: int
     clips: tuple[int, ...]
     done: Counts = ()
+
+    @classmethod
+    def of(cls, strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]) -> _Problem:
+        """From a prompt's text and audio tokens."""
+        if strategy.evicts == "any":
+            return cls(strategy, shape, 0, (text + sum(audio),))
+        return cls(strategy, shape, text, tuple(audio))
 
     @property
     def start(self) -> int:
@@ -99,7 +110,10 @@ class _Problem:
         if kind == "kv" and self.strategy.then is not None:
             paths = [(tokens, *counts) for tokens, counts in zip(self.clips, survivors, strict=True)]
             taken = [tuple(path[i] - path[i + 1] for path in paths) for i in range(shape.layers)]
-            evicted = evictions(self.strategy.then, self.clips, taken, site=self.strategy.site)
+            clips = self.clips
+            if self.strategy.then.evicts == "any":
+                clips, taken = (full,), [(sum(gone),) for gone in taken]
+            evicted = evictions(self.strategy.then, clips, taken, site=self.strategy.site)
             keys = [n - sum(gone) for n, gone in zip(keys, evicted, strict=True)]
         if kind == "kv":
             return 1 - shape.kv_bytes(keys, 1) / shape.kv_bytes([full] * shape.layers, 1)
@@ -115,7 +129,8 @@ class _Problem:
         s = self.strategy
         what = f"schedule {s.schedule.name!r} with merger {s.merger.name!r} from layer {self.start}"
         sound = " + ".join(map(str, self.clips))
-        return f"{what} of {self.shape.layers}, on a prompt of {self.text} text and {sound} audio tokens,"
+        prompt = f"{self.text} text and {sound} audio tokens" if s.evicts == "audio" else f"{sound} tokens"
+        return f"{what} of {self.shape.layers}, on a prompt of {prompt},"
 
 
 def solve(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int], *, nearest: bool = False) -> Solution:
@@ -131,7 +146,7 @@ def solve(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]
     Raises:
         StrategyError: the budget cannot be met to `EXACT`; says what can be reached.
     """
-    problem = _Problem(strategy, shape, text, tuple(audio))
+    problem = _Problem.of(strategy, shape, text, audio)
     try:
         return _solve(problem, nearest)
     except TypeError:  # a component with a list among its parameters has no hash
@@ -140,8 +155,19 @@ def solve(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]
 
 def reach(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]) -> tuple[float, float]:
     """The least and the largest fraction that a budget of this strategy's kind may ask for in one prompt."""
-    problem = _Problem(strategy, shape, text, tuple(audio))
+    problem = _Problem.of(strategy, shape, text, audio)
     return problem.trial(0.0).share, problem.trial(MOST).share
+
+
+def prompt_flops(strategy: Recipe, shape: DecoderShape, total: int, left: Sequence[int]) -> int:
+    """FLOPs of the decoder's prefill for one prompt.
+
+    Args:
+        total: tokens of the prompt before any reduction.
+        left: its tokens that leave each layer.
+    """
+    entered = list(left) if strategy.site == "input" else [total, *left[:-1]]
+    return shape.prefill_flops(list(zip(entered, left, strict=True)))
 
 
 @lru_cache(maxsize=4096)
@@ -272,6 +298,11 @@ def batch_removals_after(
         clips, behind = tuple(batch.clips[i] for i in places), tuple(done[i] for i in places)
         survivors.update(zip(places, _rest(_Problem(strategy, shape(), text, clips, behind)), strict=True))
     return _differences(batch.clips, survivors, num_layers)[len(taken) :]
+
+
+def closest(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]) -> Counts:
+    """The counts that come closest to a budget in one prompt, where it cannot be met."""
+    return _rest(_Problem.of(strategy, shape, text, audio))
 
 
 def _rest(problem: _Problem) -> Counts:

@@ -87,6 +87,8 @@ class Application(AbstractContextManager[Trace]):
         self._entered = True
         check_transformers()
         strategy, model, spans, encoder = self._given
+        if strategy.budget.over_run:
+            strategy.budget.ratio_for(strategy.schedule, 0, 1)  # which refuses it in words
         model = unwrapped(model)
         session = Session(strategy, model, spans, encoder)
         if encoder is None and "encoder" in strategy.needs():

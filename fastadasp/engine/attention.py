@@ -7,7 +7,8 @@ then shows (module, query, key, value, scale, mask) to whoever watches that modu
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ def _twin(implementation: str) -> str:
     name = _PREFIX + implementation
     flash = takes_padding(implementation)
 
-    def watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+    def watched(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
+    ) -> Any:
         caller: Any = module
         if flash:
             # It reads its own name in the configuration, and takes gaps between positions for packed sequences.
@@ -57,18 +60,24 @@ def _twin(implementation: str) -> str:
             kwargs.pop("position_ids", None)
         watcher = None if torch.compiler.is_compiling() else _watchers.get(id(module))
         if watcher is None or not getattr(watcher, "awake", True):
-            return _original(module, implementation)(caller, query, key, value, mask, **kwargs)
+            return _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
         given = kwargs.get("scaling")
         scale = query.shape[-1] ** -0.5 if given is None else float(given)
         attend = getattr(watcher, "attend", None)
         output = None
-        if attend is not None and implementation == "sdpa" and mask is None and _plainly_causal(module, kwargs):
+        if (
+            attend is not None
+            and implementation == "sdpa"
+            and attention_mask is None
+            and _plainly_causal(module, kwargs)
+        ):
             output = attend(query, key, value, scale)
         if output is None:
-            result = _original(module, implementation)(caller, query, key, value, mask, **kwargs)
+            result = _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
         else:
             result = (output, None)
-        watcher(module, query, key, value, scale, mask)
+        for part in _parts(kwargs.get("cu_seq_lens_q")):
+            watcher(module, query[:, :, part], key[:, :, part], value[:, :, part], scale, attention_mask)
         return result
 
     if name not in ALL_ATTENTION_FUNCTIONS:
@@ -77,11 +86,21 @@ def _twin(implementation: str) -> str:
     return name
 
 
-def _plainly_causal(module: nn.Module, given: Mapping[str, Any]) -> bool:
-    """Whether a call without a mask is causal attention and nothing else."""
+def _plainly_causal(module: nn.Module, mask: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a call is causal attention without a mask and nothing else."""
+    if mask is not None:
+        return False
     causal = given.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     return bool(causal) and not given.get("dropout") and all(given.get(name) is None for name in _MORE)
+
+
+def _parts(bounds: Tensor | None) -> Iterator[slice]:
+    """The sequences of a packed one, which attend to themselves alone, by their bounds; all of it if there are none."""
+    if bounds is None:
+        yield slice(None)
+    else:
+        yield from (slice(*pair) for pair in pairwise(bounds.tolist()))
 
 
 class _Seen:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.encoder import EncoderCall, EncoderSeen
 from fastadasp.engine.outputs import Asked
 from fastadasp.engine.passes import Pass
 
@@ -23,7 +23,8 @@ class Arrival:
         mask: the attention mask as the caller gave it.
         asked: outputs that the caller wants and that speak of prompt positions.
         decoded: whether the decoder has run.
-        encoder: what is known of the audio encoder's attention, if the strategy needs it and the encoder has run.
+        encoder: the audio encoder's last attention, window by window, if the strategy needs it and the encoder has run;
+            `heard` is what it says of each clip, once that was asked for.
     """
 
     spans: Tensor | None
@@ -31,7 +32,8 @@ class Arrival:
     mask: Any
     asked: Asked
     decoded: bool = False
-    encoder: EncoderSeen | None = None
+    encoder: list[EncoderCall] = field(default_factory=list)
+    heard: EncoderSeen | None = None
 
 
 class Calls(threading.local):

@@ -14,7 +14,7 @@ import torch
 
 from fastadasp.engine import hooks
 from fastadasp.engine.reducing import ReducingPass
-from fastadasp.engine.replayed import ReplayedPass
+from fastadasp.engine.replay import ReplayedPass
 from fastadasp.upstream.names import CHECKPOINT_FUNCTION, checkpoints
 
 if TYPE_CHECKING:

@@ -1,4 +1,9 @@
-"""What the audio encoder's last layer attended to, summed up by audio token."""
+"""What the audio encoder's last layer attended to, summed up by audio token.
+
+An encoder may hear a recording in windows, which attend to themselves alone: the 30 seconds of Whisper, or the few
+seconds of Qwen-Omni. Each window is summed up by itself (`EncoderSeen.of`), and windows are put together to clips
+(`EncoderSeen.of_windows`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+
+from fastadasp.errors import ModelError
 
 Heads = Literal["mean", "max"]
 """How heads are put together, each weight by itself: their mean, or their maximum."""
@@ -36,40 +43,92 @@ class EncoderSeen:
     keys: Tensor
 
     @classmethod
-    def of(cls, query: Tensor, key: Tensor, scale: float, mask: Any, frames: int) -> EncoderSeen:
+    def of(
+        cls, query: Tensor, key: Tensor, scale: float, mask: Any, frames: int, valid: Tensor | None = None
+    ) -> EncoderSeen:
         """Streamed over blocks of frames, so that no [heads, frames, frames] is kept.
 
         Args:
-            query, key: [clips, heads, F, head_dim].
+            query: [windows, heads, F, head_dim].
+            key: [windows, key heads, F, head_dim]; key heads divide heads.
             scale: of the logits.
-            mask: the attention's own, of which padding follows: [clips, 1, F or 1, F], bool or additive; [clips, F];
-            None. frames: frames of a token.
+            mask: the attention's own: [windows or 1, heads or 1, F or 1, F], bool or additive; [windows, F]; None.
+            frames: frames of a token.
+            valid: int [windows], how many frames are of the recording, where the mask does not tell.
         """
-        clips, heads, length, _ = query.shape
+        windows, heads, length, _ = query.shape
+        key = key.repeat_interleave(heads // key.shape[1], 1)
         tokens = length // frames
-        shown = _shown(mask, clips, length, query.device)
+        shown = _shown(mask, windows, length, query.device)
+        if valid is not None:
+            shown = torch.arange(length, device=query.device) < valid.to(query.device).unsqueeze(1)
+        mask = mask[:, None, None].bool() if mask is not None and mask.dim() == 2 else mask
         counts = shown.sum(1, keepdim=True)
         steps = torch.arange(length, device=query.device)
         asked = torch.stack([torch.ones_like(shown), shown, steps < counts // frames * frames], 1).float()
-        received = query.new_zeros(clips, len(get_args(Heads)), asked.shape[1], length, dtype=torch.float32)
-        own = []
-        rows = max(_ELEMENTS // (clips * heads * length) // frames, 1) * frames
+        received = query.new_zeros(windows, len(get_args(Heads)), asked.shape[1], length, dtype=torch.float32)
+        own = [received.new_zeros(windows, 2, 0)]
+        rows = max(_ELEMENTS // (windows * heads * length) // frames, 1) * frames
         for begin in range(0, tokens * frames, rows):
             block = slice(begin, min(begin + rows, tokens * frames))
-            weights = _weights(query[:, :, block], key, scale, shown)
+            weights = _weights(query[:, :, block], key, scale, _rows(mask, block))
             both = torch.stack([weights.mean(1), weights.amax(1)], 1)
             received += asked[:, None, :, block] @ both
             pairs = (
                 both.unflatten(2, (-1, frames))[..., : tokens * frames].unflatten(-1, (tokens, frames)).sum(-1).mean(3)
             )
             mine = torch.arange(block.start // frames, block.stop // frames, device=query.device).view(1, 1, -1, 1)
-            own.append(pairs.gather(3, mine.expand(clips, 2, -1, 1)).squeeze(3))
+            own.append(pairs.gather(3, mine.expand(windows, 2, -1, 1)).squeeze(3))
         if length > tokens * frames:
-            weights = _weights(query[:, :, tokens * frames :], key, scale, shown)
-            received += asked[:, None, :, tokens * frames :] @ torch.stack([weights.mean(1), weights.amax(1)], 1)
+            last = slice(tokens * frames, length)
+            weights = _weights(query[:, :, last], key, scale, _rows(mask, last))
+            received += asked[:, None, :, last] @ torch.stack([weights.mean(1), weights.amax(1)], 1)
         received = received[..., : tokens * frames].unflatten(-1, (tokens, frames)).sum(-1) / frames
         keys = key.float().mean(1)[:, : tokens * frames].unflatten(1, (tokens, frames)).mean(2)
         return cls(received, torch.cat(own, 2), keys)
+
+    @classmethod
+    def of_windows(
+        cls, calls: Sequence[EncoderCall], frames: int, tokens: Sequence[int], *, hears_padding: bool = False
+    ) -> EncoderSeen:
+        """What is seen of clips whose encoder may have heard them in windows, in the order of the prompt.
+
+        Args:
+            calls: the attention of all windows, in order.
+            frames: frames of a token.
+            tokens: audio tokens of each clip.
+            hears_padding: whether padding is attended to, so that no mask tells how much of a window is recording.
+
+        Returns:
+            One row a clip; or one for each window, if there was a single call and the clips are a multiple of its
+            windows: then clips share recordings, as beams do.
+
+        Raises:
+            ModelError: windows and tokens do not fit together.
+        """
+        windows = sum(len(call.query) for call in calls)
+        if len(calls) == 1 and len(tokens) % windows == 0:
+            per_row = tokens[:: len(tokens) // windows]
+            return calls[0].seen(frames, per_row if hears_padding else None)
+        room = [n for call in calls for n in call.room(frames)]
+        shares = _shares(room, tokens)
+        if shares is None:
+            raise ModelError(
+                f"the audio encoder's {windows} windows hold up to {sum(room)} audio tokens, which do not become the "
+                f"prompt's clips of {', '.join(map(str, tokens))} tokens one after the other"
+            )
+        given, parts = [n for share in shares for n in share], list[EncoderSeen]()
+        for call in calls:
+            mine, given = given[: len(call.query)], given[len(call.query) :]
+            seen = call.seen(frames, mine if hears_padding else None)
+            parts += [seen.clip(i, n) for i, n in enumerate(mine)]
+        whole = []
+        for share in shares:
+            own, parts = parts[: len(share)], parts[len(share) :]
+            pieces = ((one.received, one.own, one.keys.transpose(1, 2)) for one in own)
+            received, mutual, keys = (torch.cat(part, -1) for part in zip(*pieces, strict=True))
+            whole.append(cls(received, mutual, keys.transpose(1, 2)))
+        return cls.together(whole)
 
     @classmethod
     def together(cls, clips: Sequence[EncoderSeen]) -> EncoderSeen:
@@ -104,16 +163,65 @@ class EncoderSeen:
         return self.own[:, get_args(Heads).index(heads)]
 
 
-def _shown(mask: Any, clips: int, length: int, device: torch.device) -> Tensor:
-    """Which frames are no padding, bool [clips, F]."""
-    if mask is None:
-        return torch.ones(clips, length, dtype=torch.bool, device=device)
+@dataclass(frozen=True)
+class EncoderCall:
+    """One computation of the encoder's last attention: what `EncoderSeen.of` takes, over one or several windows."""
+
+    query: Tensor
+    key: Tensor
+    scale: float
+    mask: Any
+
+    def seen(self, frames: int, tokens: Sequence[int] | None) -> EncoderSeen:
+        """Summed up by token; `tokens` of each window say how much of it is recording, where no mask does."""
+        valid = None if tokens is None else torch.tensor(tokens) * frames
+        return EncoderSeen.of(self.query, self.key, self.scale, self.mask, frames, valid)
+
+    def room(self, frames: int) -> list[int]:
+        """The most audio tokens of each window, on the host."""
+        windows, length = self.query.shape[0], self.query.shape[2]
+        if self.mask is None:
+            return [length // frames] * windows
+        counts: list[int] = _shown(self.mask, windows, length, self.query.device).sum(1).cpu().tolist()
+        return [n // frames for n in counts]
+
+
+def _shares(room: Sequence[int], tokens: Sequence[int]) -> list[list[int]] | None:
+    """How many tokens each window gives to its clip, by clip; None if they do not come out even.
+
+    Every window but a clip's last is full.
+    """
+    shares, at = [], 0
+    for wanted in tokens:
+        share = list[int]()
+        while sum(share) < wanted and at < len(room):
+            share.append(min(wanted - sum(share), room[at]))
+            at += 1
+        shares.append(share)
+    fits = at == len(room) and [sum(share) for share in shares] == list(tokens)
+    return shares if fits else None
+
+
+def _shown(mask: Any, windows: int, length: int, device: torch.device) -> Tensor:
+    """Frames that are no padding as far as the mask tells, bool [windows, F]; a mask by head is a bias, not padding."""
+    if mask is None or (mask.dim() == 4 and mask.shape[1] > 1):
+        return torch.ones(windows, length, dtype=torch.bool, device=device)
     last: Tensor = mask if mask.dim() == 2 else mask[:, 0, 0]
-    shown = last if last.dtype == torch.bool else last > -1
-    return shown.expand(clips, -1)
+    shown = last > torch.finfo(last.dtype).min / 2 if last.dtype.is_floating_point else last.bool()
+    return shown.expand(windows, -1)
 
 
-def _weights(query: Tensor, key: Tensor, scale: float, shown: Tensor) -> Tensor:
-    """Attention of some frames, float32 [clips, heads, rows, F]."""
-    logits = torch.matmul(query.float() * scale, key.float().transpose(2, 3))
-    return logits.masked_fill(~shown[:, None, None], float("-inf")).softmax(-1)
+def _rows(mask: Any, block: slice) -> Any:
+    """The mask of some queries."""
+    return mask if mask is None or mask.shape[2] == 1 else mask[:, :, block]
+
+
+def _weights(query: Tensor, key: Tensor, scale: float, mask: Any) -> Tensor:
+    """Attention of some frames, float32 [windows, heads, rows, F]."""
+    logits: Tensor = torch.matmul(query.float() * scale, key.float().transpose(2, 3))
+    if mask is None:
+        return logits.softmax(-1)
+    if mask.dtype == torch.bool:
+        return logits.masked_fill(~mask, torch.finfo(torch.float32).min).softmax(-1)
+    biased: Tensor = logits + mask.float()
+    return biased.softmax(-1)

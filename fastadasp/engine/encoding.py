@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastadasp.contracts.adapter import ModelAdapter
 from fastadasp.engine import attention
-from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.encoder import EncoderCall, EncoderSeen
 from fastadasp.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ class EncoderWatch:
     def __init__(self, session: Session) -> None:
         self._session, self.module = session, session.adapter.encoder_attention(session.model)
         if self.module is None:
+            why = f" ({session.adapter.encoder_refusal})" if session.adapter.encoder_refusal else ""
             raise ModelError(
                 f"strategy {session.strategy.name!r} looks at the attention of the audio encoder, which models of type "
-                f"{session.adapter.name!r} do not show by audio token; take a strategy that does not need it"
+                f"{session.adapter.name!r} do not show by audio token{why}; take a strategy that does not need it"
             )
 
     def begin(self) -> None:
@@ -47,25 +48,36 @@ class EncoderWatch:
     def _see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
         arrival = self._session.calls.arrival
         if arrival is not None:
-            with torch.no_grad():
-                arrival.encoder = EncoderSeen.of(query, key, scale, mask, self._session.adapter.encoder_frames)
+            arrival.encoder.append(EncoderCall(query.detach(), key.detach(), scale, mask))
 
 
 @dataclass
 class EncoderHeard:
-    """What `listening` has seen; None before the encoder ran."""
+    """What `listening` has seen: the attention of all windows that the encoder heard."""
 
-    seen: EncoderSeen | None = None
+    adapter: ModelAdapter
+    model: nn.Module
+    calls: list[EncoderCall] = field(default_factory=list)
+
+    def clips(self, tokens: Sequence[int]) -> list[EncoderSeen | None]:
+        """What was seen of each clip, in the order of the prompts; None of families that do not show it.
+
+        Args:
+            tokens: audio tokens of each clip.
+        """
+        if not self.calls:
+            return [None] * len(tokens)
+        seen = _together(self.adapter, self.model, self.calls, tokens)
+        return [seen.clip(i, n) for i, n in enumerate(tokens)]
 
 
 @contextmanager
 def listening(adapter: ModelAdapter, model: nn.Module) -> Iterator[EncoderHeard]:
     """Sees the encoder's last attention while the context is open; nothing of families that do not show it."""
-    heard, module = EncoderHeard(), adapter.encoder_attention(model)
+    heard, module = EncoderHeard(adapter, model), adapter.encoder_attention(model)
 
     def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
-        with torch.no_grad():
-            heard.seen = EncoderSeen.of(query, key, scale, mask, adapter.encoder_frames)
+        heard.calls.append(EncoderCall(query.detach(), key.detach(), scale, mask))
 
     if module is None:
         yield heard
@@ -78,15 +90,34 @@ def listening(adapter: ModelAdapter, model: nn.Module) -> Iterator[EncoderHeard]
         attention.unwatch(heard, config, [module])
 
 
-def seen_for(session: Session, clips: int, device: torch.device, *, plain: bool) -> EncoderSeen | None:
-    """What is known of the encoder for the prompt's `clips`; None after a reduction, or where it was not seen.
+def _together(
+    adapter: ModelAdapter, model: nn.Module, calls: Sequence[EncoderCall], tokens: Sequence[int]
+) -> EncoderSeen:
+    with torch.no_grad():
+        frames = adapter.frames_of_token(model)
+        return EncoderSeen.of_windows(calls, frames, tokens, hears_padding=adapter.encoder_hears_padding)
+
+
+def seen_for(session: Session, tokens: tuple[int, ...], device: torch.device, *, plain: bool) -> EncoderSeen | None:
+    """What is known of the encoder for the prompt's clips; None after a reduction, or where it was not seen.
+
+    Args:
+        tokens: audio tokens of each clip.
 
     Raises:
-        ModelError: it ran on another number of recordings than the prompt has.
+        ModelError: it ran on other recordings than the prompt has.
     """
-    arrival = session.calls.arrival
-    seen = session.encoder_given if arrival is None or arrival.encoder is None else arrival.encoder
-    if seen is None or not plain:
+    if not plain:
+        return None
+    arrival, clips = session.calls.arrival, len(tokens)
+    if arrival is None or not (arrival.encoder or arrival.heard):
+        seen = session.encoder_given
+    else:
+        if arrival.heard is None:
+            arrival.heard = _together(session.adapter, session.model, arrival.encoder, tokens)
+            arrival.encoder.clear()
+        seen = arrival.heard
+    if seen is None:
         return None
     if len(seen.keys) != clips:
         if clips % len(seen.keys):

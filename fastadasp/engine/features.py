@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fastadasp.counts.schedule import check_fit, clip_survivors, known_ratio, layer_ratios
+from fastadasp.engine.fingerprints import fingerprint_clips
 from fastadasp.engine.planning import plan_of
 from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Stream, apply_plan
-from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def why_not(strategy: Recipe, layers: int) -> str | None:
             f"merger {strategy.merger.name!r} of {name} may remove other counts than asked for, but what is left of a "
             "clip must be known from its length alone"
         )
+    if strategy.budget.over_run:
+        return f"the budget {strategy.budget} of {name} depends on all clips of a run; give a fraction (0.5)"
     if strategy.budget.per_prompt:
         return (
             f"the budget {strategy.budget} of {name} depends on the whole prompt; give a fraction of the tokens "

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.cache import Keys
+from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.spans import AudioSpans
-from fastadasp.engine.stream import Stream, put
-from fastadasp.engine.view import LayerView, mix
+from fastadasp.engine.stream import put
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import ModelError, StrategyError
+
+EVICTABLE = ("DynamicLayer", "FirstLayer", "GrowingLayer", "DynamicSlidingWindowLayer", "ShortLayer")
+"""Kinds of cache layers that can lose keys."""
 
 
 @dataclass
@@ -23,9 +27,11 @@ class HeadView(LayerView):
 
     Attributes:
         of: the view with one row a clip.
+        again: whether keys will go again while the answer grows, when hidden states are not known any more.
     """
 
     of: LayerView | None = None
+    again: bool = False
 
     @property
     def whole(self) -> LayerView:
@@ -41,6 +47,11 @@ class HeadView(LayerView):
     @property
     def hidden(self) -> Tensor:
         """The audio tokens' hidden states, repeated for each head: [clips x heads, N, D]."""
+        if self.again:
+            raise StrategyError(
+                "a scorer or merger that looks at hidden states cannot be asked again while the answer grows (every): "
+                "a cache holds keys and values alone"
+            )
         return self._repeat(self.whole.hidden)
 
     def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
@@ -85,7 +96,7 @@ def by_head(layer: LayerView) -> HeadView:
         ),
         "query": grouped,
         "key": layer.key.reshape(batch * heads, 1, total, dim),
-        "key_valid": None if layer.key_valid is None else layer.key_valid.repeat_interleave(heads, dim=0),
+        "key_valid": None if layer.key_valid is None else valid_by_head(layer.key_valid, heads),
         "remove": None if layer.remove is None else layer.remove.repeat_interleave(heads),
         "removals": None if layer.removals is None else tuple(n for n in layer.removals for _ in range(heads)),
         "kept": {},
@@ -104,33 +115,32 @@ def _longest(kept: Tensor) -> tuple[int, ...]:
 
 
 def evict(
-    cached: Any, keys: Keys, stream: Stream, kept: Tensor, removed: tuple[int, ...], query_heads: int | None = None
-) -> Keys:
+    cached: Any, keys: Keys, layer: LayerView, kept: Tensor, gone: tuple[int, ...], query_heads: int | None = None
+) -> tuple[Keys, Tensor]:
     """Shrinks one layer's cache to what each head keeps; its memory is freed.
 
     Args:
         cached: the cache layer, with tensors `keys` and `values` [B, heads, columns, head_dim].
-        keys: what is known of them; the last columns are this pass's `stream`.
-        kept: bool [clips x heads, N], the audio tokens that each head keeps.
-        removed: how many audio tokens each clip loses, on the host, in every head alike or on average over the heads.
+        keys: what is known of them.
+        layer: the keys that may go, a row a clip (or prompt) and head.
+        kept: bool [rows, N], those that stay.
+        gone: how many keys each sample loses, on the host, in every head alike or on average over the heads.
         query_heads: how many query heads there are, if the key/value heads keep different numbers. Then all are as wide
             as the longest, and a mask by head hides what stands before the shorter ones.
 
     Returns:
-        What is known of the cache now. Order is kept; shorter samples are padded on the left.
+        What is known of the cache now, and int64 [B, heads, columns now], the old column of each. Order is kept;
+        shorter samples are padded on the left.
     """
-    if type(cached).__name__ not in ("DynamicLayer", "FirstLayer", "DynamicSlidingWindowLayer", "ShortLayer"):
+    if type(cached).__name__ not in EVICTABLE:
         raise ModelError(
             f"keys and values cannot be evicted from a {type(cached).__name__}; use the default dynamic cache"
         )
     batch, heads, total, _ = cached.keys.shape
-    columns, real = stream.spans.columns()
-    row = (stream.spans.sample.unsqueeze(1) * heads + torch.arange(heads, device=kept.device)).flatten().unsqueeze(1)
-    columns, real = (x.repeat_interleave(heads, dim=0) for x in (columns + total - stream.width, real))
-    stay = kept.new_ones(batch, total) if keys.valid is None else keys.valid.to(kept.device)
-    stay = torch.nn.functional.pad(stay.repeat_interleave(heads, dim=0), (0, 1))
+    columns, real, row = layer.key_columns(), layer.valid, layer.spans.sample.unsqueeze(1)
+    stay = kept.new_ones(batch * heads, total) if keys.valid is None else valid_by_head(keys.valid, heads)
+    stay = torch.nn.functional.pad(stay.to(kept.device), (0, 1))
     stay = put(stay, (columns + (total + 1) * row).where(real, total), kept)[:, :total]
-    gone = stream.spans.per_sample(batch, removed)
     lengths = tuple(n - k for n, k in zip(keys.lengths, gone, strict=True))
     order = stay.cumsum(1)
     columns_held = lengths
@@ -141,7 +151,8 @@ def evict(
     place = (order - 1 + padding).where(stay, width)
     source = torch.zeros(batch * heads, width + 1, dtype=torch.int64, device=kept.device)
     source.scatter_(1, place, torch.arange(total, device=kept.device).expand_as(place))
-    chosen = source[:, :width].view(batch, heads, width, 1)
+    source = source[:, :width].view(batch, heads, width)
+    chosen = source.unsqueeze(3)
     cached.keys = cached.keys.gather(2, chosen.expand(-1, -1, -1, cached.keys.shape[-1]))
     cached.values = cached.values.gather(2, chosen.expand(-1, -1, -1, cached.values.shape[-1]))
     filled = None
@@ -150,4 +161,12 @@ def evict(
         filled = filled.repeat_interleave(query_heads // heads, dim=1)
     elif min(lengths) != width:
         filled = torch.arange(width, device=kept.device) >= padding.view(batch, heads, 1)[:, 0]
-    return replace(keys, length=width, lengths=lengths, valid=filled, plain=False, columns=columns_held)
+    return replace(keys, length=width, lengths=lengths, valid=filled, plain=False, columns=columns_held), source
+
+
+def valid_by_head(valid: Tensor, heads: int) -> Tensor:
+    """Which keys are real, a row a sample and key/value head: [B, columns] or [B, query heads, columns] -> [B heads,
+    columns]."""
+    if valid.dim() == 2:
+        return valid.repeat_interleave(heads, dim=0)
+    return valid[:, :: valid.shape[1] // heads].flatten(0, 1)

@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import accumulate
-from operator import add
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fastadasp.counts.schedule import evictions
 from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine import static
-from fastadasp.engine.cache import CacheState
+from fastadasp.engine.cache import CacheState, state_of
 from fastadasp.engine.encoding import seen_for
+from fastadasp.engine.evicting import check_whole, evictable, planned
+from fastadasp.engine.fingerprints import fingerprint_clips
+from fastadasp.engine.growth import begin_growing, spread
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left
 from fastadasp.engine.planning import check_text, plan_of
 from fastadasp.engine.received import attend, can_attend
-from fastadasp.engine.replayed import LayerWork, with_states
-from fastadasp.engine.rotation import Rotation, rotation_of
-from fastadasp.engine.spans import send
+from fastadasp.engine.replay import LayerWork, with_states
+from fastadasp.engine.rotation import rotation_of
+from fastadasp.engine.seen import Seen
+from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
 from fastadasp.engine.trace import LayerTrace, follow
-from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
     from fastadasp.engine.session import Session
     from fastadasp.recipes.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Queries, keys and values of the attention that was computed last; `valid` is False for padding keys.
-
-    `received` is what its keys received, where that was taken along.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    scale: float
-    valid: Tensor | None
-    rotation: Rotation | None
-    received: Tensor | None
 
 
 class ReducingPass(FollowingPass):
@@ -59,25 +44,31 @@ class ReducingPass(FollowingPass):
         self.removals: list[tuple[int, ...]] = []
         """By layer, how many tokens it is to take from each clip."""
         self.evictions: list[tuple[int, ...]] = []
-        """By layer, how many audio tokens of each clip its cache is to lose."""
+        """By layer, how many keys of each clip, or prompt where any may go, its cache is to lose."""
         self.acts = False
         """Whether any layer is to do anything."""
         self.work: list[LayerWork] = []
         self.survivors: Survivors | None = None
-        self._remove = self._evict = self._clip_keys = torch.zeros(0, dtype=torch.int64)
+        self._remove = self._evict = self._clip_keys = self._prompt_keys = torch.zeros(0, dtype=torch.int64)
+        self._may_go = stream.spans  # before layer 0
         self._seen: Seen | None = None
         self._received: Tensor | None = None
         self._rotary: Any = None  # what the current layer rotates its queries by
         self._positions: Tensor | None = None
         self._kept: dict[str, tuple[int, Tensor]] = {}
         self._done: set[tuple[int, str]] = set()
+        self._chosen: dict[int, Any] = {}  # what caches that evict again keep in mind
         self._traced: list[LayerTrace] = []
         self._assignments: dict[int, Tensor] = {}
 
     def plan(self, positions: Tensor | None) -> None:
         """Settles how much each layer takes from each clip. `positions` are the decoder's own position ids."""
-        session, spans = self.session, self.stream.spans
-        lengths = BatchLengths(spans.tokens, spans.samples, self.stream.lengths)
+        session, spans, counted = self.session, self.stream.spans, self.stream.spans
+        if session.evicting is not None and session.evicting.evicts == "any":
+            self._may_go = evictable(session.evicting, self.stream)
+            check_whole(self._may_go, self.stream)
+            counted = self._may_go if session.strategy.site == "cache" else spans
+        lengths = BatchLengths(counted.tokens, counted.samples, self.stream.lengths)
         self._set(batch_removals(session.strategy, len(session.layers), session.shape, lengths))
         check_text(session.strategy, spans, (*self.removals, *self.evictions))
         if self.acts:
@@ -94,12 +85,12 @@ class ReducingPass(FollowingPass):
         session, clips = self.session, self.plain_stream.spans
         self.removals, self.evictions = plans, []
         if session.evicting is not None:
-            if session.strategy.site == "cache":
+            site, rows = session.strategy.site, len(self.plain_stream.lengths)
+            self.evictions = planned(session.evicting, self._may_go, clips, plans, site=site, batch=rows)
+            if site == "cache":
                 self.removals = [(0,) * len(clips.tokens)] * len(plans)
-                self.evictions = list(accumulate(plans, lambda gone, more: tuple(map(add, gone, more))))
-            else:
-                self.evictions = evictions(session.evicting, clips.tokens, plans, site=session.strategy.site)
-        self.acts = any(any(counts) for counts in (*self.removals, *self.evictions))
+        session.trace.removals = list(self.removals)
+        self.acts = self._grows() or any(any(counts) for counts in (*self.removals, *self.evictions))
         if self.acts:
             device = clips.start.device
             self._remove, self._evict = send(self.removals, device), send(self.evictions, device)
@@ -116,6 +107,13 @@ class ReducingPass(FollowingPass):
         """Whether hidden states are reduced in this layer, at this site."""
         return self.session.strategy.site == site and layer < len(self.removals) and any(self.removals[layer])
 
+    def _grows(self, layer: int | None = None) -> bool:
+        """Whether caches, or this layer's, evict again while the answer grows."""
+        evicting = self.session.evicting
+        if evicting is None or evicting.every is None or not self.plain_stream.spans.tokens:
+            return False
+        return layer is None or layer >= evicting.layers.start_layer(len(self.session.layers))
+
     def _evicts(self, layer: int) -> bool:
         """Whether keys and values of this layer are evicted."""
         return bool(self.evictions) and any(self.evictions[layer])
@@ -124,7 +122,9 @@ class ReducingPass(FollowingPass):
         states = args[0] if args else kwargs["hidden_states"]
         if index == 0 and self.acts:
             with torch.no_grad():
-                self._clip_keys = fingerprint_clips(states, self.stream.spans)
+                self._clip_keys = self._prompt_keys = fingerprint_clips(states, self.stream.spans)
+                if self._may_go is not self.stream.spans:
+                    self._prompt_keys = fingerprint_clips(states, self._may_go)
         entry = None
         if self._reduces(index, "input"):
             with torch.no_grad():
@@ -158,13 +158,14 @@ class ReducingPass(FollowingPass):
 
     def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
         received, self._received = self._received, None
-        if self._reduces(index, "block") or self._evicts(index) or self._reduces(index + 1, "input"):
+        looks = self._evicts(index) or self._grows(index)
+        if looks or self._reduces(index, "block") or self._reduces(index + 1, "input"):
             rotation = rotation_of(self.session, index, self._rotary, self._positions, self.stream, query)
             self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation, received)
 
     def before_norm(self, index: int, states: Tensor) -> Tensor | None:
         """Evicts keys and values (site ``cache``), reduces the MLP's input (site ``block``)."""
-        reduces, evicts = self._reduces(index, "block"), self._evicts(index)
+        reduces, evicts = self._reduces(index, "block"), self._evicts(index) or self._grows(index)
         if not (reduces or evicts):
             return None
         seen = self._take_seen()
@@ -205,7 +206,13 @@ class ReducingPass(FollowingPass):
     def finish(self) -> None:
         self.check_complete()
         self.session.trace.publish(self._traced, self._assignments)
+        past = [keys.length for keys in self.known.layers]
         super().finish()
+        if not self._grows() or not self.holds_keys():
+            return
+        entered = [one.entered for one in self.work]
+        growth = begin_growing(self.session, self.cache, self.keys, entered, past, self._chosen, self.seen)
+        state_of(self.cache).growth = replace(growth, clip_keys=self._prompt_keys)  # type: ignore[union-attr]
 
     def end(self) -> None:
         self.check_complete()
@@ -244,29 +251,37 @@ class ReducingPass(FollowingPass):
             self.survivors.follow(reduction, self.stream)
 
     def _view(
-        self, index: int, states: Tensor, seen: Seen | None, remove: Tensor, removals: list[tuple[int, ...]]
+        self,
+        index: int,
+        states: Tensor,
+        seen: Seen | None,
+        remove: Tensor,
+        removals: list[tuple[int, ...]],
+        may_go: AudioSpans | None = None,
     ) -> LayerView:
         device = states.device  # of a model on several, this layer's
         self.stream = self.stream.to(device)
+        spans = self.stream.spans if may_go is None else may_go.to(device)
+        keys = self._clip_keys if may_go is None else self._prompt_keys
         return LayerView(
             layer_index=index,
             num_layers=len(self.session.layers),
             seed=self.session.strategy.seed,
-            spans=self.stream.spans,
+            spans=spans,
             query=None if seen is None else seen.query.to(device),
             key=None if seen is None else seen.key.to(device),
             states=states,
             scale=1.0 if seen is None else seen.scale,
             key_valid=None if seen is None or seen.valid is None else seen.valid.to(device),
-            clip_keys=self._clip_keys.to(device),
+            clip_keys=keys.to(device),
             token_valid=self.stream.valid,
             remove=remove[index].to(device),
             removals=removals[index],
-            kept=self._kept,
+            kept=self._kept if may_go is None else {},
             value=None if seen is None else seen.value.to(device),
             rotation=None if seen is None else seen.rotation,
             received=None if seen is None or seen.received is None else seen.received.to(device),
-            encoder=seen_for(self.session, len(self.stream.spans.tokens), device, plain=self.left() is None),
+            encoder=seen_for(self.session, self.stream.spans.tokens, device, plain=self.left() is None),
         )
 
     def _reduce(self, index: int, states: Tensor, seen: Seen | None) -> Reduction:
@@ -291,7 +306,7 @@ class ReducingPass(FollowingPass):
         return reduction
 
     def _evict_keys(self, index: int, states: Tensor, seen: Seen) -> None:
-        """Each key/value head keeps its own choice of audio keys in the cache."""
+        """Each key/value head keeps its own choice of keys in the cache."""
         strategy: Recipe = self.session.evicting  # type: ignore[assignment]  # it is what planned the eviction
         if not self.holds_keys(index):
             raise StrategyError(
@@ -299,12 +314,25 @@ class ReducingPass(FollowingPass):
                 "runs without a key/value cache (use_cache=False, or gradient checkpointing): run it with "
                 "use_cache=True, or take a strategy that shortens the sequence"
             )
-        layer = by_head(self._view(index, states, seen, self._evict, self.evictions))
-        kept = plan_of(strategy, layer).cluster >= 0
-        cached, removed = self.cache.layers[index], self.evictions[index]
-        query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
-        self.keys[-1] = evict(cached, self.keys[-1], self.stream, kept, removed, query_heads)
-        self._done.add((index, "cache"))
+        may_go = evictable(strategy, self.stream)
+        layer = by_head(self._view(index, states, seen, self._evict, self.evictions, may_go))
+        layer.again = strategy.every is not None
+        batch, heads, total, source, rows = *seen.key.shape[:3], None, None
+        if self._evicts(index):
+            kept = plan_of(strategy, layer).cluster >= 0
+            rows = self.evictions[index]
+            gone = may_go.per_sample(batch, rows)
+            query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
+            self.keys[-1], source = evict(self.cache.layers[index], self.keys[-1], layer, kept, gone, query_heads)
+            self._done.add((index, "cache"))
+        if strategy.every is None:
+            return
+        if rows is None:
+            strategy.select.importance(layer)  # it may carry something
+        left = {name: spread(layer, scores, batch, heads, total) for name, scores in layer.carries.items()}
+        if source is not None:
+            left = {name: note.gather(2, source) for name, note in left.items()}
+        self._chosen[index] = source, left, rows
 
 
 class StaticPass(ReducingPass):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.axes import Row
+from fastadasp.experiments.records import Worst
 from fastadasp.experiments.starts import Starts
-from fastadasp.experiments.statistics import draw, interval, number, unit_names
+from fastadasp.experiments.statistics import by_clip, draw, interval, number, unit_names
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.costs import Efficiency
 from fastadasp.inference.load import LoadedModel
@@ -30,6 +31,7 @@ class Scored:
     metrics: dict[str, float] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     efficiency: Efficiency | None = None
+    worst: Worst | None = None
     answers: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -73,11 +75,21 @@ def run_row(
         metrics = {**task.score(answers, references), **group_scores(task, examples, answers)}
         units = number(unit_names(task, examples))
         spread = interval(draw(task, answers, references, units), int(units.max(initial=-1)) + 1)
+        worst = worst_of(task, examples, answers, [1 - c.audio_tokens_left / c.audio_tokens for c in outcome.costs])
     except Exception as error:  # a stranger's component may raise anything; the other cells must go on
         out.error = f"{type(error).__name__}: {error}"
         return out
     out.metrics, out.interval, out.efficiency, out.answers = metrics, spread, outcome.efficiency, answers
+    out.worst = worst
     return out
+
+
+def worst_of(task: Task, examples: Sequence[Example], answers: Sequence[str], removed: Sequence[float]) -> Worst:
+    """The clip with the worst metric by itself; among equals, the one that lost the largest share of its audio."""
+    values = by_clip(task, answers, [example.reference for example in examples]).tolist()
+    sign = -1 if task.higher_is_better else 1
+    place = max(range(len(values)), key=lambda i: (sign * values[i], removed[i]))
+    return Worst(id=examples[place].id, value=values[place], removed=removed[place])
 
 
 def num_layers(loaded: LoadedModel) -> int:

@@ -76,6 +76,11 @@ def describe(labels: Mapping[str, str]) -> str:
     return f"{labels['strategies']} {rest}".strip()
 
 
+def over_run(spec: Spec) -> bool:
+    """Whether some budget speaks of all clips together, so that single clips lose unlike shares."""
+    return any(Budget.of(budget).over_run for budget in spec.axes["budgets"].values())
+
+
 def recipes(spec: Spec) -> tuple[list[tuple[Labels, Strategy]], list[RefusedCell], int]:
     """Every combination of strategies, recipe axes and budgets: recipes, refusals, and how many are left out.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastadasp import usual
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.experiments.axes import FULL
+from fastadasp.experiments.axes import FULL, Limit
 from fastadasp.experiments.spec import Spec, StudyFile, axis_values, most_seeds
 from fastadasp.strategy import load_strategy
 
@@ -26,9 +26,11 @@ def comparison(
     model: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    limit: int | None = None,
+    device_map: str | None = None,
+    limit: Limit = None,
+    part: str | None = None,
     prompt: str | None = None,
-    batch_size: int = usual.BATCH_SIZE,
+    batch_size: int | str = usual.BATCH_SIZE,
     skip_bad: bool = False,
 ) -> Spec:
     """The study that compares strategies. Raises the error of whichever argument is wrong.
@@ -48,8 +50,7 @@ def comparison(
     if seeds < 1:
         raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {seeds}")
     most_seeds(seeds)
-    if batch_size < 1:
-        raise RunError(f"batch size is at least 1, not {batch_size}")
+    size = batch_size_of(batch_size)
     fixed = dict(overrides or {})
     first = fixed.pop("seed", seed)
     recipes = axis_values("strategies", strategies)
@@ -72,7 +73,8 @@ def comparison(
         for text in recipes
     ]
     settings: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "limit": limit, "prompt": prompt}
-    settings |= {"batch_size": batch_size, "skip_bad": skip_bad}
+    settings |= {"part": part, "batch_size": size, "skip_bad": skip_bad}
+    settings |= {} if device_map is None else {"device_map": device_map}
     asked = {
         "preset": preset,
         "strategies": list(strategies),
@@ -94,6 +96,19 @@ def comparison(
         strict=True,
         given=asked,
     )
+
+
+def batch_size_of(given: int | str) -> int | Literal["auto"]:
+    """Clips at a time, from a number or ``auto``. Raises RunError."""
+    if given == "auto":
+        return "auto"
+    try:
+        size = int(given)
+    except ValueError:
+        raise RunError(f"batch size is a number of clips, or auto, not {given!r}") from None
+    if size < 1:
+        raise RunError(f"batch size is at least 1, not {size}")
+    return size
 
 
 def _named(baseline: str, names: Mapping[str, str]) -> str:

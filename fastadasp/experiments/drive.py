@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from fastadasp.errors import FastAdaSPError
 from fastadasp.experiments.combinations import Grid, Point, describe
 from fastadasp.experiments.leases import Leases
+from fastadasp.experiments.probe import Forecast, probe
 from fastadasp.experiments.records import Result
 from fastadasp.experiments.store import Store
 from fastadasp.experiments.worker import Job, Worker
@@ -23,10 +24,23 @@ Progress = Callable[[str, int, int], None]
 
 
 class Executor(Protocol):
-    """Where cells run."""
+    """Where cells run.
+
+    Attributes:
+        notices: what workers had to say while they got ready.
+        workers: how many cells run at a time.
+    """
+
+    notices: list[str]
+
+    @property
+    def workers(self) -> int: ...
 
     def facts(self) -> dict[str, Any]:
         """`Worker.facts`. Raises FastAdaSPError if no worker can be had, or none can work."""
+
+    def forecast(self, cells: Mapping[str, int]) -> Forecast:
+        """How long so many cells of each task will take on all workers together."""
 
     def free(self) -> bool:
         """Whether another cell can be given out."""
@@ -44,12 +58,17 @@ class Executor(Protocol):
 class Local:
     """Runs cells in this process, one after the other."""
 
+    workers = 1
+
     def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+        self.worker, self.notices = worker, list[str]()
         self._jobs: list[Job] = []
 
     def facts(self) -> dict[str, Any]:
         return self.worker.facts
+
+    def forecast(self, cells: Mapping[str, int]) -> Forecast:
+        return probe(self.worker, cells)
 
     def free(self) -> bool:
         return not self._jobs

@@ -76,6 +76,14 @@ def check_folder(folder: Path, command: str, arguments: Mapping[str, object], st
     )
 
 
+def batch_size_in(folder: Path) -> int | None:
+    """The batch size that the run in a folder found; None where there is none yet."""
+    try:
+        return Run.model_validate_json(read_text(folder / RUN)).batch_size
+    except (ValidationError, ValueError, OSError):  # `check_folder` says what is wrong
+        return None
+
+
 def write_run(folder: Path, run: Run) -> None:
     """Writes ``run.json``. Raises RunError."""
     with told(folder):
@@ -124,6 +132,7 @@ def cell_of(point: Point, result: Result, clips: int) -> Cell:
         metrics=result.metrics,
         interval=result.interval,
         efficiency=None if result.efficiency is None else result.efficiency.model_dump(exclude=set(TIMES)),
+        worst=result.worst,
         engine=result.identity.get("engine", "transformers"),
         error=result.error,
     )

@@ -74,6 +74,7 @@ def common_facts(loaded: LoadedModel, batch_size: int) -> Values:
         "device": loaded.device,
         "dtype": loaded.dtype,
         "batch_size": batch_size,
+        **({} if loaded.spread is None else {"device_map": loaded.spread}),
         "kernels": os.environ.get("FASTADASP_KERNELS", "auto"),
         "versions": {name: _version(name) for name in PACKAGES},
         "code": hash_code(),
@@ -128,6 +129,7 @@ def facts_of(task: Task, examples: Sequence[Example]) -> TaskFacts:
         settings={name: value for name, value in task.settings.items() if value},
         data=data.hexdigest(),
         questions=questions.hexdigest(),
+        revision=task.revision or None,
     )
 
 

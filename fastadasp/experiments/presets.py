@@ -1,6 +1,7 @@
-"""Presets: the paper's comparisons as `fastadasp compare --preset` runs them, with the paper's own figures.
+"""Presets: papers' comparisons as `fastadasp compare --preset` runs them, with the papers' own figures.
 
-Names and figures stand in ``paper.toml``; what is installed is looked up when a preset is used.
+Names and figures of FastAdaSP's paper stand in ``paper.toml``, those of others in ``published.toml``; presets without
+figures, which compare whatever is installed, in ``field.toml``. What is installed is looked up when a preset is used.
 """
 
 from __future__ import annotations
@@ -12,42 +13,28 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
-
 from fastadasp.counts.budget import BudgetKind
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.strategy import get_registry
+from fastadasp.experiments.field import Field, read_field
+from fastadasp.experiments.published import Data, Figures, Named, Publication, read_published
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Method(_Data):
+class Method(Named):
     """One row of the paper's table.
 
     Attributes:
-        title: the paper's name for it.
-        strategies: what stands for it here; the first that is installed is taken.
         budget: the kind of budget it gets.
         figures: for each task the paper's figures, one a fraction, in percent or points.
     """
 
-    title: str
-    strategies: tuple[str, ...]
     budget: BudgetKind = "flops"
     figures: dict[str, tuple[float, ...]]
 
-    def installed(self) -> str | None:
-        """The strategy that stands for it, if one is installed."""
-        names = {entry.name for entry in get_registry().entries("strategy")}
-        return next((name for name in self.strategies if name in names), None)
 
-
-class Preset(_Data):
+class Preset(Data):
     """One table of the paper, as a comparison.
 
     Attributes:
@@ -63,7 +50,7 @@ class Preset(_Data):
     methods: tuple[Method, ...]
 
 
-class Paper(_Data):
+class Paper(Data):
     """Everything in ``paper.toml``; `fractions` are those of the FLOPs that the paper removes."""
 
     source: str
@@ -79,6 +66,7 @@ class Wanted:
     Attributes:
         budgets_of: the budgets of strategies that do not get the common ones.
         left_out: methods that nothing installed stands for, each with the names looked for.
+        fixed: fields that every recipe gets, unless a person says otherwise.
     """
 
     strategies: list[str] = field(default_factory=list)
@@ -86,6 +74,7 @@ class Wanted:
     budgets: list[str] = field(default_factory=list)
     budgets_of: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    fixed: dict[str, Any] = field(default_factory=dict)
 
     def change(self, strategies: list[str] | None, tasks: list[str] | None, budgets: list[str] | None) -> None:
         """Takes what a person gave in place of the plan's own; None for what was not given."""
@@ -106,9 +95,14 @@ def read_paper() -> Paper:
     return Paper.model_validate(tomllib.loads(files(__package__).joinpath("paper.toml").read_text(encoding="utf-8")))
 
 
-def find_preset(name: str) -> Preset:
+def all_presets() -> dict[str, Preset | Publication | Field]:
+    """Every preset by name."""
+    return {**read_paper().presets, **read_published(), **read_field()}
+
+
+def find_preset(name: str) -> Preset | Publication | Field:
     """A preset by name. Raises UnknownNameError."""
-    presets = read_paper().presets
+    presets = all_presets()
     if name not in presets:
         raise UnknownNameError("preset", name, presets)
     return presets[name]
@@ -116,19 +110,27 @@ def find_preset(name: str) -> Preset:
 
 def wanted(name: str) -> Wanted:
     """What a preset compares here. Raises RunError if none of its methods is installed."""
-    preset, fractions = find_preset(name), read_paper().fractions
+    preset, usual = find_preset(name), "flops"
+    fractions, fixed = read_paper().fractions, dict[str, Any]()
+    if isinstance(preset, Publication):
+        usual, fractions, fixed = "tokens", preset.fractions, dict(preset.set)
+    if isinstance(preset, Field):
+        names = [method.title for method in preset.methods]
+        if not names:
+            raise RunError(f"preset {name!r}: no strategy of the sites {' and '.join(preset.sites)} is installed")
+        return Wanted(strategies=names, tasks=list(preset.tasks), budgets=list(preset.budgets))
 
-    def amounts(kind: BudgetKind) -> list[str]:
+    def amounts(kind: str) -> list[str]:
         return [f"{kind}={fraction:g}" for fraction in fractions]
 
-    out = Wanted(tasks=list(preset.tasks), budgets=amounts("flops"))
+    out = Wanted(tasks=list(preset.tasks), budgets=amounts(usual), fixed=fixed)
     for method in preset.methods:
         strategy = method.installed()
         if strategy is None:
             out.left_out.append(f"{method.title} ({' or '.join(method.strategies)})")
             continue
         out.strategies.append(strategy)
-        if method.budget != "flops":
+        if isinstance(method, Method) and method.budget != usual:
             out.budgets_of[strategy] = amounts(method.budget)
     if not out.strategies:
         raise RunError(f"preset {name!r}: none of its methods is installed: {', '.join(out.left_out)}")
@@ -137,9 +139,13 @@ def wanted(name: str) -> Wanted:
 
 def say_names(name: str, plan: Wanted, say: Callable[[str], None]) -> None:
     """Tells which strategy is run for each of the paper's methods, and which methods nothing stands for."""
+    preset = find_preset(name)
+    if isinstance(preset, Field):
+        say(f"preset {name} runs {len(plan.strategies)} strategies: {', '.join(plan.strategies)}")
+        return
     run = [
         f"{method.title}: {strategy}"
-        for method in find_preset(name).methods
+        for method in preset.methods
         if (strategy := method.installed()) is not None and strategy in plan.strategies
     ]
     if run:
@@ -170,27 +176,41 @@ def paper_rows(preset: Preset, task: str) -> list[tuple[str, ...]]:
     return rows
 
 
+def figures_of(name: str) -> list[Figures]:
+    """The tables that a preset stands beside."""
+    preset = find_preset(name)
+    if isinstance(preset, Publication):
+        return preset.shown()
+    if isinstance(preset, Field):
+        return []
+    header = paper_header()
+    return [
+        Figures(title=paper_title(preset, task), header=header, rows=tuple(paper_rows(preset, task)))
+        for task in preset.tasks
+    ]
+
+
 def paper_tables(name: str) -> list[Table]:
-    """The paper's figures for the terminal, a table a task."""
+    """The published figures for the terminal, a table a task or a model."""
     from rich import box
     from rich.table import Table
 
-    preset, out = find_preset(name), []
-    for task in preset.tasks:
-        table = Table(title=paper_title(preset, task), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for place, column in enumerate(paper_header()):
+    out = []
+    for figures in figures_of(name):
+        table = Table(title=figures.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for place, column in enumerate(figures.header):
             table.add_column(column, justify="left" if place < 2 else "right", no_wrap=True)
-        for row in paper_rows(preset, task):
+        for row in figures.rows:
             table.add_row(*row)
         out.append(table)
     return out
 
 
 def paper_markdown(name: str) -> str:
-    """The paper's figures for ``table.md``."""
-    preset, header, lines = find_preset(name), paper_header(), list[str]()
-    for task in preset.tasks:
-        lines += [f"**{paper_title(preset, task)}**", "", f"| {' | '.join(header)} |"]
-        lines += ["|---|---|" + "---:|" * (len(header) - 2)]
-        lines += [*(f"| {' | '.join(row)} |" for row in paper_rows(preset, task)), ""]
+    """The published figures for ``table.md``."""
+    lines = list[str]()
+    for figures in figures_of(name):
+        lines += [f"**{figures.title}**", "", f"| {' | '.join(figures.header)} |"]
+        lines += ["|---|---|" + "---:|" * (len(figures.header) - 2)]
+        lines += [*(f"| {' | '.join(row)} |" for row in figures.rows), ""]
     return "\n".join(lines)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastadasp.experiments.combinations import Point
@@ -19,23 +20,29 @@ class Forecast:
     about: str
 
 
-def probe(worker: Worker, points: Sequence[Point], loading: float = 0.0) -> Forecast:
+def cells_of(points: Sequence[Point]) -> dict[str, int]:
+    """How many cells each task has. A start layer that has to be chosen is counted as another cell."""
+    chosen = (point for point in points if point.row.strategy is not None and point.row.strategy.needs_calibration)
+    return dict(Counter(point.task for point in points) + Counter(point.task for point in chosen))
+
+
+def probe(worker: Worker, cells: Mapping[str, int], loading: float = 0.0) -> Forecast:
     """Measures the full model and scales up. Keeps nothing: no cell and no stored feature depends on it.
 
-    Strategies remove work, so most cells take less. A start layer that has to be chosen is counted as another cell.
+    Strategies remove work, so most cells take less.
 
     Args:
-        points: the cells to do, at least one.
+        cells: how many each task has (`cells_of`), at least one.
         loading: seconds that the model took to load, if that is to be counted.
     """
     from fastadasp.inference.clips import encode, read_clip
     from fastadasp.inference.features import FeatureCache
     from fastadasp.inference.runner import seconds_of, warm_up
 
-    loaded, size = worker.loaded, worker.settings.batch_size
+    loaded, size = worker.loaded, worker.batch_size
     stored, known = FeatureCache(loaded), set[str]()
     total, timed, answered = loading, 0.0, 0
-    for name in dict.fromkeys(point.task for point in points):
+    for name, count in cells.items():
         task, examples = worker.read[0][name], worker.read[1][name]
         middle = examples[len(examples) // 2]
         begin = time.perf_counter()
@@ -45,11 +52,9 @@ def probe(worker: Worker, points: Sequence[Point], loading: float = 0.0) -> Fore
             warm_up(loaded, clip)
         few = min(size, len(examples))
         seconds = seconds_of(loaded, [clip] * few, task.max_new_tokens, task.choices)
-        own = [point for point in points if point.task == name]
-        chosen = sum(point.row.strategy is not None and point.row.strategy.needs_calibration for point in own)
         fresh = {str(e.audio) for e in examples if not stored.has(e.audio)} - known
         known |= fresh
-        total += encoding * len(fresh) + seconds * math.ceil(len(examples) / few) * (len(own) + chosen)
+        total += encoding * len(fresh) + seconds * math.ceil(len(examples) / few) * count
         timed, answered = timed + seconds, answered + few
     return Forecast(total, f"probe: {1000 * timed / answered:.0f} ms a clip and cell on {loaded.device}")
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import platform
 import socket
-import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from fastadasp.errors import FastAdaSPError, RunError
-from fastadasp.experiments.identity import cell_identity
+from fastadasp.errors import RunError
+from fastadasp.experiments.probe import Forecast
 from fastadasp.experiments.records import Result
-from fastadasp.experiments.worker import Job, Settings, Worker
+from fastadasp.experiments.remote import Remote, lost, shared
+from fastadasp.experiments.worker import Job, Settings
 from fastadasp.registry.plugin_files import VARIABLE
-from fastadasp.strategy import Strategy
 
 REACH = 5.0
 """Seconds in which a cluster's address has to answer."""
@@ -36,7 +36,6 @@ class RayExecutor:
         if gpus is not None and gpus < 0:
             raise RunError(f"--gpus-per-worker is at least 0, not {gpus:g}")
         self._ray = _import_ray()
-        self._settings = settings
         self._owns = not self._ray.is_initialized()
         if self._owns:
             self._connect(workers, address)
@@ -44,21 +43,29 @@ class RayExecutor:
             found = self._ray.cluster_resources().get("GPU", 0) > 0 and settings.device != "cpu"
             gpus = 1.0 if found else 0.0
         self._check_size(workers, gpus)
-        self._kind: Any = self._ray.remote(num_cpus=1, num_gpus=gpus)(_Remote)
-        self._idle: list[Any] = [self._kind.remote(settings) for _ in range(workers)]
+        self._settings = replace(settings, workers=workers, gpus=gpus)
+        self._kind: Any = self._ray.remote(num_cpus=1, num_gpus=gpus)(Remote)
+        self._idle: list[Any] = [self._kind.remote(self._settings) for _ in range(workers)]
         self._busy: dict[Any, tuple[Any, Job]] = {}
         self._facts: dict[str, Any] | None = None
+        self.notices: list[str] = []
 
     def facts(self) -> dict[str, Any]:
         if self._facts is None:
-            try:
-                facts, fault = self._ray.get(self._idle[0].facts.remote())
-            except self._ray.exceptions.RayError as error:
-                raise RunError(f"a Ray worker could not start: {_first_line(error)}") from None
-            if fault is not None:
-                raise RunError(f"on a Ray worker: {fault}")
-            self._facts = dict(facts)
-        return self._facts
+            first, *others = self._idle
+            facts, self.notices = self._ask(first.facts)
+            self._settings = replace(self._settings, batch_size=facts["batch_size"])
+            for actor in others:
+                self._ask(actor.settle, facts["batch_size"])
+            self._facts = facts
+        return dict(self._facts)
+
+    @property
+    def workers(self) -> int:
+        return len(self._idle) + len(self._busy)
+
+    def forecast(self, cells: Mapping[str, int]) -> Forecast:
+        return shared(self._ask(self._idle[0].forecast, dict(cells)), self.workers, sum(cells.values()))
 
     def free(self) -> bool:
         return bool(self._idle)
@@ -76,7 +83,7 @@ class RayExecutor:
                 result, fault = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:  # killed, e.g. by the system when memory ran out
                 actor = self._kind.remote(self._settings)
-                result, fault = self._lost(job, f"{type(error).__name__}: {_first_line(error)}"), None
+                result, fault = lost(job, self.facts(), f"{type(error).__name__}: {_first_line(error)}"), None
             if fault is not None:
                 raise RunError(fault)
             self._idle.append(actor)
@@ -89,6 +96,16 @@ class RayExecutor:
         self._idle, self._busy = [], {}
         if self._owns:
             self._ray.shutdown()
+
+    def _ask(self, method: Any, *arguments: Any) -> Any:
+        """One question while no cell is out. Raises RunError."""
+        try:
+            found, fault = self._ray.get(method.remote(*arguments))
+        except self._ray.exceptions.RayError as error:
+            raise RunError(f"a Ray worker could not start: {_first_line(error)}") from None
+        if fault is not None:
+            raise RunError(f"on a Ray worker: {fault}")
+        return found
 
     def _connect(self, workers: int, address: str | None) -> None:
         if address is not None:
@@ -110,40 +127,6 @@ class RayExecutor:
                     f"{workers} workers need {wanted:g} {name}s, but the Ray cluster has {has.get(name, 0):g}; ask for "
                     "fewer --workers or --gpus-per-worker"
                 )
-
-    def _lost(self, job: Job, error: str) -> Result:
-        from fastadasp.experiments.cell import Scored
-
-        strategy = None if job.recipe is None else Strategy.from_dict(job.recipe)
-        return Result(
-            cell=job.cell,
-            identity=cell_identity(strategy, job.task, self.facts()),
-            **vars(Scored(error=error)),
-            started=time.time(),
-            seconds=0.0,
-            host=platform.node(),
-            process=os.getpid(),
-            device_name="",
-        )
-
-
-class _Remote:
-    """A worker in a process of its own. Errors travel as text."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.worker = Worker(settings)
-
-    def facts(self) -> tuple[dict[str, Any] | None, str | None]:
-        try:
-            return self.worker.facts, None
-        except FastAdaSPError as error:
-            return None, str(error)
-
-    def run(self, job: Job) -> tuple[Result | None, str | None]:
-        try:
-            return self.worker.run(job), None
-        except FastAdaSPError as error:
-            return None, str(error)
 
 
 def _import_ray() -> Any:

@@ -21,6 +21,14 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Worst(Record):
+    """The clip that a recipe did worst on; among equals, the one that lost most of its audio."""
+
+    id: str = Field(description="its id in the task")
+    value: float = Field(description="the headline metric of this clip by itself")
+    removed: float = Field(description="fraction of its audio tokens gone by the last layer")
+
+
 class Cell(Record):
     """One line of ``results.jsonl``: one recipe at one budget with one seed on one task."""
 
@@ -32,7 +40,8 @@ class Cell(Record):
     )
     budget: float | str | None = Field(
         description="fraction of the audio tokens removed by the last layer; `flops=F` of the decoder's prefill FLOPs; "
-        "`kv=K` of the bytes of keys and values; `ratio=R` for the schedule's own ratio; null for the full model"
+        "`kv=K` of the bytes of keys and values; `ratio=R` for the schedule's own ratio; `mean-tokens=T` and "
+        "`mean-flops=F` of all clips together; null for the full model"
     )
     layer: int | None = Field(
         default=None, description="layer that the schedule starts at, counted from 0; null for the full model"
@@ -46,6 +55,7 @@ class Cell(Record):
         "cell failed, has fewer than 20 clips, or scores the same on every sample",
     )
     efficiency: dict[str, int | float | None] | None = Field(description="costs; null if the cell failed")
+    worst: Worst | None = Field(default=None, description="the clip with the worst metric; null if the cell failed")
     engine: str = Field(default="transformers", description="what answered the clips: transformers or vLLM")
     error: str | None = Field(default=None, description="why the cell failed; null if it did not")
 
@@ -165,6 +175,7 @@ class Result(Record):
     interval: tuple[float, float] | None = Field(description="as in results.jsonl")
     efficiency: Efficiency | None = Field(description="as in results.jsonl, and the times")
     start: Choice | None = Field(default=None, description="how the start layer was chosen; null where it is named")
+    worst: Worst | None = Field(default=None, description="as in results.jsonl")
     answers: list[str] = Field(description="the model's answers in the clips' order")
     error: str | None = Field(description="why the cell failed; null if it did not")
     started: float = Field(description="when it was started, seconds since 1970, UTC")
@@ -182,6 +193,9 @@ class TaskFacts(Record):
     settings: dict[str, str] = Field(description="what else decides a score, e.g. the normaliser")
     data: str = Field(description="SHA-256 over ids, recordings (their content) and right answers, in order")
     questions: str = Field(description="SHA-256 over what each clip is asked, in order")
+    revision: str | None = Field(
+        default=None, description="commit of the hub's dataset that the clips were read from; null for other sources"
+    )
 
 
 class Run(Record):
@@ -206,6 +220,12 @@ class Run(Record):
     device_name: str = Field(description="name of the processor or GPU")
     dtype: str = Field(description="number format of the model")
     threads: int = Field(description="CPU threads of torch")
+    batch_size: int | None = Field(
+        default=None, description="clips at a time; with `--batch-size auto` what was found when the run began"
+    )
+    device_map: dict[str, int | str] | None = Field(
+        default=None, description="with `--device-map auto` the device of each part of the model"
+    )
     versions: dict[str, str] = Field(description="versions of python, fastadasp, torch, transformers and more")
     git: str | None = Field(description="commit of the checkout that the code runs from; null outside one")
     strategies: dict[str, dict[str, Any]] = Field(
@@ -226,5 +246,5 @@ class Run(Record):
         default_factory=list,
         description="start layers that were chosen on calibration clips; none for recipes that name one",
     )
-    executor: str = Field(description="`local` or `ray`")
+    executor: str = Field(description="`local`, `processes` or `ray`")
     store: str = Field(description="folder that keeps the cells")

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fastadasp import usual
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError, did_you_mean
-from fastadasp.experiments.axes import ALL, FULL, expand
+from fastadasp.experiments.axes import ALL, FULL, Limit, expand
 from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import SECTIONS, explain, show
 from fastadasp.strategy import Strategy, get_registry
+from fastadasp.tasks.sources.address import split_task
 
 OUTER = ("tasks", "strategies", "budgets", "seeds")
 """Axes that are no field of a recipe."""
@@ -46,12 +47,21 @@ class StudyFile(BaseModel):
     full: bool = Field(default=False, description="axes of components that are not named take all that is installed")
     model: str | None = Field(default=None, description="model folder or hub id")
     device: str = Field(default="auto", description="`auto`, `cpu` or `cuda`")
+    device_map: str | None = Field(
+        default=None, description="`auto` spreads the model over all devices, by the package accelerate"
+    )
     dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`")
-    limit: int | None = Field(default=None, description="clips of each task")
+    limit: Limit = Field(default=None, description='clips of each task, or "all"; by default what each usually takes')
+    part: Literal["choosing", "reporting"] | None = Field(
+        default=None,
+        description="which part of the tasks' clips: `choosing` or `reporting`; by default their own choice",
+    )
     prompt: str | None = Field(
         default=None, description="what every clip is asked, in the place of the tasks' instructions"
     )
-    batch_size: int = Field(default=usual.BATCH_SIZE, description="clips at a time")
+    batch_size: int | Literal["auto"] = Field(
+        default=usual.BATCH_SIZE, description="clips at a time; `auto` finds how many fit into memory"
+    )
     skip_bad: bool = Field(default=False, description="leave out rows that cannot be used; otherwise they are refused")
 
 
@@ -143,7 +153,7 @@ def make_spec(content: Mapping[str, Any], usual: Mapping[str, list[Any]], where:
     elif given.baseline != FULL:
         faults.append(f"`baseline` is {given.baseline!r}: write {FULL!r}, or axis=value, e.g. merger=runs")
     for name in ("limit", "batch_size"):
-        if (count := getattr(given, name)) is not None and count < 1:
+        if isinstance(count := getattr(given, name), int) and count < 1:
             faults.append(f"`{name}` is a number of clips, at least 1, not {count}")
     if faults:
         raise _refuse(where, faults)
@@ -199,12 +209,12 @@ def axis_values(name: str, values: Sequence[Any]) -> dict[str, Any]:
         if wrong := [value for value in values if not isinstance(value, str)]:
             raise RunError(f"a name is text, not {show(wrong[0])}")
         values = expand(values) if name == "strategies" else list(dict.fromkeys(values))
-        names = [value.partition("=")[0] for value in values]
+        names = [split_task(value)[0] if name == "tasks" else value for value in values]
         if name == "tasks" and (twice := [one for one in names if names.count(one) > 1]):
             raise RunError(f"task {twice[0]!r} is given twice; study one set of clips at a time")
     elif name in FIELDS:
         values = [one for value in values for one in _installed(name, value)]
-    return {(value.partition("=")[0] if name == "tasks" else label(value)): value for value in values}
+    return {(split_task(value)[0] if name == "tasks" else label(value)): value for value in values}
 
 
 def _installed(field_name: str, value: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from fastadasp.contracts.task import Example, Task
 from fastadasp.experiments.axes import budget_value
 from fastadasp.experiments.combinations import Point, describe
 from fastadasp.experiments.drive import Finished
-from fastadasp.experiments.records import Result, Standing
+from fastadasp.experiments.records import Result, Standing, Worst
 from fastadasp.experiments.spec import Spec
 from fastadasp.experiments.statistics import (
     FEWEST,
@@ -37,6 +37,7 @@ class Entry:
     standing: Standing
     costs: list[Efficiency] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
+    worst: list[Worst] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def standings(
                 ),
                 [result.efficiency for result in group.results if result.efficiency is not None],
                 [result.metrics for result in group.results],
+                [result.worst for result in group.results if result.worst is not None],
             )
             for key, group in groups.items()
         ]

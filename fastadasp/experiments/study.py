@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp.contracts.task import Example, Task
-from fastadasp.errors import RunError
+from fastadasp.errors import RunError, did_you_mean
 from fastadasp.experiments import folder as files
 from fastadasp.experiments.about import device_name, git_commit, now, versions
-from fastadasp.experiments.combinations import Grid, describe, make_grid, recipes
+from fastadasp.experiments.combinations import Grid, describe, make_grid, over_run, recipes
 from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
 from fastadasp.experiments.identity import facts_of, origins_of
-from fastadasp.experiments.probe import Forecast, in_words, probe
+from fastadasp.experiments.probe import Forecast, cells_of, in_words, probe
+from fastadasp.experiments.progress import Inside, seldom
 from fastadasp.experiments.records import Run, StartLayer
 from fastadasp.experiments.spec import Spec
 from fastadasp.experiments.standings import Entry, standings
@@ -30,10 +30,8 @@ from fastadasp.strategy import load_strategy
 if TYPE_CHECKING:
     from fastadasp.inference.runner import Runner
 
-EXECUTORS = ("local", "ray")
+EXECUTORS = ("local", "processes", "ray")
 FACES: dict[str, Face] = {"compare": COMPARISON, "ablate": STUDY}
-SHARE = 50
-"""The folder is brought up to date when this many times as long has gone by as that took last."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Options:
         model: folder or hub id, where the study names none.
         command: `compare` or `ablate`: whose tables are written.
         store: folder that keeps cells; None for the one in the user's cache.
-        workers, gpus, address: of the executor ``ray`` (`RayExecutor`).
+        workers, gpus, address: of the executors ``processes`` (`ProcessExecutor`) and ``ray`` (`RayExecutor`).
         appendix: Markdown that follows the tables.
         forecast: whether to say beforehand how long it will take.
         engine: answers the clips; None for transformers.
@@ -55,8 +53,8 @@ class Options:
     command: Literal["compare", "ablate"] = "ablate"
     store: Path | None = None
     redo: Redo = field(default_factory=Redo)
-    executor: Literal["local", "ray"] = "local"
-    workers: int = 2
+    executor: Literal["local", "processes", "ray"] = "local"
+    workers: int | None = None
     gpus: float | None = None
     address: str | None = None
     appendix: str = ""
@@ -89,11 +87,12 @@ class Study:
     """
 
     def __init__(self, spec: Spec, options: Options, notice: Notice) -> None:
-        from fastadasp.inference.load import check_folder, choose_device, choose_dtype
+        from fastadasp.inference.load import check_folder, check_map, choose_device, choose_dtype
 
         self.spec, self.options, self._notice = spec, options, notice
         if options.executor not in EXECUTORS:
-            raise RunError(f"executor is one of {', '.join(EXECUTORS)}, not {options.executor!r}")
+            guess = did_you_mean(options.executor, EXECUTORS)
+            raise RunError(f"executor is one of {', '.join(EXECUTORS)}, not {options.executor!r}.{guess}")
         made, _, _ = recipes(spec)
         given = spec.settings
         self.settings = Settings(
@@ -102,13 +101,18 @@ class Study:
             device=given.device,
             dtype=given.dtype,
             limit=given.limit,
-            batch_size=given.batch_size,
+            part=given.part,
+            batch_size=given.batch_size
+            if given.batch_size != "auto"
+            else files.batch_size_in(options.output) or "auto",
+            device_map=given.device_map,
             skip_bad=given.skip_bad,
             prompt=given.prompt,
             named=given.model,
             calibrates=any(recipe.needs_calibration for _, recipe in made),
         )
         check_folder(self.settings.model)
+        check_map(given.device_map, given.device)
         if options.executor == "local":
             choose_dtype(given.dtype, choose_device(given.device))
         if options.engine is not None:
@@ -122,7 +126,8 @@ class Study:
     @property
     def face(self) -> Face:
         """How the lines are shown."""
-        return FACES[self.options.command]
+        face = FACES[self.options.command]
+        return face.with_spread() if over_run(self.spec) else face
 
     @property
     def read(self) -> tuple[dict[str, Task], dict[str, list[Example]]]:
@@ -149,7 +154,7 @@ class Study:
         results = {point.cell: store.get(point.cell) for point in grid.points}
         done = {cell for cell, result in results.items() if result is not None and not self.options.redo.wanted(result)}
         todo = [point for point in grid.points if point.cell not in done]
-        return DryRun(grid, done, probe(worker, todo, loading) if todo else None)
+        return DryRun(grid, done, probe(worker, cells_of(todo), loading) if todo else None)
 
     def run(self, progress: Progress = lambda *_: None) -> Findings:
         """Runs what is not done yet and writes the folder.
@@ -170,8 +175,10 @@ class Study:
             record = self._record(grid, facts)
             for note in self._worker.notes:
                 self._notice(note)
+            for note in executor.notices:
+                self._notice(note)
             if options.forecast:
-                self._foretell(grid)
+                self._foretell(grid, executor)
             store = Store(self.store, self._notice)
             files.write_run(options.output, record)
         except BaseException:
@@ -180,7 +187,7 @@ class Study:
         finished = Finished(grid)
         tasks, examples = self.read
         clips = {name: len(found) for name, found in examples.items()}
-        self._worker.advance = _Inside(progress)
+        self._worker.advance = Inside(progress)
         try:
             run(
                 finished,
@@ -190,7 +197,7 @@ class Study:
                 notice=self._notice,
                 clips=clips,
                 progress=self._worker.advance.total,
-                keep=_seldom(lambda: files.write_cells(options.output, finished, tasks, examples)),
+                keep=seldom(lambda: files.write_cells(options.output, finished, tasks, examples)),
             )
         finally:
             findings = self._findings(finished)
@@ -231,29 +238,35 @@ class Study:
         files.write_tables(self.options.output, lines, page.rstrip() + "\n" if page else "")
         return findings
 
-    def _foretell(self, grid: Grid) -> None:
+    def _foretell(self, grid: Grid, executor: Executor) -> None:
         """Says how long the cells will take: as long as those that are done, or as a probe shows."""
         redo, store = self.options.redo, Store(self.store, self._notice, write=False)
         known = {p.cell: r for p in grid.points if (r := store.get(p.cell)) is not None and not redo.wanted(r)}
         todo = list({point.cell: point for point in grid.points if point.cell not in known}.values())
         if not todo:
             self._notice(f"all {len(known)} cells are done and stand in {self.store}; --force runs them again")
-        elif self.options.executor != "local":
-            return
         elif known:
             seconds = len(todo) * sum(result.seconds for result in known.values()) / len(known)
+            seconds /= min(executor.workers, len(todo))
             self._notice(
                 f"{len(known)} of {len(known) + len(todo)} cells are done; the others take about {in_words(seconds)}"
             )
         else:
-            self._notice(f"{len(todo)} cells take about {in_words(probe(self._worker, todo).seconds)}")
+            by = "" if executor.workers == 1 else f" by {executor.workers} workers"
+            self._notice(f"{len(todo)} cells take about {in_words(executor.forecast(cells_of(todo)).seconds)}{by}")
 
     def _executor(self) -> Executor:
-        if self.options.executor == "local":
+        how = self.options
+        if how.executor == "local":
             return Local(self._worker)
+        self._worker.outline = True  # this process runs no cell
+        if how.executor == "processes":
+            from fastadasp.experiments.process_workers import ProcessExecutor
+
+            return ProcessExecutor(self.settings, how.workers, how.gpus)
         from fastadasp.experiments.ray_workers import RayExecutor
 
-        return RayExecutor(self.settings, self.options.workers, self.options.gpus, self.options.address)
+        return RayExecutor(self.settings, how.workers or 2, how.gpus, how.address)
 
     def _record(self, grid: Grid, facts: dict[str, Any]) -> Run:
         import torch
@@ -277,6 +290,8 @@ class Study:
             device_name=device_name(facts["device"]),
             dtype=facts["dtype"],
             threads=torch.get_num_threads(),
+            batch_size=facts["batch_size"],
+            device_map=facts.get("device_map"),
             versions=versions(),
             git=git_commit(),
             strategies={base.name: base.to_dict() for base in bases},
@@ -288,36 +303,6 @@ class Study:
             executor=self.options.executor,
             store=str(self.store.absolute()),
         )
-
-
-class _Inside:
-    """Progress between the ends of cells: a worker tells what it is doing, a run how many clips are done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._done, self._total = progress, 0, 1
-
-    def total(self, what: str, done: int, total: int) -> None:
-        self._done, self._total = done, total
-        self._progress(what, done, total)
-
-    def __call__(self, what: str, clips: int) -> None:
-        self._done = min(self._done + clips, self._total)
-        self._progress(what, self._done, self._total)
-
-
-def _seldom(write: Callable[[], None]) -> Callable[[], None]:
-    """Calls `write`, but not so often that it takes a part of the time that counts."""
-    due = 0.0
-
-    def call() -> None:
-        nonlocal due
-        begin = time.monotonic()
-        if begin >= due:
-            write()
-            end = time.monotonic()
-            due = end + SHARE * (end - begin)
-
-    return call
 
 
 def _start_layers(finished: Finished) -> list[StartLayer]:

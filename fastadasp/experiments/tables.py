@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.contracts.task import Task
+from fastadasp.experiments import spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.statistics import FEWEST, LEVEL, least_shown
@@ -108,6 +109,15 @@ def _flops(entry: Entry) -> str:
     return f"{fmean(cost.flops_removed for cost in entry.costs):.1%}" + (f" ({fmean(both):.1%})" if both else "")
 
 
+def _net(entry: Entry) -> str:
+    shares = [cost.flops_removed_net for cost in entry.costs]
+    known = [share for share in shares if share is not None]
+    if len(known) < len(shares):
+        return "-"
+    both = [c.flops_removed_net_with_encoder for c in entry.costs if c.flops_removed_net_with_encoder is not None]
+    return f"{fmean(known):.1%}" + (f" ({fmean(both):.1%})" if both else "")
+
+
 def _size(entry: Entry) -> str:
     count = fmean(cost.kv_bytes for cost in entry.costs)
     for unit in ("B", "kB", "MB"):
@@ -125,6 +135,9 @@ def _time(name: str) -> Callable[[Entry], str]:
     return shown
 
 
+NET = "net"
+"""The column of FLOPs removed less what the strategy computes itself."""
+
 POWER = "least shown"
 """The column of `Face.with_power`."""
 
@@ -139,8 +152,10 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     "verdict": _verdict,
     "tokens removed": lambda entry: f"{entry.standing.audio_tokens_removed:.0%}",
     "audio left": _left,
+    **spread.COLUMNS,
     "KV bytes": _size,
     "FLOPs removed": _flops,
+    NET: _net,
     "prefill": _time("prefill_seconds"),
     "decode": _time("decode_seconds"),
     "rank": lambda entry: "" if entry.standing.rank is None else str(entry.standing.rank),
@@ -170,6 +185,13 @@ class Face:
         """The same with the smallest difference that the clips show."""
         place = 1 + next(i for i, name in enumerate(self.columns) if name in ("change", "difference"))
         return Face((*self.columns[:place], POWER, *self.columns[place:]), self.less, self.timed)
+
+    def with_spread(self) -> Face:
+        """The same with what single clips lose, and the worst one."""
+        place = 1 + next(i for i, name in enumerate(self.columns) if name in ("audio left", "tokens removed"))
+        return Face(
+            (*self.columns[:place], *spread.COLUMNS, *self.columns[place:]), (*self.less, *spread.COLUMNS), self.timed
+        )
 
     def header(self, heading: Heading) -> tuple[str, ...]:
         """All columns."""
@@ -207,6 +229,10 @@ class Face:
             out.append("win/tie/loss: clips; equal ranks: not distinguishable")
         if "FLOPs removed" in self.columns:
             out.append("FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too")
+        if set(spread.COLUMNS) <= set(self.columns):
+            out.append(spread.NOTE)
+        if NET in self.columns:
+            out.append(f"{NET}: the same less what the strategy computes itself (-: it does not say)")
         if self.timed and set(self.timed) & set(self.columns):
             out.append("prefill, decode: median of a batch, for orientation; fastadasp bench measures times")
         lines = ["; ".join(out)]
@@ -214,14 +240,14 @@ class Face:
 
 
 COMPARISON = Face(
-    ("95 %", "change", "95 % of it", "verdict", "audio left", "KV bytes", "FLOPs removed", "prefill", "decode"),
-    ("decode", "prefill", "KV bytes", "95 % of it", "audio left", "95 %", "verdict", "change"),
+    ("95 %", "change", "95 % of it", "verdict", "audio left", "KV bytes", "FLOPs removed", NET, "prefill", "decode"),
+    ("decode", "prefill", "KV bytes", NET, "95 % of it", "audio left", "95 %", "verdict", "change"),
 )
 """The columns of `compare`."""
 
 STUDY = Face(
-    ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", "rank"),
-    ("tokens removed", "95 % of it", "win/tie/loss", "95 %", "rank", "FLOPs removed"),
+    ("95 %", "difference", "95 % of it", "win/tie/loss", "p (Holm)", "tokens removed", "FLOPs removed", NET, "rank"),
+    (NET, "tokens removed", "95 % of it", "win/tie/loss", "95 %", "rank", "FLOPs removed"),
 )
 """The columns of `ablate`."""
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
-from fastadasp.experiments.axes import Row, read_tasks
+from fastadasp.experiments.axes import Limit, Row, read_tasks
 from fastadasp.experiments.identity import cell_hash, cell_identity, common_facts, task_facts
 from fastadasp.experiments.records import Result
 from fastadasp.selection.cache import Notice
@@ -40,14 +40,21 @@ class Settings:
     tasks: tuple[str, ...]
     device: str = "auto"
     dtype: str = "auto"
-    limit: int | None = None
-    batch_size: int = 12
+    limit: Limit = None
+    part: str | None = None
+    batch_size: int | Literal["auto"] = 12
     skip_bad: bool = False
     prompt: str | None = None
     named: str | None = None
     """The model as it was named, if it was: some tasks ask its family in words of its own."""
     calibrates: bool = False
     """Whether some start layer has to be chosen."""
+    device_map: str | None = None
+    """``auto`` spreads the model over the devices."""
+    workers: int = 1
+    """Processes of this run that may share one machine's memory."""
+    gpus: float | None = None
+    """GPUs of each of them."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,8 @@ class Worker:
         self.settings, self._notice, self.advance = settings, notice, advance
         self._read, self._loaded = read, loaded
         self._ready: dict[str, Ready] = {}
+        self.outline = False
+        """Whether the model is loaded without its weights: for a process that gives its cells to others."""
 
     @cached_property
     def read(self) -> Clips:
@@ -103,6 +112,7 @@ class Worker:
         return self._read or read_tasks(
             given.tasks,
             given.limit,
+            part=given.part,
             skip_bad=given.skip_bad,
             notice=self._notice,
             model=given.named,
@@ -114,7 +124,23 @@ class Worker:
         """The model. Raises FastAdaSPError."""
         from fastadasp.inference.load import load_model
 
-        return self._loaded or load_model(self.settings.model, self.settings.device, self.settings.dtype)
+        given = self.settings
+        return self._loaded or load_model(
+            given.model, given.device, given.dtype, device_map=given.device_map, outline=self.outline
+        )
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Clips at a time: as asked for, or as memory allows. Raises FastAdaSPError."""
+        given = self.settings
+        if given.batch_size != "auto":
+            return given.batch_size
+        from fastadasp.inference.fit import find, sharers
+
+        tasks, examples = self.read
+        found = find(self.loaded, tasks, examples, sharers(given.workers, given.gpus, self.loaded.device))
+        self._notice(str(found))
+        return found.size
 
     @cached_property
     def calibration(self) -> dict[str, tuple[list[Example], str]]:
@@ -135,7 +161,7 @@ class Worker:
         seen = {name: found for name, (found, _) in self.calibration.items()} if self.settings.calibrates else {}
         check_lengths([example for clips in (*examples.values(), *seen.values()) for example in clips], self.loaded)
         about = {name: task_facts(task, examples[name], seen.get(name, ())) for name, task in tasks.items()}
-        common = {**common_facts(self.loaded, self.settings.batch_size), "engine": self.engine.name}
+        common = {**common_facts(self.loaded, self.batch_size), "engine": self.engine.name}
         return {**common, "tasks": about}
 
     def run(self, job: Job) -> Result:
@@ -188,7 +214,7 @@ class Worker:
             self.read[0][task],
             self.read[1][task],
             ready.clips,
-            batch_size=self.settings.batch_size,
+            batch_size=self.batch_size,
             encoder_flops=ready.encoder,
             progress=lambda count: self.advance(f"{task} {row.name}", count),
             engine=self.engine,
@@ -201,7 +227,7 @@ class Worker:
             from fastadasp.inference.clips import encoder_flops, prepare
             from fastadasp.inference.runner import warm_up
 
-            size, examples = self.settings.batch_size, self.read[1][name]
+            size, examples = self.batch_size, self.read[1][name]
             ready = prepare(self.loaded, examples, size, lambda _: self.advance(f"encoding {name}", 0))
             seen = {name: self.calibration[name]} if self.settings.calibrates else {}
             further = prepare(self.loaded, seen[name][0], size, lambda _: None) if seen else {}

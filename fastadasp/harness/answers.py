@@ -86,6 +86,11 @@ class Answering:
                     f"recipe {recipe.name!r} chooses its layer on calibration clips, which a harness has none of; find "
                     "the layer with fastadasp select-layer and name it in a recipe of your own"
                 )
+            if recipe.budget.over_run:
+                raise StrategyError(
+                    f"budget {recipe.budget} holds over a run, but a harness asks in batches; name the threshold that "
+                    "`fastadasp compare` finds in a recipe of your own"
+                )
         place = (device or "auto").partition(":")[0]
         return cls(load_model(pretrained, place, dtype), recipe, size)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastadasp.audio import file_seconds, read_audio
 from fastadasp.contracts.task import Example
 from fastadasp.engine.encoder import EncoderSeen
-from fastadasp.engine.encoding import EncoderHeard, listening
+from fastadasp.engine.encoding import listening
 from fastadasp.errors import DataError, ModelError
 from fastadasp.inference.features import FeatureCache
 from fastadasp.inference.load import LoadedModel
@@ -173,10 +173,13 @@ def encode(
     inputs = _features(loaded, examples, waves)
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
-    heard = EncoderHeard()
+    counts = [int((span > 0).sum()) for span in spans]
+    seen: list[EncoderSeen | None] = [None] * len(counts)
     if known is None:
         with listening(adapter, model) as heard:
             embeds = decoder_inputs(loaded, inputs)
+        if all(counts):
+            seen = heard.clips(counts)
     else:
         embeds = model.get_input_embeddings()(ids)
     ready = []
@@ -188,8 +191,8 @@ def encode(
             row = row.clone()
             row[span > 0] = known[i].to(row.device)
         own = {name: value[i].cpu() for name, value in side.items()}
-        seen = None if heard.seen is None else heard.seen.clip(i, int((span > 0).sum())).to("cpu")
-        ready.append(ReadyClip(example, row.cpu(), span.cpu(), own, seen))
+        one = seen[i]
+        ready.append(ReadyClip(example, row.cpu(), span.cpu(), own, None if one is None else one.to("cpu")))
     return ready
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from fastadasp.counts.shape import DecoderShape
+from fastadasp.inference.own_cost import own_flops
 
 if TYPE_CHECKING:
     from fastadasp.engine.trace import LayerTrace
+    from fastadasp.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class SampleCost:
     kv_bytes_full: int
     flops: int
     flops_full: int
+    own_flops: int | None = None
 
 
 class Efficiency(BaseModel):
@@ -34,6 +37,16 @@ class Efficiency(BaseModel):
     audio_tokens: float = Field(description="audio tokens of a clip before the first layer, mean")
     audio_tokens_left: float = Field(description="audio tokens of a clip that leave the last layer, mean")
     audio_tokens_removed: float = Field(description="fraction of all audio tokens gone by the last layer")
+    removed_deviation: float | None = Field(
+        default=None, description="standard deviation over the clips of the fraction that each lost of its audio tokens"
+    )
+    removed_least: float | None = Field(default=None, description="the least such fraction of a clip")
+    removed_most: float | None = Field(default=None, description="the largest such fraction of a clip")
+    threshold: float | None = Field(
+        default=None,
+        description="threshold of the merger that meets a budget over the run (`mean-tokens`, `mean-flops`) on these "
+        "clips; null for other budgets",
+    )
     kv_bytes: float = Field(
         description="bytes of keys and values after the prompt, mean of a clip, padding not counted; heads are as wide "
         "as the longest"
@@ -41,6 +54,16 @@ class Efficiency(BaseModel):
     kv_removed: float = Field(description="fraction of those bytes removed against the full model")
     flops: float = Field(description="FLOPs of the decoder's prefill, mean of a clip (analytic; encoder not counted)")
     flops_removed: float = Field(description="fraction of those FLOPs removed against the full model")
+    own_flops: float | None = Field(
+        default=None,
+        description="FLOPs of what the strategy itself computes in the decoder (scores, choice, means), mean of a "
+        "clip; null where a component does not state them",
+    )
+    flops_removed_net: float | None = Field(
+        default=None,
+        description="fraction of the decoder's FLOPs removed, less what the strategy itself computes; below 0 where it "
+        "costs more than it removes; null as before",
+    )
     encoder_flops: float | None = Field(
         default=None,
         description="FLOPs of audio encoder and projector for one clip, counted once by torch's FlopCounterMode; "
@@ -49,6 +72,11 @@ class Efficiency(BaseModel):
     flops_removed_with_encoder: float | None = Field(
         default=None,
         description="fraction removed of the decoder's and the encoder's FLOPs together; null if not counted",
+    )
+    flops_removed_net_with_encoder: float | None = Field(
+        default=None,
+        description="fraction removed of the decoder's and the encoder's FLOPs together, less what the strategy itself "
+        "computes; null where one of them is not known",
     )
     prefill_seconds: float = Field(
         description="time of the decoder's prefill, median of a batch but the first, seconds"
@@ -61,13 +89,19 @@ class Efficiency(BaseModel):
 
 
 def sample_costs(
-    shape: DecoderShape, layers: Sequence[LayerTrace], audio: Sequence[int], prompt: Sequence[int], bytes_per_value: int
+    shape: DecoderShape,
+    layers: Sequence[LayerTrace],
+    audio: Sequence[int],
+    prompt: Sequence[int],
+    bytes_per_value: int,
+    strategy: Recipe | None = None,
 ) -> list[SampleCost]:
     """Costs of each sample of a traced batch.
 
     Args:
         layers: the trace; empty for the full model.
         audio, prompt: audio tokens and all tokens of each sample's prompt, before any reduction.
+        strategy: what was traced; its own work is counted, too. None for the full model.
     """
     out = []
     for i, (sound, total) in enumerate(zip(audio, prompt, strict=True)):
@@ -83,6 +117,7 @@ def sample_costs(
                 kv_bytes_full=shape.kv_bytes([total] * shape.layers, bytes_per_value),
                 flops=shape.prefill_flops(path),
                 flops_full=shape.prefill_flops([(total, total)] * shape.layers),
+                own_flops=0 if strategy is None else own_flops(strategy, shape, layers, i, sound, total),
             )
         )
     return out

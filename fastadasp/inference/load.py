@@ -21,6 +21,8 @@ DEVICES = ("auto", "cpu", "cuda")
 class LoadedModel:
     """A model ready to run, its processor, and where it came from.
 
+    `spread` is the device of each part of a model that was loaded with a device map; None for others.
+
     Example::
 
         >>> loaded = fastadasp.load_model(model_folder)
@@ -33,6 +35,7 @@ class LoadedModel:
     path: str
     device: str
     dtype: str
+    spread: dict[str, int | str] | None = None
 
     @property
     def sampling_rate(self) -> int:
@@ -97,6 +100,22 @@ def choose_dtype(dtype: str, device: str) -> str:
     return dtype if dtype != "auto" else "bfloat16" if device == "cuda" else "float32"
 
 
+def check_map(device_map: str | None, device: str) -> None:
+    """Refuses a ``device_map`` that cannot be. Raises RunError."""
+    if device_map is None:
+        return
+    if device_map != "auto":
+        raise RunError(f"device map is auto, not {device_map!r}")
+    if device != "auto":
+        raise RunError(f"device map {device_map} chooses devices by itself; leave out the device {device!r}")
+    try:
+        importlib.import_module("accelerate")
+    except ImportError:
+        raise RunError(
+            f"device map {device_map} needs the package accelerate: pip install 'fastadasp[accelerate]'"
+        ) from None
+
+
 def check_folder(path: str) -> None:
     """Refuses a path that cannot be a model before anything heavy is imported. Hub ids pass."""
     if not path.strip():
@@ -141,12 +160,21 @@ def model_type(path: str) -> str:
     return str(config.get("model_type"))
 
 
-def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(
+    path: str, device: str = "auto", dtype: str = "auto", *, device_map: str | None = None, outline: bool = False
+) -> LoadedModel:
     """A model from a local folder (offline) or by hub id.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        dtype: ``auto`` (float32 on a CPU, bfloat16 on a GPU), ``float32``, ``bfloat16`` or ``float16``.
+        device_map: ``auto`` spreads the model over all GPUs, and over the CPU's memory where they are too small, by the
+            package accelerate; None for one device.
+        outline: load no weights, for prompts and names alone; nothing can be computed then.
 
     Raises:
         ModelError: it cannot be found or read, or its family is not supported.
-        RunError: device or dtype cannot be had.
+        RunError: device, dtype or device map cannot be had.
 
     Example::
 
@@ -154,9 +182,11 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
         False
     """
     check_folder(path)
-    device = choose_device(device)
+    check_map(device_map, device)
+    device = "cpu" if outline else choose_device(device)
     dtype = choose_dtype(dtype, device)
 
+    import torch
     import transformers
 
     from fastadasp.models.lookup import adapter_for
@@ -172,9 +202,14 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
             raise ModelError(f"{path} cannot be loaded: its config.json names no architecture")
         if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
             raise ModelError(f"{path}: transformers {transformers.__version__} has no architecture {name!r}")
-        model: Any = cls.from_pretrained(
-            path, dtype=dtype, local_files_only=local, use_safetensors=True, trust_remote_code=False
-        )
+        if outline:
+            with torch.device("meta"):
+                model: Any = cls(config)
+        else:
+            mapped: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+            model = cls.from_pretrained(
+                path, dtype=dtype, local_files_only=local, use_safetensors=True, trust_remote_code=False, **mapped
+            )
         processor = transformers.AutoProcessor.from_pretrained(path, local_files_only=local, trust_remote_code=False)
     except ModelError:
         raise
@@ -186,7 +221,11 @@ def load_model(path: str, device: str = "auto", dtype: str = "auto") -> LoadedMo
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} cannot be loaded: {first}") from None
     adapter_for(model)
-    return LoadedModel(model.to(device).eval(), processor, path, device, dtype)
+    if device_map is None:
+        return LoadedModel((model if outline else model.to(device)).eval(), processor, path, device, dtype)
+    found = getattr(model, "hf_device_map", None) or {"": model.device}  # it names none where there is one device alone
+    spread = {part: place if isinstance(place, int) else str(place) for part, place in found.items()}
+    return LoadedModel(model.eval(), processor, path, device, dtype, spread)
 
 
 def _own_classes(path: str) -> Any:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean, median, pstdev
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from fastadasp.engine.apply import apply_strategy
 from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.inference.clips import Batch, ReadyClip, batches
+from fastadasp.inference.content import settle
 from fastadasp.inference.costs import Efficiency, SampleCost, sample_costs
 from fastadasp.inference.load import LoadedModel
 from fastadasp.models.lookup import adapter_for
@@ -122,9 +123,12 @@ def run_cell(
         choices: see `Task.choices`.
 
     Raises:
-        StrategyError: some clips cannot meet the strategy's budget; nothing has run then.
+        StrategyError: some clips, or all of them together, cannot meet the strategy's budget; nothing has run then.
     """
     shape = DecoderShape.of(adapter_for(loaded.model).decoder(loaded.model).config)
+    threshold: float | None = None
+    if strategy is not None and strategy.budget.over_run:
+        strategy, threshold = settle(loaded, strategy, clips, batch_size)
     if strategy is not None:
         check_reach(strategy, shape, clips)
     width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
@@ -137,14 +141,15 @@ def run_cell(
             for place, text in zip(batch.places, texts, strict=True):
                 answers[place] = text
             audio = [clip.audio_tokens for clip in batch.clips]
-            spent = sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width)
+            spent = sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width, strategy)
             costs.update(zip(batch.places, spent, strict=True))
             prefill.append(times[0])
             decode.append(times[1])
             steps.append(times[2])
             progress(len(batch.clips))
     ordered = [costs[i] for i in range(len(clips))]
-    return Outcome(answers, ordered, efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops))
+    spent_in_all = efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops)
+    return Outcome(answers, ordered, spent_in_all.model_copy(update={"threshold": threshold}))
 
 
 def check_reach(strategy: Recipe, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
@@ -236,9 +241,14 @@ def choose(loaded: LoadedModel, logits: torch.Tensor, choices: tuple[str, str]) 
 
 def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
     """One short run whose time is not counted."""
-    with torch.inference_mode():
-        for batch in batches([clip], 1, loaded.device):
-            _generate(loaded, None, batch, 2)
+    for batch in batches([clip], 1, loaded.device):
+        generate_few(loaded, batch)
+
+
+@torch.inference_mode()
+def generate_few(loaded: LoadedModel, batch: Batch) -> None:
+    """Two new tokens of the full model for a batch, of which nothing is kept."""
+    _generate(loaded, None, batch, 2)
 
 
 def efficiency(
@@ -256,7 +266,18 @@ def efficiency(
     def mean(name: str) -> float:
         return fmean(getattr(cost, name) for cost in costs)
 
+    shares = [1 - cost.audio_tokens_left / cost.audio_tokens for cost in costs]
+
+    def share(own: float, encoder: float) -> float:
+        whole = mean("flops_full") + encoder
+        return (mean("flops_full") - mean("flops") - own) / whole if whole else 0.0
+
+    known = [cost.own_flops for cost in costs if cost.own_flops is not None]
+    own = fmean(known) if len(known) == len(costs) else None
     return Efficiency(
+        removed_deviation=pstdev(shares),
+        removed_least=min(shares),
+        removed_most=max(shares),
         audio_tokens=mean("audio_tokens"),
         audio_tokens_left=mean("audio_tokens_left"),
         audio_tokens_removed=removed("audio_tokens_left", "audio_tokens"),
@@ -264,10 +285,11 @@ def efficiency(
         kv_removed=removed("kv_bytes", "kv_bytes_full"),
         flops=mean("flops"),
         flops_removed=removed("flops", "flops_full"),
+        own_flops=own,
+        flops_removed_net=None if own is None else share(own, 0.0),
         encoder_flops=encoder_flops,
-        flops_removed_with_encoder=None
-        if encoder_flops is None
-        else (mean("flops_full") - mean("flops")) / (mean("flops_full") + encoder_flops),
+        flops_removed_with_encoder=None if encoder_flops is None else share(0.0, encoder_flops),
+        flops_removed_net_with_encoder=None if own is None or encoder_flops is None else share(own, encoder_flops),
         prefill_seconds=median(prefill[1:] or prefill),  # the first batch warms caches up
         decode_seconds=median(decode[1:] or decode),
         new_tokens=fmean(steps),

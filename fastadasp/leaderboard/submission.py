@@ -194,7 +194,7 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
             device=about.device,
             name=about.device_name,
             threads=about.threads,
-            batch_size=about.arguments.get("batch_size"),
+            batch_size=about.batch_size or about.arguments.get("batch_size"),
         ),
         code=Code(hash=about.code, git=about.git, versions=about.versions, origins=about.origins),
         tasks=[

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.contracts.adapter import ModelAdapter
+from fastadasp.contracts.adapter import ModelAdapter, follow
 from fastadasp.contracts.hookspecs import hookimpl
 from fastadasp.errors import ModelError
 
@@ -79,7 +79,24 @@ def _has_images(inputs: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Voxtral(ModelAdapter):
+class Stacking(ModelAdapter):
+    """Projectors that put neighbouring frames of the encoder side by side, as many as the configuration says.
+
+    Attributes:
+        stack: dotted path to their number; or to their joint width, if `width` leads to that of one frame.
+    """
+
+    stack: str = ""
+    width: str = ""
+
+    def frames_of_token(self, model: nn.Module) -> int:
+        config = self.entrance(model).config
+        stacked = int(follow(config, self.stack))
+        return stacked // int(follow(config, self.width)) if self.width else stacked
+
+
+@dataclass(frozen=True)
+class Voxtral(Stacking):
     """Its processor takes sound only inside a conversation, as a file in base64."""
 
     def processor_inputs(
@@ -103,8 +120,13 @@ def _family(name: str, summary: str, cls: type[ModelAdapter] = ModelAdapter, **d
 _THINKER = {"decoder_paths": ("model.language_model", "language_model", "model")}
 
 
-_WHISPER: Any = {"encoder_paths": ("model.audio_tower", "audio_tower"), "encoder_frames": 2}
+_TOWER: Any = {"encoder_paths": ("model.audio_tower.layers", "audio_tower.layers")}
+_WHISPER: Any = _TOWER | {"encoder_frames": 2}
 """A Whisper encoder with a pooling of two frames after it."""
+_WIDTHS: Any = {"stack": "audio_config.intermediate_size", "width": "audio_config.hidden_size"}
+_TALKER: Any = {"encoder_paths": ("thinker.model.audio_tower.layers", "thinker.audio_tower.layers")}
+_NO_ATTENTION = "their encoder has no attention"
+_QFORMER = "a Q-Former makes their audio tokens out of whole windows of frames"
 
 
 def _usable() -> list[ModelAdapter]:
@@ -116,31 +138,51 @@ def _usable() -> list[ModelAdapter]:
                 f"{title} text decoder fed with audio embeddings; spans are given by the caller",
                 decoder_paths=("", "model"),
                 audio_token=None,
+                encoder_refusal="they have no audio encoder",
             )
             for name, title in (("qwen2", "Qwen2"), ("qwen3", "Qwen3"), ("llama", "Llama"))
         ),
-        _family("apertus1p5", "Apertus 1.5", norm="feedforward_layernorm"),
+        _family("apertus1p5", "Apertus 1.5", norm="feedforward_layernorm", encoder_refusal=_NO_ATTENTION),
         _family("audioflamingo3", "Audio Flamingo 3", **_WHISPER),
-        _family("fun_asr_nano", "Fun-ASR-Nano", clip_lengths="input_features_mask"),
-        _family("gemma4_unified", "Gemma 4 12B", RotaryByLayerType, clip_lengths="input_features_mask"),
-        _family("glmasr", "GLM-ASR-Nano"),
-        _family("granite_speech", "Granite Speech", clip_lengths="input_features_mask"),
-        _family("granite_speech_plus", "Granite Speech Plus", clip_lengths="input_features_mask"),
-        _family("moss_transcribe_diarize", "MOSS-Transcribe-Diarize"),
-        _family("muse_spark", "Muse Spark"),
+        _family("fun_asr_nano", "Fun-ASR-Nano", clip_lengths="input_features_mask", **_TOWER),
+        _family(
+            "gemma4_unified",
+            "Gemma 4 12B",
+            RotaryByLayerType,
+            clip_lengths="input_features_mask",
+            encoder_refusal="they have no audio encoder",
+        ),
+        _family("glmasr", "GLM-ASR-Nano", Stacking, encoder_hears_padding=True, **_TOWER, **_WIDTHS),
+        *(
+            _family(name, title, clip_lengths="input_features_mask", encoder_refusal=_QFORMER)
+            for name, title in (("granite_speech", "Granite Speech"), ("granite_speech_plus", "Granite Speech Plus"))
+        ),
+        _family(
+            "moss_transcribe_diarize",
+            "MOSS-Transcribe-Diarize",
+            Stacking,
+            encoder_hears_padding=True,
+            stack="audio_merge_size",
+            **_TOWER,
+        ),
+        _family("muse_spark", "Muse Spark", encoder_refusal=_NO_ATTENTION),
         _family("musicflamingo", "Music Flamingo", **_WHISPER),
-        _family("omniasr", "OmniASR-LLM"),
+        _family("omniasr", "OmniASR-LLM", encoder_self_attention="attention", **_TOWER),
         _family(
             "phi4_multimodal",
             "Phi-4-multimodal",
             decoder_paths=("model", ""),
             audio_token="audio_config.audio_token_id",
             clip_lengths="audio_embed_sizes",
+            encoder_paths=("model.embed_tokens_extend.audio_embed.encoder.encoders",),
+            encoder_hears_padding=True,
         ),
-        _family("qwen2_5_omni", "Qwen2.5-Omni with its talker; for text answers", Talking),
-        _family("qwen2_5_omni_thinker", "Qwen2.5-Omni thinker", ThreeAxes, package="qwen2_5_omni", **_THINKER),
-        _family("qwen3_asr", "Qwen3-ASR"),
-        _family("qwen3_omni_moe", "Qwen3-Omni with its talker; for text answers", Talking, deepstack=True),
+        _family("qwen2_5_omni", "Qwen2.5-Omni with its talker; for text answers", Talking, encoder_frames=2, **_TALKER),
+        _family(
+            "qwen2_5_omni_thinker", "Qwen2.5-Omni thinker", ThreeAxes, package="qwen2_5_omni", **_THINKER, **_WHISPER
+        ),
+        _family("qwen3_asr", "Qwen3-ASR", **_TOWER),
+        _family("qwen3_omni_moe", "Qwen3-Omni with its talker; for text answers", Talking, deepstack=True, **_TALKER),
         _family(
             "qwen3_omni_moe_thinker",
             "Qwen3-Omni thinker",
@@ -148,9 +190,10 @@ def _usable() -> list[ModelAdapter]:
             package="qwen3_omni_moe",
             deepstack=True,
             **_THINKER,
+            **_TOWER,
         ),
-        _family("vibevoice_asr", "VibeVoice-ASR"),
-        _family("voxtral", "Voxtral", Voxtral),
+        _family("vibevoice_asr", "VibeVoice-ASR", encoder_refusal=_NO_ATTENTION),
+        _family("voxtral", "Voxtral", Voxtral, **_TOWER, **_WIDTHS),
     ]
 
 

@@ -24,6 +24,7 @@ from pydantic import (
 
 from fastadasp.contracts.components import (
     Component,
+    Evicts,
     LayerSelector,
     Merger,
     Need,
@@ -69,8 +70,12 @@ class Recipe(BaseModel):
             anew (``compact``).
         site: where tokens are removed: ``block``, between a layer's attention and its MLP; ``input``, before the layer
             (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.
+        evicts: at site ``cache``, which keys may go and are counted by a budget in tokens: those of ``audio``, or
+            ``any`` of the prompt.
+        every: at site ``cache``, after how many tokens of the answer keys go again, so that the budget stays met as it
+            grows; None for once, after the prompt.
         then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
-        budget: how much to remove.
+        budget: how much to remove; over a run (``mean-tokens``, ``mean-flops``) only where content can decide.
         seed: of everything random.
 
     Raises:
@@ -97,6 +102,8 @@ class Recipe(BaseModel):
     layers: LayerSelector
     positions: Positions = "original"
     site: Site = "block"
+    evicts: Evicts = "audio"
+    every: Annotated[int, BeforeValidator(whole), Field(ge=1, strict=True)] | None = None
     then: Recipe | None = None
     budget: Budget = Budget(tokens=0.5)
     seed: Annotated[int, BeforeValidator(whole), Field(ge=0, strict=True)] = 0
@@ -116,6 +123,8 @@ class Recipe(BaseModel):
             source: str = "",
             positions: Positions = "original",
             site: Site = "block",
+            evicts: Evicts = "audio",
+            every: int | None = None,
             then: Recipe | Mapping[str, Any] | None = None,
             budget: Budget | float | str | Mapping[str, Any] = 0.5,
             seed: int = 0,
@@ -134,6 +143,9 @@ class Recipe(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """The whole recipe as plain values; fields without content are left out."""
         data = self.model_dump(mode="json", exclude_none=True)
+        for part in (data, data.get("then", {})):
+            if part.get("evicts") == "audio":  # recipes from before there was a choice have the same hash
+                del part["evicts"]
         return {field: value for field, value in data.items() if value != ""}
 
     def to_toml(self) -> str:
@@ -186,6 +198,11 @@ class Recipe(BaseModel):
         from fastadasp.counts.solve import solve
 
         return solve(self, shape, text, audio, nearest=nearest)
+
+    @property
+    def follows_content(self) -> bool:
+        """Whether a threshold on scores that compare between clips can decide how many tokens each clip loses."""
+        return bool(self.merger.threshold_field) and self.select.absolute and self.site != "cache"
 
     @property
     def needs_calibration(self) -> bool:
@@ -258,10 +275,30 @@ class Recipe(BaseModel):
                 f"`merger`: {self.merger.name!r} may remove other counts than asked for; in a cache every head must "
                 "keep as many tokens as the others"
             )
+        if self.evicts == "any":
+            if self.site != "cache":
+                faults.append(f"`evicts` speaks of the keys in a cache, but the recipe acts at the site {self.site!r}")
+            if unknown := self.needs() & {"text", "encoder"}:
+                faults.append(
+                    f"`evicts` = 'any' lets text go, too, but its components need {' and '.join(sorted(unknown))}, "
+                    "which says nothing of text tokens"
+                )
+        if self.every is not None:
+            faults += reading.why_not_again(self)
         if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
             faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
-        if self.then is not None and self.then.budget.per_prompt:
+        if self.then is not None and (self.then.budget.per_prompt or self.then.budget.over_run):
             faults.append(f"`then.budget` is {self.then.budget}: the second stage takes tokens or ratio")
+        if self.budget.over_run:
+            name = self.merger.threshold_field
+            if not self.follows_content:
+                faults.append(
+                    f"`budget`: {self.budget} lets content decide by one threshold for all clips, which merger "
+                    f"{self.merger.name!r} with scorer {self.select.name!r} does not have. Strategies that can: "
+                    f"{reading.following()}"
+                )
+            elif getattr(self.merger, name) is not None:
+                faults.append(f"`budget`: {self.budget} finds `merger.{name}` by itself; leave it out")
         if faults:
             raise Faults(*faults)
         return self

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastadasp.errors import RunError
-from fastadasp.report.figures import COLUMNS, row
+from fastadasp.report.figures import COLUMNS, SHARES, row
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.report import Report
 
@@ -28,11 +28,21 @@ _PLAIN = (
     "rank",
     "audio_tokens_removed",
     "flops_removed",
+    "flops_removed_net",
     "kv_removed",
+    "removed_deviation",
+    "removed_least",
+    "removed_most",
+    "threshold",
+    "worst_clip",
+    "worst_value",
+    "worst_removed",
     "prefill_seconds",
     "decode_seconds",
 )
 """Numbers of a line in CSV; fractions as fractions, nothing rounded."""
+
+_SPREAD = ("removed_deviation", "removed_least", "removed_most", "threshold")
 
 
 NARROW = ("strategy", "budget", "value", "difference", "FLOPs removed")
@@ -122,7 +132,8 @@ def table(report: Report, wanted: Wanted | None = None) -> str:
             "interval_high": None if line.interval is None else line.interval[1],
             "difference_low": None if line.difference_interval is None else line.difference_interval[0],
             "difference_high": None if line.difference_interval is None else line.difference_interval[1],
-            **{name: line.cost(name) for name in ("audio_tokens_removed", "flops_removed", "kv_removed")},
+            **{name: line.cost(name) for name in (*SHARES, *_SPREAD)},
+            **_worst(line),
         }
         seeds = " ".join(str(cell.seed) for cell in line.cells)
         head = [report.letter(line.run), str(report.sources[line.run].folder), line.task, line.strategy]
@@ -135,6 +146,14 @@ def table(report: Report, wanted: Wanted | None = None) -> str:
 
 FORMATS: dict[str, Callable[[Report, Wanted], str]] = {".md": markdown, ".csv": table, ".tex": latex}
 """By the ending of the file."""
+
+
+def _worst(line: Line) -> dict[str, str | float | None]:
+    """The worst clip of the line's first seed."""
+    worst = next((cell.worst for cell in line.cells if cell.worst is not None), None)
+    if worst is None:
+        return dict.fromkeys(("worst_clip", "worst_value", "worst_removed"))
+    return {"worst_clip": _csv(worst.id), "worst_value": worst.value, "worst_removed": worst.removed}
 
 
 def _head(report: Report, columns: Sequence[str]) -> list[str]:

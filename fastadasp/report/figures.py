@@ -14,11 +14,15 @@ COLUMNS = {
     "rank": "at this budget; equal ranks are not distinguishable",
     "audio tokens removed": "by the last layer",
     "FLOPs removed": "of the decoder's prefill",
+    "net FLOPs": "the same less what the strategy computes itself; empty where it does not say",
     "KV removed": "bytes of keys and values after the prompt",
     "prefill": "seconds a batch, median",
     "seeds": "how many",
 }
 """Columns and what they mean."""
+
+SHARES = ("audio_tokens_removed", "flops_removed", "flops_removed_net", "kv_removed")
+"""Costs that are fractions, in the order of their columns."""
 
 
 def row(line: Line) -> list[tuple[str, float | str | None]]:
@@ -39,7 +43,7 @@ def row(line: Line) -> list[tuple[str, float | str | None]]:
         (won or "", line.wins),
         ("" if line.p_holm is None else f"{line.p_holm:.3f}" if line.p_holm >= 0.001 else "< 0.001", line.p_holm),
         (tied, line.rank),
-        *((_percent(cost), cost) for cost in map(line.cost, ("audio_tokens_removed", "flops_removed", "kv_removed"))),
+        *((_percent(cost), cost) for cost in map(line.cost, SHARES)),
         ("" if line.prefill_seconds is None else f"{line.prefill_seconds:.3f} s", line.prefill_seconds),
         (str(len(line.cells) - sum(cell.error is not None for cell in line.cells)), len(line.cells)),
     ]

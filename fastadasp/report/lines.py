@@ -16,6 +16,7 @@ from fastadasp.experiments.axes import FULL, find_task
 from fastadasp.experiments.records import Cell, Prediction
 from fastadasp.experiments.statistics import FEWEST, Sample, by_clip, difference, draw, holm, interval, number, rank
 from fastadasp.report.source import Source, key
+from fastadasp.tasks.sources.address import split_task
 
 
 @dataclass
@@ -109,7 +110,7 @@ def lines_of(source: Source, run: int, progress: Callable[[], None] = lambda: No
 
 def known_tasks(source: Source) -> dict[str, Task]:
     """The run's tasks that are installed here, by name: they say how answers are scored."""
-    texts = {text.partition("=")[0]: text for text in source.task_texts}
+    texts = {split_task(text)[0]: text for text in source.task_texts}
     found: dict[str, Task] = {}
     for name in dict.fromkeys(cell.task for cell in source.cells):
         for text in (texts.get(name, name), name):  # the clips of its own may be gone; the metric is not

@@ -68,6 +68,7 @@ def _data(report: Report) -> dict[str, Any]:
             "value": line.value,
             "interval": line.interval,
             "flops": line.cost("flops_removed"),
+            "net": line.cost("flops_removed_net"),
             "kv": line.cost("kv_removed"),
             "tokens": line.cost("audio_tokens_removed"),
             "prefill": line.prefill_seconds,

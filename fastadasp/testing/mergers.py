@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,7 +64,8 @@ def check_merger(merger: Merger | type[Merger] | str) -> None:
     tokens as asked for (none, one, half, all that it can), whatever the scores, equal ones included; if `merges` is
     False no cluster has two members. The same comes out again, alone and in a padded batch; nothing that is shown is
     changed; it does not wait for the device and makes no tensor of N x N; it can act at its `sites` and needs what it
-    says in `needs`, the tokens' order included.
+    says in `needs`, the tokens' order included. A `threshold_field` is a parameter with bounds, and the larger it is
+    the fewer tokens go.
 
     Args:
         merger: an object, a class (made with its defaults) or an installed name.
@@ -98,11 +100,35 @@ def check_merger(merger: Merger | type[Merger] | str) -> None:
         _check_plan(subject, made, view_of(SINGLE, device=device, remove=[capacity[1]]), usual)
         _check_each_alone(subject, made, usual, asked["half"], device)
         if device == "cpu":
+            _check_threshold(subject, made, usual, most)
             _check_places(subject, made, usual, capacity)
             long = LONG[0].clips[0]
             few = view_of(LONG, remove=[min(made.capacity(long), long - 8)])
             check_device_use(subject.when(_doing(usual)), plan, view_of(PROMPTS, remove=asked["half"]), long=few)
             check_merger_order(subject, made)
+
+
+def _check_threshold(subject: Subject, merger: Merger, scores: _Scores, most: list[int]) -> None:
+    """Content decides as the engine's search for a threshold supposes."""
+    name = merger.threshold_field
+    if not name:
+        return
+    field = type(merger).model_fields.get(name)
+    bounds = (
+        [] if field is None else [getattr(m, end) for end in ("ge", "le") for m in field.metadata if hasattr(m, end)]
+    )
+    subject.when(f"threshold_field = {name!r}").expect(
+        len(bounds) == 2 and field is not None and field.default is None,
+        "no such parameter" if field is None else f"bounds {bounds}, default {field.default!r}",
+        "a parameter with bounds (ge and le) that is None unless it is given",
+    )
+    left = []
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0):
+        asked = merger.model_copy(update={name: bounds[0] + part * (bounds[1] - bounds[0])})
+        view = view_of(PROMPTS, remove=most)
+        left.append((_plan(asked, view, scores).cluster.masked_fill(~view.valid, -1).amax(1) + 1).tolist())
+    fewer = all(a <= b for one, next_one in pairwise(left) for a, b in zip(one, next_one, strict=True))
+    subject.when(f"rising {name}").expect(fewer, f"tokens left {left}", "no clip loses more as it rises")
 
 
 def _capacity(subject: Subject, merger: Merger, tokens: int) -> int:

@@ -181,12 +181,15 @@ def _check_counts(lab: _Lab) -> None:
         planned = [sum(counts) for counts in zip(*solved.survivors, strict=True)]
         last = outcome.layers[-1]
         if lab.strategy.site == "cache":
-            kept = [layer.kv_length_per_sample[row] - sum(prompt.text) for layer in outcome.layers]
+            fixed = sum(prompt.text) if lab.strategy.evicts == "audio" else 0
+            kept = [layer.kv_length_per_sample[row] - fixed for layer in outcome.layers]
         else:
             kept = [layer.audio_tokens_per_sample[row] for layer in outcome.layers]
         if lab.strategy.merger.is_exact():
-            subject.expect(kept == planned, f"audio tokens {kept}", f"{planned}, as the budget has it")
-        subject.expect(kept[-1] < sum(prompt.clips), "no token removed", "a shorter sequence")
+            what = "audio tokens" if lab.strategy.evicts == "audio" else "keys"
+            subject.expect(kept == planned, f"{what} {kept}", f"{planned}, as the budget has it")
+        whole = sum(prompt.clips) if lab.strategy.evicts == "audio" else len(prompt)
+        subject.expect(kept[-1] < whole, "no token removed", "a shorter sequence")
         if outcome.assignment is not None:
             width = len(outcome.assignment[row])
             where = outcome.assignment[row, width - len(prompt) :]

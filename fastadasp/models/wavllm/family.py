@@ -27,5 +27,6 @@ def fastadasp_models() -> list[ModelAdapter]:
             summary="WavLLM, converted by fastadasp convert wavllm",
             decoder_paths=("language_model",),
             module="fastadasp.models.wavllm.model",
+            encoder_refusal="their audio tokens join two encoders of unlike frames",
         )
     ]

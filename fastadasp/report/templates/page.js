@@ -94,9 +94,10 @@ function drawCost() {
   const [low, high] = [Math.min(...spread), Math.max(...spread)];
   const pad = (high - low || 1) * 0.07;
   const most = Math.max(...lines.map((line) => line[axis]), time ? 0 : 0.05);
+  const least = Math.min(0, ...lines.map((line) => line[axis])); // a net saving may be below 0
   const xEnd = most * 1.04;
   const [y0, y1] = [low - pad, high + pad];
-  const X = (value) => left + (value / xEnd) * (width - left - right);
+  const X = (value) => left + ((value - least) / (xEnd - least)) * (width - left - right);
   const Y = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - bottom - top);
   let front = [];
   if (lines.length) {
@@ -104,7 +105,7 @@ function drawCost() {
       svg.append(make("line", { x1: left, x2: width - right, y1: Y(at), y2: Y(at), class: "grid" }));
       svg.append(make("text", { x: left - 8, y: Y(at) + 4, "text-anchor": "end" }, String(+at.toFixed(6))));
     }
-    for (const at of ticks(0, xEnd, width < 600 ? 3 : 6)) {
+    for (const at of ticks(least, xEnd, width < 600 ? 3 : 6)) {
       svg.append(make("text", { x: X(at), y: height - bottom + 18, "text-anchor": "middle" },
         time ? `${+at.toFixed(6)} s` : `${+(100 * at).toFixed(4)} %`));
     }

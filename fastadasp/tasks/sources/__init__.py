@@ -13,8 +13,8 @@ from fastadasp.tasks.sources.row import COLUMNS, REFERENCES, Names, Row
 __all__ = ["COLUMNS", "REFERENCES", "Names", "Row", "read_rows"]
 
 KINDS = (
-    "a JSONL manifest (.jsonl, .json), a table (.csv, .tsv), a folder of recordings, a saved Hugging Face dataset, or "
-    "hf:ID[@REVISION][:CONFIGURATION][:SPLIT]"
+    "a JSONL manifest (.jsonl, .json), a table (.csv, .tsv), a Parquet file, a folder of recordings, a saved Hugging "
+    "Face dataset, or hf:ID[@REVISION][:CONFIGURATION][:SPLIT]"
 )
 
 
@@ -41,6 +41,8 @@ def read_rows(
         raise DataError(f"{path} is no ordinary file, but a pipe or a device; {KINDS}")
     if not path.is_file():
         raise DataError(f"there is no {'manifest' if path.suffix else 'file or folder'} {path}")
+    if path.suffix.lower() == copies.SUFFIX:
+        return copies.rows(path, wanted)
     if path.suffix.lower() in manifest.SUFFIXES:
         return manifest.rows(path)
     if path.suffix.lower() in table.SUFFIXES:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastadasp.errors import DataError
+from fastadasp.errors import DataError, did_you_mean
 from fastadasp.tasks.sources.address import USUAL_SPLIT, Address
 from fastadasp.tasks.sources.hub import first_line, package, rows_of
 from fastadasp.tasks.sources.row import Row
 
 _PART = re.compile(r"^(.+?)-\d{5}-of-\d{5}$")
 """How the hub names the files of a split."""
+SUFFIX = ".parquet"
 _SPLITS = ("train", "test", "validation", "valid", "dev")
 
 
@@ -38,7 +39,7 @@ def rows(path: Path, wanted: Address | None = None) -> Iterator[Row]:
     splits = (USUAL_SPLIT,) if wanted is None else wanted.splits
     for split in splits:
         try:
-            found = _load(path, split, None if wanted is None else wanted.configuration, datasets)
+            found = _load(path, split, None if wanted is None else wanted.configuration, datasets, wanted is not None)
         except DataError:
             raise
         except Exception as error:
@@ -46,7 +47,9 @@ def rows(path: Path, wanted: Address | None = None) -> Iterator[Row]:
         yield from rows_of(found, str(path), datasets, {"split": split} if len(splits) > 1 else {})
 
 
-def _load(path: Path, split: str, configuration: str | None, datasets: Any) -> Any:
+def _load(path: Path, split: str, configuration: str | None, datasets: Any, exact: bool) -> Any:
+    if path.is_file():
+        return datasets.load_dataset("parquet", data_files=[str(path)], split="train")
     if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
         found = datasets.load_from_disk(str(path))
         if isinstance(found, dict):
@@ -56,32 +59,44 @@ def _load(path: Path, split: str, configuration: str | None, datasets: Any) -> A
                 )
             return found[split]
         return found
-    files = [str(file) for file in parquet_files(path, split, configuration)]
+    files = [str(file) for file in parquet_files(path, split, configuration, exact=exact)]
     return datasets.load_dataset("parquet", data_files=files, split="train")
 
 
-def parquet_files(path: Path, split: str, configuration: str | None = None) -> list[Path]:
+def parquet_files(path: Path, split: str, configuration: str | None = None, exact: bool = False) -> list[Path]:
     """The Parquet files of a split.
 
     Files say their split by name (``test-00000-of-00001.parquet``, ``test.parquet``) or by folder; a configuration is a
     folder. Where nothing says so, all files count.
 
+    Args:
+        exact: whether files that say they are of another split are refused even if there is no other.
+
     Raises:
         DataError: they are of other splits, or of several configurations.
     """
     files = sorted(path.rglob("*.parquet"))
+    hint = ""
     if configuration is not None:
+        folders = {part for file in files for part in file.relative_to(path).parts[:-1]}
+        if configuration not in folders:
+            hint = f"; no folder is called {configuration!r}.{did_you_mean(configuration, folders)}"
         files = [file for file in files if configuration in file.relative_to(path).parts[:-1]] or files
     splits = {file: _split(file.relative_to(path), split) for file in files}
     names = sorted({name for name in splits.values() if name is not None})
     chosen = [file for file in files if splits[file] == split]
     if not chosen:
-        if len(names) > 1 or (names and None in splits.values()):
-            raise DataError(f"dataset {path} has the splits {', '.join(names)}, not {split!r}; name the folder of one")
+        if len(names) > 1 or (names and (exact or None in splits.values())):
+            what = "splits" if len(names) > 1 else "split"
+            guess = did_you_mean(split, names)
+            raise DataError(
+                f"dataset {path} has the {what} {', '.join(names)}, not {split!r}.{guess} Name the folder of one, or a "
+                "Parquet file, to take it"
+            )
         chosen = files
-    folders = sorted({str(file.parent.relative_to(path)) for file in chosen})
-    if len(folders) > 1:
-        raise DataError(f"dataset {path} has rows of {split!r} in {', '.join(folders)}; name one of these folders")
+    places = sorted({str(file.parent.relative_to(path)) for file in chosen})
+    if len(places) > 1:
+        raise DataError(f"dataset {path} has rows of {split!r} in {', '.join(places)}; name one of these folders{hint}")
     return chosen
 
 

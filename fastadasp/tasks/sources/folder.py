@@ -16,6 +16,8 @@ from fastadasp.tasks.sources.row import Row
 def rows(path: Path) -> Iterator[Row | DataError]:
     """The recordings of a folder and those inside it, by path; a recording without a transcript has an empty one.
 
+    ``folder`` is the name of the folder inside it that a recording lies in.
+
     Raises:
         DataError: it holds no recordings.
     """
@@ -35,6 +37,8 @@ def rows(path: Path) -> Iterator[Row | DataError]:
         text = read_text(beside).strip() if beside.is_file() else spoken.get((file.parent, file.stem), "")
         name = file.relative_to(path)
         values = {"audio_filepath": str(name), "reference": text, "id": name.with_suffix("").as_posix()}
+        if name.parent.name:
+            values["folder"] = name.parent.name
         yield Row(values, path, number, str(file))
 
 

@@ -41,12 +41,14 @@ class Row:
         folder: what relative paths of recordings start from.
         number: its line or place in the source, from 1 on; where a source has several parts, with the part's name.
         where: the place a person would look, e.g. ``clips.csv, line 3``.
+        revision: the commit of the hub's dataset that it was read from; empty for other sources.
     """
 
     values: Mapping[str, Any]
     folder: Path
     number: int | str
     where: str
+    revision: str = ""
 
     def find(self, meaning: str, named: Names) -> str | None:
         """The value of the column that means `meaning`; None if it is empty or not there.
@@ -77,7 +79,10 @@ class Row:
         if there:
             raise DataError(f"{self.where}: {there[0]!r} is empty")
         others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-        raise DataError(f"{self.where}: {names[0]!r} is missing{others}; it has: {self.listing}")
+        guess = next((found for name in names if (found := did_you_mean(name, map(str, self.values)))), "")
+        raise DataError(
+            f"{self.where}: {names[0]!r} is missing{others}; it has: {self.listing}{'.' if guess else ''}{guess}"
+        )
 
     def names(self, meaning: str, named: Names) -> tuple[str, ...]:
         """What a column that means `meaning` may be called."""

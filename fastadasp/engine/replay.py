@@ -1,4 +1,4 @@
-"""What one layer did in a pass, and the same once more: gradient checkpointing runs layers again."""
+"""What each layer of a prompt did, and one layer once more, as gradient checkpointing runs it in the backward pass."""
 
 from __future__ import annotations
 

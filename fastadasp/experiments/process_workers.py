@@ -1,0 +1,198 @@
+"""Workers that are processes of this machine: one a GPU, or several that share the processors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from fastadasp.errors import RunError
+from fastadasp.experiments.probe import Forecast
+from fastadasp.experiments.records import Result
+from fastadasp.experiments.remote import Answer, Remote, lost, shared
+from fastadasp.experiments.worker import Job, Settings
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+THREADS = "OMP_NUM_THREADS"
+
+
+class ProcessExecutor:
+    """Runs each cell in one of `workers` processes, each with a model of its own.
+
+    Args:
+        workers: None for one a GPU, or two on a machine without.
+        gpus: GPUs of each worker, may be a fraction; None for one where there are any.
+
+    Raises:
+        RunError: there are fewer GPUs than the workers need.
+    """
+
+    def __init__(self, settings: Settings, workers: int | None, gpus: float | None) -> None:
+        if workers is not None and workers < 1:
+            raise RunError(f"--workers is at least 1, not {workers}")
+        visible = [] if settings.device == "cpu" else _visible()
+        each = (1.0 if visible else 0.0) if gpus is None else gpus
+        if each < 0:
+            raise RunError(f"--gpus-per-worker is at least 0, not {each:g}")
+        count = workers or (max(1, int(len(visible) / each)) if visible and each else 2)
+        if count * each > len(visible) + 1e-9:
+            raise RunError(
+                f"{count} workers need {count * each:g} GPUs, but this machine has {len(visible)}; ask for fewer "
+                "--workers or --gpus-per-worker"
+            )
+        self._settings = replace(settings, workers=count, gpus=each)
+        self._answers: queue.Queue[tuple[_Process, Answer | None]] = queue.Queue()
+        self._places = [{**_devices(i, each, visible), **_threads(count)} for i in range(count)]
+        self._idle = [_Process(self._settings, place, self._answers) for place in self._places]
+        self._busy: dict[_Process, Job] = {}
+        self._facts: dict[str, Any] | None = None
+        self.notices: list[str] = []
+
+    def facts(self) -> dict[str, Any]:
+        if self._facts is None:
+            first, *others = self._idle
+            facts, self.notices = self._ask(first, "facts")
+            self._settings = replace(self._settings, batch_size=facts["batch_size"])
+            for process in others:
+                self._ask(process, "settle", facts["batch_size"])
+            self._facts = facts
+        return dict(self._facts)
+
+    @property
+    def workers(self) -> int:
+        return len(self._idle) + len(self._busy)
+
+    def forecast(self, cells: Mapping[str, int]) -> Forecast:
+        found: Forecast = self._ask(self._idle[0], "forecast", dict(cells))
+        return shared(found, self.workers, sum(cells.values()))
+
+    def free(self) -> bool:
+        return bool(self._idle)
+
+    def submit(self, job: Job) -> None:
+        process = self._idle.pop()
+        self._busy[process] = job
+        process.ask("run", job)
+
+    def collect(self) -> list[Result]:
+        process, answer = self._answers.get()
+        job = self._busy.pop(process)
+        if answer is None:  # killed, e.g. by the system when memory ran out
+            result = lost(job, self.facts(), f"the worker died: {process.last_words()}")
+            process = _Process(self._settings, process.place, self._answers)
+        else:
+            result, fault = answer
+            if fault is not None:
+                raise RunError(fault)
+        self._idle.append(process)
+        return [result]
+
+    def close(self) -> None:
+        for process in [*self._idle, *self._busy]:
+            process.kill()
+        self._idle, self._busy = [], {}
+
+    def _ask(self, process: _Process, what: str, *arguments: Any) -> Any:
+        """One question while no cell is out. Raises RunError."""
+        process.ask(what, *arguments)
+        _, answer = self._answers.get()
+        if answer is None:
+            raise RunError(f"a worker could not start: {process.last_words()}")
+        found, fault = answer
+        if fault is not None:
+            raise RunError(f"in a worker: {fault}")
+        return found
+
+
+class _Process:
+    """One process, its environment, and a thread that waits for what it says."""
+
+    def __init__(self, settings: Settings, place: Mapping[str, str], answers: queue.Queue[Any]) -> None:
+        self.place, self._errors = place, tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **place},
+            start_new_session=True,  # Ctrl-C is for whoever started it
+        )
+        threading.Thread(target=self._listen, args=(answers,), daemon=True).start()
+        self._send(settings)
+
+    def ask(self, what: str, *arguments: Any) -> None:
+        self._send((what, arguments))
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.wait()
+
+    def last_words(self) -> str:
+        """The last line that it wrote to stderr, or how it ended."""
+        code = self._child.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"signal {signal.Signals(-code).name}" if code < 0 else lines[-1] if lines else f"exit code {code}"
+
+    def _send(self, what: Any) -> None:
+        assert self._child.stdin is not None
+        try:
+            pickle.dump(what, self._child.stdin)
+            self._child.stdin.flush()
+        except OSError:  # it died: the listening thread says so
+            pass
+
+    def _listen(self, answers: queue.Queue[Any]) -> None:
+        assert self._child.stdout is not None
+        try:
+            while True:
+                answers.put((self, pickle.load(self._child.stdout)))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            answers.put((self, None))
+
+
+def _visible() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    named = os.environ.get(VISIBLE)
+    count = torch.cuda.device_count()
+    return [str(i) for i in range(count)] if named is None else named.split(",")[:count]
+
+
+def _devices(number: int, gpus: float, visible: list[str]) -> dict[str, str]:
+    if not gpus:
+        return {}
+    first = int(number * gpus + 1e-9)
+    return {VISIBLE: ",".join(visible[first : first + max(1, round(gpus))])}
+
+
+def _threads(workers: int) -> dict[str, str]:
+    """An equal part of the processors for each worker, unless somebody has said how many threads there are."""
+    return {} if THREADS in os.environ else {THREADS: str(max(1, (os.cpu_count() or 1) // workers))}
+
+
+def _serve(asked: BinaryIO, said: BinaryIO) -> None:
+    """Answers questions until there are no more."""
+    remote = Remote(pickle.load(asked))
+    while True:
+        try:
+            what, arguments = pickle.load(asked)
+        except EOFError:
+            return
+        pickle.dump(getattr(remote, what)(*arguments), said)
+        said.flush()
+
+
+if __name__ == "__main__":
+    said = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    _serve(sys.stdin.buffer, said)

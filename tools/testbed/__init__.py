@@ -1,0 +1,1 @@
+"""How the open-vocabulary test bed was trained; `README.md` has the commands. Not installed with the package."""
