@@ -65,12 +65,7 @@ def _twin(implementation: str) -> str:
         scale = query.shape[-1] ** -0.5 if given is None else float(given)
         attend = getattr(watcher, "attend", None)
         output = None
-        if (
-            attend is not None
-            and implementation == "sdpa"
-            and attention_mask is None
-            and _plainly_causal(module, kwargs)
-        ):
+        if attend is not None and implementation == "sdpa" and _plainly_causal(module, attention_mask, kwargs):
             output = attend(query, key, value, scale)
         if output is None:
             result = _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
