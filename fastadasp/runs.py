@@ -143,7 +143,8 @@ def compare(
     device: str = "auto",
     dtype: str = "auto",
     device_map: str | None = None,
-    limit: int | None = None,
+    limit: int | Literal["all"] | None = None,
+    part: str | None = None,
     seed: int = 0,
     seeds: int = usual.SEEDS,
     batch_size: int | Literal["auto"] = usual.BATCH_SIZE,
@@ -163,7 +164,8 @@ def compare(
         tasks: names, TOML files, or ``name=source`` for clips of one's own.
         budgets: fractions removed, above 0 and below 1; ``"flops=0.3"`` and the like as on the command line.
         model: folder or hub id; the embedded model if None.
-        limit: clips of each task; all if None.
+        limit: clips of each task, or ``"all"``; None for what each task usually takes (all, unless it says otherwise).
+        part: ``choosing`` or ``reporting``: which part of the tasks' clips; None for the tasks' own choice.
         device: ``auto``, ``cpu`` or ``cuda``.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
         device_map: ``auto`` spreads the model over all devices, by the package accelerate.
@@ -212,6 +214,7 @@ def compare(
         dtype=dtype,
         device_map=device_map,
         limit=limit,
+        part=part,
         batch_size=batch_size,
         prompt=prompt,
     )

@@ -42,8 +42,9 @@ class DropAcrossHeads(Merger):
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, rows = layer.valid, layer.valid.shape[0] // layer.heads
-        kept = valid.sum(1) - remove
-        own = (kept.double() * self.safe).floor().long().clamp_min(1).minimum(kept)
+        held = valid.sum(1)  # while an answer grows, heads hold different numbers already
+        mean = (held - remove).view(rows, -1).sum(1) // layer.heads
+        own = (mean.double() * self.safe).floor().long().clamp_min(1).repeat_interleave(layer.heads).minimum(held)
         safe = largest(select.masked_fill(~valid, float("-inf")), own)
         pooled = select.float().masked_fill(safe | ~valid, float("inf")).view(rows, -1)
         gone = smallest(pooled, remove.view(rows, -1).sum(1)).view_as(valid)

@@ -43,14 +43,13 @@ class DropByHead(Merger):
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         valid, heads = layer.valid, layer.heads
-        mean = (valid.sum(1) - remove).view(-1, heads)
-        total = mean.sum(1, keepdim=True)
+        total = (valid.sum(1) - remove).view(-1, heads).sum(1, keepdim=True)
         mass = select.masked_fill(~valid, 0.0).double().clamp_min(0).sum(1).view(-1, heads)
         whole = mass.sum(1, keepdim=True)
         share = (mass / whole.clamp_min(1e-30)).where(whole > 0, 1 / heads)
-        budget = self.even * mean + (1 - self.even) * total * share
+        budget = self.even * total / heads + (1 - self.even) * total * share
         # A key's claim is its head's budget minus its rank there: the largest claims are the largest remainders.
         rank = rank_descending(select.masked_fill(~valid, float("-inf"))).double()
         claim = (budget.view(-1, 1) - rank).masked_fill(rank == 0, float("inf")).masked_fill(~valid, float("-inf"))
-        kept = largest(claim.view(len(mean), -1), total.squeeze(1)).view_as(valid)
+        kept = largest(claim.view(len(total), -1), total.squeeze(1)).view_as(valid)
         return TokenPlan(clusters_from_kept(valid & kept), merges=False)

@@ -60,10 +60,9 @@ class ExpectedAttention(Scorer):
                 "which this layer has not"
             )
         groups, length = whole.key.shape[1], whole.states.shape[1]
-        known = whole.valid.new_ones(len(whole.states), whole.key.shape[2])
-        known = known if whole.key_valid is None else whole.key_valid
-        late = known & (known.cumsum(1) > self.sinks)
-        asked = late[:, -length:].float()[:, None, :, None]
+        known = whole.known_keys()
+        late = known & (known.cumsum(-1) > self.sinks)
+        asked = late[:, :1, -length:].float().unsqueeze(3)
         queries = whole.rotation.undo(whole.query)
         count = asked.sum(2, keepdim=True).clamp_min(1)
         mean = (queries * asked).sum(2, keepdim=True) / count
@@ -76,11 +75,11 @@ class ExpectedAttention(Scorer):
             spread = turn(turn(centred.transpose(2, 3) @ centred / count, cos, sin).transpose(2, 3), cos, sin)
             spread = spread.unflatten(1, (groups, -1))
             logits = logits + ((keys @ spread) * keys).sum(-1) * (whole.scale**2 / 2)
-        logits = logits.masked_fill(~late[:, None, None], float("-inf"))
+        logits = logits.masked_fill(~late.unsqueeze(2), float("-inf"))
         scores = logits.softmax(-1).nan_to_num(0.0).mean(2) + self.epsilon
         if self.values:
             scores = scores * whole.value.float().norm(dim=-1)
         sample = whole.spans.sample
         scores = whole.of_audio(scores[sample])
         most = scores.amax((1, 2), keepdim=True) + 1
-        return layer.by_row(scores.where(whole.of_audio(late[sample]).unsqueeze(1), most))
+        return layer.by_row(scores.where(whole.of_audio(late[sample]), most))

@@ -27,6 +27,11 @@ class ReceivedAttention(Scorer):
     ones: every n-th, or the last), and `layers` above 1 uses a layer's scores at the layers that follow, too; a merged
     token then has the sum of its members' scores.
 
+    Where a cache evicts again while the answer grows (`every`), sums go on: the answer's queries are added to what each
+    key has received, as in H2O (Zhang et al., NeurIPS 2023). H2O's recent window is `recent`, the share of what stays
+    that are the last tokens. With evicts = "any", every = 1 and recent = 0.5 this is H2O's own form, but for its
+    budget, which is a number of keys and does not grow.
+
     `per_query` divides each sum by the number of queries that can see the token, which makes early and late tokens
     comparable; at the site ``cache`` that is the observed attention of NVIDIA's kvpress.
     """
@@ -43,9 +48,10 @@ class ReceivedAttention(Scorer):
     which: Literal["strided", "last"] = Field(default="strided", description='every n-th query, or the "last" ones')
     layers: int = Field(default=1, ge=1, description="layers that use the scores of one layer")
     per_query: bool = Field(default=False, description="divides by the number of queries that can see the token")
+    recent: float | None = Field(default=None, gt=0, le=1, description="share of what stays that are the last tokens")
 
     def needed(self) -> frozenset[Need]:
-        return self.needs | {"order"} if self.per_query else self.needs
+        return self.needs | {"order"} if self.per_query or self.recent is not None else self.needs
 
     def multiply_adds(self, work: Workload) -> int:
         return work.received_attention(self.queries, self.which) if work.anew(self.layers) else 0
@@ -55,5 +61,21 @@ class ReceivedAttention(Scorer):
         found = layer.find(str(self), self.layers)
         if found is None:
             found = layer.received_attention(self.queries, self.which)
+            earlier = layer.carried(self.name)
+            found = found if earlier is None else found + earlier
+            layer.carry(self.name, found)
             layer.keep(str(self), found)
-        return found / layer.tokens_from().clamp_min(1) if self.per_query else found
+        if self.per_query:
+            found = found / layer.tokens_from().clamp_min(1)
+        return found if self.recent is None else self._with_recent(found, layer, self.recent)
+
+    def _with_recent(self, scores: Tensor, layer: LayerView, share: float) -> Tensor:
+        """The last of what stays before all others, later ones first."""
+        import torch
+
+        total = layer.valid.sum(1)
+        kept = total if layer.remove is None else (total - layer.remove).clamp_min(1)
+        last = total - (kept.double() * share).floor().long()
+        steps = torch.arange(scores.shape[1], device=scores.device)
+        highest = scores.masked_fill(~layer.valid, 0.0).amax(1, keepdim=True)
+        return scores.where(steps < last.unsqueeze(1), highest + 1 + steps)

@@ -180,6 +180,22 @@ def test_generation(family: str, name: str) -> None:
         assert not torch.equal(drawn[0], drawn[2])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_beams_of_every_strategy(name: str) -> None:
+    """Each in a family, over the strategies in all of them; test_encoder_families.py has those that see the encoder."""
+    families = installed()
+    if name == "knorm":  # keys that are normalised differ in their norms by rounding alone
+        families = [family for family in families if family in ("qwen2_audio", "voxtral", "glmasr")]
+    family = families[NAMES.index(name) % len(families)]
+    model, prompts = family_model(family), [prompt(family, *texts, seed=3) for texts in ((5, 7), (3, 4))]
+    inputs, width = padded(*prompts), 12 + FAMILIES[family].tokens
+    with strategy(name).apply(model):
+        together = model.generate(**inputs, max_new_tokens=3, num_beams=3)[:, width:]
+        for row, alone in enumerate(prompts):
+            one = model.generate(**alone, max_new_tokens=3, num_beams=3)[0, alone["input_ids"].shape[1] :]
+            assert torch.equal(together[row], one)
+
+
 @pytest.mark.parametrize("family", installed())
 def test_a_returned_cache_goes_on_and_hears_a_second_clip(family: str) -> None:
     """Text after generation, then a turn with another clip: as the same tokens in one prompt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_an_overview_says_what_was_removed_and_what_failed(tmp_path: Path) -> No
         ("full", None, 0, result(100)),
         ("one", "flops=0.3", 0, result(0)),
         ("one", "flops=0.5", 0, result(0, flops_removed=0.4)),
-        ("two", "kv=0.3", 0, result(0)),
+        ("two", "kv=0.3", 0, result(0, kv_removed=0.3)),
         ("two", "kv=0.5", 0, result(None)),
     ]
     text = overviews([(HEADING, entries(cells))])
@@ -194,6 +195,30 @@ def test_an_overview_says_what_was_removed_and_what_failed(tmp_path: Path) -> No
         insert(page, COMPARISON, [(HEADING, entries(cells))])
         filled = page.read_text(encoding="utf-8")
         assert filled == f"before\n<!-- compare-overview -->\n\n{text}\n<!-- end -->\nafter\n"
+
+
+def test_an_overview_of_changes_in_a_presets_own_place(tmp_path: Path) -> None:
+    made = entries([("full", None, 0, result(80)), ("one", "kv=0.3", 0, result(60)), ("two", "kv=0.4", 0, result(80))])
+    lines = [
+        one.standing.model_copy(update={"difference": d, "difference_interval": span, "p_holm": p})
+        for one, d, span, p in zip(
+            made, (None, -20.0, 0.0), (None, (-24.0, -16.0), (-1.0, 1.0)), (None, 0.01, 1.0), strict=True
+        )
+    ]
+    made = [replace(one, standing=line) for one, line in zip(made, lines, strict=True)]
+    text = overviews([(HEADING, made)], changes=True)
+    assert "| strategy | kv -30% | kv -40% |" in text
+    assert "| one | **60.0 (-20.0, -24.0 to -16.0)** [40%] |  |" in text
+    assert "| two |  | 80.0 (+0.0, -1.0 to 1.0) |" in text
+    assert "bold: distinguishable" in text
+    assert "[..]: what was removed" in text
+    page, marks = tmp_path / "page.md", ("<!-- compare-changes a -->", "<!-- compare-changes b -->")
+    page.write_text("".join(f"{mark}\nold\n<!-- end -->\n" for mark in marks), encoding="utf-8")
+    check_page(page, "b")
+    insert(page, COMPARISON, [(HEADING, made)], "b")
+    assert page.read_text() == f"{marks[0]}\nold\n<!-- end -->\n{marks[1]}\n\n{text}\n<!-- end -->\n"
+    with pytest.raises(RunError, match="no place"):
+        check_page(page, "c")
 
 
 def test_pages_without_a_place(tmp_path: Path) -> None:

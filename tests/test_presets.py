@@ -12,6 +12,7 @@ import pytest
 import fastadasp
 from fastadasp import RunError, Strategy, UnknownNameError, hookimpl
 from fastadasp.experiments import presets
+from fastadasp.experiments.axes import expand
 from fastadasp.experiments.combinations import recipes
 from fastadasp.experiments.comparison import comparison
 from fastadasp.strategy import Registry
@@ -30,6 +31,26 @@ class _Recipes:
     @hookimpl
     def fastadasp_strategies(self) -> list[Strategy]:
         return self.recipes
+
+
+def test_presets_of_the_field_take_what_is_installed() -> None:
+    """Each strategy in the table of what it saves, none in both; two stages save both and are in neither."""
+    flops, cache = (presets.wanted(name) for name in ("field-flops", "field-kv"))
+    every = {name: fastadasp.load_strategy(name) for name in expand(["all"])}
+    assert {*flops.strategies, *cache.strategies} == {name for name, recipe in every.items() if recipe.then is None}
+    assert not {*flops.strategies} & {*cache.strategies}
+    assert all(every[name].site == "cache" for name in cache.strategies)
+    assert (flops.budgets[0], cache.budgets[-1]) == ("flops=0.1", "kv=0.5")
+    assert presets.paper_tables("field-kv") == []
+    assert presets.paper_markdown("field-kv") == ""
+    said: list[str] = []
+    presets.say_names("field-kv", cache, said.append)
+    assert said == [f"preset field-kv runs {len(cache.strategies)} strategies: {', '.join(cache.strategies)}"]
+    with (
+        Registry(discover=False).in_use(),
+        pytest.raises(RunError, match="no strategy of the sites cache is installed"),
+    ):
+        presets.wanted("field-kv")
 
 
 @pytest.mark.parametrize(

@@ -413,7 +413,7 @@ def test_compare_calibrates_and_records(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "run" / "run.json").read_text())
     (start,) = stored["start_layers"]
     assert (start["task"], start["strategy"], start["budget"]) == ("er", "late", "flops=0.4")
-    assert start["clips_from"] == "the first clips of the task"
+    assert start["clips_from"] == "the task's calibration clips"
     assert len(start["clips"]) == 16
     full, late, prune = (finished.results[point.cell] for point in finished.points)
     fixed = fastadasp.load_strategy("prune").layers.start_layer(10)

@@ -39,7 +39,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.loaded = fastadasp.load_model(str(model_path()), device="cpu", dtype="float32")
-        task = fastadasp.get_registry().get("task", "asr")
+        task = fastadasp.get_registry().get("task", "asr-72")
         examples = {e.id: e for e in task.examples()}
         chosen = [examples[name] for name in (SHORT, LONG, SECOND)]
         waves = [read_clip(e, self.loaded) for e in chosen]

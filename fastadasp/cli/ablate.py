@@ -56,6 +56,8 @@ def ablate(
     device_map: options.DeviceMap = None,
     dtype: options.DtypeGiven = None,
     limit: options.Limit = None,
+    whole: options.Whole = False,
+    part: options.Part = None,
     batch_size: options.BatchSizeGiven = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
@@ -91,7 +93,8 @@ def ablate(
     given = {"tasks": tasks, "strategies": strategies, **parts, "positions": positions}
     _add_axes(content, given | {"budgets": budgets, "seeds": seeds}, axis or [])
     _add_rules(content, leave_out or [], set_ or [], baseline)
-    settings = {"model": model, "device": device, "dtype": dtype, "limit": limit}
+    count = options.clips(limit, whole)
+    settings = {"model": model, "device": device, "dtype": dtype, "limit": count, "part": part}
     settings |= {"device_map": device_map, "batch_size": None if batch_size is None else batch_size_of(batch_size)}
     settings |= {"prompt": prompt, "full": full or None, "skip_bad": skip_bad or None}
     content |= {key: value for key, value in settings.items() if value is not None}
@@ -101,7 +104,7 @@ def ablate(
         content["set"] = {**fixed, **content.get("set", {})}
     spec = make_spec(content, common, "study" if study is None else f"study file {study}")
     if insert is not None:
-        pages.check_page(insert)
+        pages.check_page(insert, preset)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
         model=str(model_path()),
@@ -121,7 +124,7 @@ def ablate(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         findings = found.run(bar.update)
     if insert is not None and findings.finished.status != "cancelled":
-        pages.insert(insert, found.face, findings.tables)
+        pages.insert(insert, found.face, findings.tables, preset)
     _print_findings(findings, folder, as_json, wide, found.face.with_power() if power else found.face)
     for table in presets.paper_tables(preset) if preset and not as_json else ():
         console().print(table)

@@ -42,6 +42,8 @@ def compare(
     device_map: options.DeviceMap = None,
     dtype: options.Dtype = "auto",
     limit: options.Limit = None,
+    whole: options.Whole = False,
+    part: options.Part = None,
     prompt: options.Prompt = None,
     skip_bad: options.SkipBad = False,
     yes: options.Yes = False,
@@ -93,14 +95,15 @@ def compare(
         model=model,
         device=device,
         dtype=dtype,
+        limit=options.clips(limit, whole),
+        part=part,
         device_map=device_map,
-        limit=limit,
         prompt=prompt,
         batch_size=batch_size,
         skip_bad=skip_bad,
     )
     if insert is not None:
-        pages.check_page(insert)
+        pages.check_page(insert, preset)
     answers = _engine(engine, model or str(model_path()), plan.budgets)
     folder = output or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     how = Options(
@@ -121,7 +124,7 @@ def compare(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
-        pages.insert(insert, study.face.without_times(), found.tables)
+        pages.insert(insert, study.face.without_times(), found.tables, preset)
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:

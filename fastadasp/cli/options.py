@@ -6,9 +6,11 @@ A command that has to tell an option that was given from one that was not takes 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from fastadasp.errors import RunError
 
 _MODEL = typer.Option(help="model folder or hub id; default: the embedded model")
 _DEVICE = typer.Option(help="auto, cpu or cuda")
@@ -28,7 +30,20 @@ BatchSize = Annotated[str, typer.Option(help="clips at a time, or auto: as many 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="change a field of every recipe, e.g. schedule.name=decay; may repeat")
 ]
-Limit = Annotated[int | None, typer.Option(help="clips of each task; default: all")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        help="clips of each task; default: all, but of packaged numbers and orders the first few; see --whole"
+    ),
+]
+Whole = Annotated[bool, typer.Option("--whole", help="all clips of each task")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        help="which part of the tasks' clips: choosing (for layers and thresholds) or reporting; default: reporting, "
+        "where a task parts its clips"
+    ),
+]
 Prompt = Annotated[
     str | None,
     typer.Option(
@@ -48,7 +63,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         help="paper-dense, paper-sparse or sa-map: a paper's strategies, tasks and budgets, its figures beside ours; "
-        "fastadasp presets lists them"
+        "field-flops and field-kv: every installed strategy at equal cost; fastadasp presets lists them"
     ),
 ]
 Wide = Annotated[bool, typer.Option("--wide", help="print every column, even if the terminal is too narrow for them")]
@@ -69,6 +84,14 @@ Gpus = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="with --executor ray: a running cluster, host:port; default: one started here")
 ]
+
+
+def clips(limit: int | None, whole: bool) -> int | Literal["all"] | None:
+    """What ``--limit`` and ``--whole`` say together. Raises RunError."""
+    if whole and limit is not None:
+        raise RunError(f"--whole takes all clips and --limit {limit} takes fewer: give one of them")
+    return "all" if whole else limit
+
 
 BUDGETS = (
     "fractions to remove: of the audio tokens (0.3), of the decoder's prefill FLOPs (flops=0.3), of the KV bytes "

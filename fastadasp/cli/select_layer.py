@@ -68,7 +68,7 @@ def select_layer(
     vary: Annotated[
         list[str] | None, typer.Option("--vary", help="with --sweep: selector parameters to try, e.g. k=3,5")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="with --sweep: clips of the task; default: all")] = None,
+    limit: Annotated[int | None, typer.Option(help="with --sweep: clips of the task; default: as for compare")] = None,
     plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG or SVG file")] = None,
     output: Annotated[Path | None, typer.Option(help="write all figures into this JSON file")] = None,
     model: options.Model = None,
@@ -254,7 +254,7 @@ def _sweeps(
     from fastadasp.experiments.sweep import sweep
     from fastadasp.inference.clips import prepare
 
-    examples = task.examples(request.limit)
+    examples = task.examples(request.limit or task.usual)
     _tell(f"{task.name}: encoding {len(examples)} clips")
     ready = prepare(loaded, [*examples, *calibration[0]], 12, lambda _: None)
 

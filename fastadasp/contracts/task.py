@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
+
+from fastadasp.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+CHOOSING, REPORTING = "choosing", "reporting"
+"""Parts of a task's clips: those that layers and thresholds are chosen on, and those that results are reported on."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,28 @@ class Task(ABC):
     unit: str = ""
     """The tag that says which clips are not independent of each other, e.g. ``speaker``: intervals and tests then count
     its values and not clips. Where it is empty, each recording counts as one."""
+
+    part: str = ""
+    """Which part of its clips the task reads: `CHOOSING`, or `REPORTING`, which a task that has both begins with. Empty
+    for a task whose clips are not parted."""
+
+    usual: int | None = None
+    """How many clips a comparison takes where nothing is said; None for all."""
+
+    def of_part(self, part: str) -> Self:
+        """The same task over another part of its clips.
+
+        Raises:
+            DataError: there is no such part, or the task's clips are not parted.
+        """
+        if part not in (CHOOSING, REPORTING):
+            guess = did_you_mean(part, (CHOOSING, REPORTING))
+            raise DataError(f"a part of a task's clips is {CHOOSING} or {REPORTING}, not {part!r}.{guess}")
+        if not self.part:
+            raise DataError(f"task {self.name!r} does not part its clips into {CHOOSING} and {REPORTING}")
+        made = copy(self)
+        made.part = part
+        return made
 
     @property
     def settings(self) -> dict[str, str]:

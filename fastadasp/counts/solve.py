@@ -300,6 +300,11 @@ def batch_removals_after(
     return _differences(batch.clips, survivors, num_layers)[len(taken) :]
 
 
+def closest(strategy: Recipe, shape: DecoderShape, text: int, audio: Sequence[int]) -> Counts:
+    """The counts that come closest to a budget in one prompt, where it cannot be met."""
+    return _rest(_Problem.of(strategy, shape, text, audio))
+
+
 def _rest(problem: _Problem) -> Counts:
     """The counts that come closest to a budget when some layers are `done`."""
     goal = problem.strategy.budget.fraction

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastadasp.engine import static
 from fastadasp.engine.cache import CacheState, Keys, state_of
+from fastadasp.engine.growing import GrowingPass
+from fastadasp.engine.growth import check_growing, resettled
 from fastadasp.engine.masks import takes_padding
 from fastadasp.engine.passes import HIDES_EARLIER, DecodingPass, FollowingPass, Pass
 from fastadasp.engine.reducing import ReducingPass, StaticPass
@@ -64,7 +66,10 @@ def begin(
             f"the attention mask covers {mask.shape[1]} positions, "
             f"but the cache holds {past} and the prompt adds {length}"
         )
-    if known is not None and spans is None and length == 1 and not known.padded:
+    if known is not None and known.growth is not None:
+        known = resettled(cache, known)
+    every = None if session.evicting is None else session.evicting.every
+    if known is not None and spans is None and length == 1 and not known.padded and known.growth is None:
         return DecodingPass(session, cache, known, size[0], tokens, mask)
     stream, before = _look_at_padding(mask, spans, past, size, earlier=known is None or length > 1)
     fresh = static.is_fresh(cache)
@@ -76,9 +81,13 @@ def begin(
         shown = known.shown_to(size[0])
         if shown and mask is not None and length > 1 and before.lengths != shown:
             raise ModelError(HIDES_EARLIER)
+    positions = given.get("position_ids")
+    if not stream.spans.tokens and known.growth is not None and every is not None:
+        return GrowingPass(session, cache, known, stream, tokens, known.growth, positions)
     if spans is None:
         return FollowingPass(session, cache, known, stream, tokens)
-    positions = given.get("position_ids")
+    if every is not None and stream.spans.tokens:
+        check_growing(session, static=fresh)
     if stream.spans.tokens:
         _check_packing(session, given, positions if mask is None and not past else None, cached)
     reducing = (StaticPass if fresh else ReducingPass)(session, cache, known, stream, tokens)

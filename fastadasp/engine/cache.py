@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch import Tensor
 from fastadasp.engine.stream import Stream
 from fastadasp.errors import ModelError
 from fastadasp.upstream.inside import DynamicLayer, DynamicSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from fastadasp.engine.growth import Growth
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,13 @@ class CacheState:
     """The keys of every layer of one cache: `layers`, and `steps` more in each, of decoding steps without padding.
 
     `shown` counts, for each sample, the tokens that the caller's masks showed before these steps, on the host, as the
-    plain model has them; empty where that is not known.
+    plain model has them; empty where that is not known. `growth` says when the layers evict again, if they do.
     """
 
     layers: list[Keys] = field(default_factory=list)
     steps: int = 0
     shown: tuple[int, ...] = ()
+    growth: Growth | None = None
 
     @cached_property
     def padded(self) -> bool:
@@ -105,6 +110,7 @@ class CacheState:
                 for keys in self.layers
             ],
             shown=tuple(n + self.steps for n in self.shown),
+            growth=self.growth,
         )
 
     def shown_to(self, rows: int) -> tuple[int, ...]:
@@ -127,7 +133,7 @@ def state_of(cache: Any) -> CacheState | None:
 
 def _emptied(layer: Any) -> bool:
     """Whether a layer that keeps its keys as they are (a quantised one keeps some of them elsewhere) holds none."""
-    plain = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, FirstLayer)
+    plain = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, FirstLayer, GrowingLayer)
     return plain and (layer.keys is None or layer.keys.numel() == 0)
 
 
@@ -154,6 +160,71 @@ class FirstLayer(DynamicLayer):
     def reset(self) -> None:
         super().reset()
         self.seen = 0
+
+
+@dataclass(frozen=True)
+class Recent:
+    """What a pass showed of a layer since keys went last.
+
+    Attributes:
+        query: [B, heads, T, head_dim].
+        rotary: the layer's position embeddings.
+    """
+
+    query: Tensor
+    rotary: Any
+
+
+class GrowingLayer(FirstLayer):
+    """A layer of a cache that evicts again while the answer grows.
+
+    What it knows of its keys goes along where beams are reordered, repeated or chosen.
+
+    Attributes:
+        notes: of the keys that it held when some went last, by name, each [B, heads, columns]: `clip`, which clip of
+            its sample a key may go from (0: it stays); `since`, how many tokens of its sample stand at or after it;
+            `valid`, where heads hold different numbers; and what scorers left.
+        recent: what was seen since.
+        moved: whether rows were reordered since the last pass.
+    """
+
+    notes: dict[str, Tensor]
+    recent: list[Recent]
+    moved: bool = False
+
+    @classmethod
+    def of(cls, layer: Any, notes: dict[str, Tensor], seen: int) -> GrowingLayer:
+        """The same keys with notes, in a layer of this kind. Raises ModelError for layers that cannot become one."""
+        if type(layer) not in (DynamicLayer, FirstLayer, GrowingLayer):
+            raise ModelError(
+                f"a {type(layer).__name__} cannot evict again while the answer grows (every); use the default dynamic "
+                "cache"
+            )
+        made = cls()  # type: ignore[no-untyped-call]
+        made.__dict__.update(layer.__dict__)
+        made.notes, made.recent, made.moved, made.seen = notes, [], False, seen
+        return made
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # any whole numbers will do
+        self._rows(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._rows(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._rows(lambda x: x[indices])
+
+    def reset(self) -> None:
+        super().reset()
+        self.notes, self.recent = {}, []
+
+    def _rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.notes = {name: change(note) for name, note in self.notes.items()}
+        self.recent = [replace(one, query=change(one.query)) for one in self.recent]
+        self.moved = True
 
 
 def stored(cache: Any, layer: int) -> int:

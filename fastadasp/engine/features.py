@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fastadasp.counts.schedule import check_fit, clip_survivors, known_ratio, layer_ratios
+from fastadasp.engine.fingerprints import fingerprint_clips
 from fastadasp.engine.planning import plan_of
 from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Stream, apply_plan
-from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import StrategyError
 
 if TYPE_CHECKING:

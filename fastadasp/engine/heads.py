@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.cache import Keys
+from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.engine.stream import put
-from fastadasp.engine.view import LayerView, mix
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import ModelError, StrategyError
 
-EVICTABLE = ("DynamicLayer", "FirstLayer", "DynamicSlidingWindowLayer", "ShortLayer")
+EVICTABLE = ("DynamicLayer", "FirstLayer", "GrowingLayer", "DynamicSlidingWindowLayer", "ShortLayer")
 """Kinds of cache layers that can lose keys."""
 
 
@@ -26,9 +27,11 @@ class HeadView(LayerView):
 
     Attributes:
         of: the view with one row a clip.
+        again: whether keys will go again while the answer grows, when hidden states are not known any more.
     """
 
     of: LayerView | None = None
+    again: bool = False
 
     @property
     def whole(self) -> LayerView:
@@ -44,6 +47,11 @@ class HeadView(LayerView):
     @property
     def hidden(self) -> Tensor:
         """The audio tokens' hidden states, repeated for each head: [clips x heads, N, D]."""
+        if self.again:
+            raise StrategyError(
+                "a scorer or merger that looks at hidden states cannot be asked again while the answer grows (every): "
+                "a cache holds keys and values alone"
+            )
         return self._repeat(self.whole.hidden)
 
     def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:

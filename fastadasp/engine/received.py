@@ -182,7 +182,7 @@ def attention_of(
         query: [B, heads, T, head_dim].
         key: [B, key/value heads, past + T, head_dim].
         scale: of the logits.
-        key_valid: bool [B, past + T], False for padding; None where there is none.
+        key_valid: bool [B, past + T], False for padding, or [B, heads, past + T]; None where there is none.
         sample: int64 [clips], the batch row of each clip.
         asked: int64 [clips, M], columns among the T of the queries asked.
         share: float32 [clips, M], how much each counts.
@@ -190,15 +190,20 @@ def attention_of(
     groups, total = key.shape[1], key.shape[2]
     past = total - query.shape[2]
     key, columns = key[sample], torch.arange(total, device=key.device)
-    shown = None if key_valid is None else key_valid[sample].unsqueeze(1)
+    padding = None
+    if key_valid is not None:
+        padding = ~key_valid[sample]
+        padding = padding[:, None, None] if padding.dim() == 2 else padding.unflatten(1, (groups, -1))
+        padding = padding.unsqueeze(3)
     out = torch.zeros(len(asked), query.shape[1], total, dtype=torch.float32, device=key.device)
     for begin in range(0, asked.shape[1], _ASKED):
         block = asked[:, begin : begin + _ASKED]
         chosen = query[sample.unsqueeze(1), :, block].transpose(1, 2).unflatten(1, (groups, -1))
         logits = torch.matmul(chosen * scale, key.unsqueeze(2).transpose(-1, -2))  # [clips, groups, each, block, keys]
         own = (block + past).unsqueeze(-1)
-        hidden = columns > own if shown is None else (columns > own) | ~shown
-        hidden = hidden & (columns != own)  # a query of padding sees itself
-        weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
+        hidden = (columns > own)[:, None, None]
+        if padding is not None:
+            hidden = (hidden | padding) & (columns != own)[:, None, None]  # a query of padding sees itself
+        weights = logits.masked_fill(hidden, float("-inf")).softmax(-1, dtype=torch.float32)
         out = out + (weights.flatten(1, 2) * share[:, None, begin : begin + _ASKED, None]).sum(2)
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine import static
-from fastadasp.engine.cache import CacheState
+from fastadasp.engine.cache import CacheState, state_of
 from fastadasp.engine.encoding import seen_for
 from fastadasp.engine.evicting import check_whole, evictable, planned
+from fastadasp.engine.fingerprints import fingerprint_clips
+from fastadasp.engine.growth import begin_growing, spread
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left
 from fastadasp.engine.planning import check_text, plan_of
@@ -22,7 +24,7 @@ from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
 from fastadasp.engine.trace import LayerTrace, follow
-from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.engine.view import LayerView
 from fastadasp.errors import ModelError, StrategyError
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class ReducingPass(FollowingPass):
         self._positions: Tensor | None = None
         self._kept: dict[str, tuple[int, Tensor]] = {}
         self._done: set[tuple[int, str]] = set()
+        self._chosen: dict[int, Any] = {}  # what caches that evict again keep in mind
         self._traced: list[LayerTrace] = []
         self._assignments: dict[int, Tensor] = {}
 
@@ -94,7 +97,7 @@ class ReducingPass(FollowingPass):
             if site == "cache":
                 self.removals = [(0,) * len(clips.tokens)] * len(plans)
         session.trace.removals = list(self.removals)
-        self.acts = any(any(counts) for counts in (*self.removals, *self.evictions))
+        self.acts = self._grows() or any(any(counts) for counts in (*self.removals, *self.evictions))
         if self.acts:
             device = clips.start.device
             self._remove, self._evict = send(self.removals, device), send(self.evictions, device)
@@ -110,6 +113,13 @@ class ReducingPass(FollowingPass):
     def _reduces(self, layer: int, site: str) -> bool:
         """Whether hidden states are reduced in this layer, at this site."""
         return self.session.strategy.site == site and layer < len(self.removals) and any(self.removals[layer])
+
+    def _grows(self, layer: int | None = None) -> bool:
+        """Whether caches, or this layer's, evict again while the answer grows."""
+        evicting = self.session.evicting
+        if evicting is None or evicting.every is None or not self.plain_stream.spans.tokens:
+            return False
+        return layer is None or layer >= evicting.layers.start_layer(len(self.session.layers))
 
     def _evicts(self, layer: int) -> bool:
         """Whether keys and values of this layer are evicted."""
@@ -143,13 +153,14 @@ class ReducingPass(FollowingPass):
         return args, kwargs
 
     def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
-        if self._reduces(index, "block") or self._evicts(index) or self._reduces(index + 1, "input"):
+        looks = self._evicts(index) or self._grows(index)
+        if looks or self._reduces(index, "block") or self._reduces(index + 1, "input"):
             rotation = rotation_of(self.session, index, self._rotary, self._positions, self.stream, query)
             self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation)
 
     def before_norm(self, index: int, states: Tensor) -> Tensor | None:
         """Evicts keys and values (site ``cache``), reduces the MLP's input (site ``block``)."""
-        reduces, evicts = self._reduces(index, "block"), self._evicts(index)
+        reduces, evicts = self._reduces(index, "block"), self._evicts(index) or self._grows(index)
         if not (reduces or evicts):
             return None
         seen = self._take_seen()
@@ -190,7 +201,13 @@ class ReducingPass(FollowingPass):
     def finish(self) -> None:
         self.check_complete()
         self.session.trace.publish(self._traced, self._assignments)
+        past = [keys.length for keys in self.known.layers]
         super().finish()
+        if not self._grows() or not self.holds_keys():
+            return
+        entered = [one.entered for one in self.work]
+        growth = begin_growing(self.session, self.cache, self.keys, entered, past, self._chosen, self.seen)
+        state_of(self.cache).growth = replace(growth, clip_keys=self._prompt_keys)  # type: ignore[union-attr]
 
     def missing(self) -> list[tuple[int, str]]:
         """Layers and sites that were to act and did not."""
@@ -290,11 +307,23 @@ class ReducingPass(FollowingPass):
             )
         may_go = evictable(strategy, self.stream)
         layer = by_head(self._view(index, states, seen, self._evict, self.evictions, may_go))
-        kept = plan_of(strategy, layer).cluster >= 0
-        gone = may_go.per_sample(len(self.stream.lengths), self.evictions[index])
-        query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
-        self.keys[-1], _ = evict(self.cache.layers[index], self.keys[-1], layer, kept, gone, query_heads)
-        self._done.add((index, "cache"))
+        layer.again = strategy.every is not None
+        batch, heads, total, source, rows = *seen.key.shape[:3], None, None
+        if self._evicts(index):
+            kept = plan_of(strategy, layer).cluster >= 0
+            rows = self.evictions[index]
+            gone = may_go.per_sample(batch, rows)
+            query_heads = seen.query.shape[1] if strategy.merger.across_heads else None
+            self.keys[-1], source = evict(self.cache.layers[index], self.keys[-1], layer, kept, gone, query_heads)
+            self._done.add((index, "cache"))
+        if strategy.every is None:
+            return
+        if rows is None:
+            strategy.select.importance(layer)  # it may carry something
+        left = {name: spread(layer, scores, batch, heads, total) for name, scores in layer.carries.items()}
+        if source is not None:
+            left = {name: note.gather(2, source) for name, note in left.items()}
+        self._chosen[index] = source, left, rows
 
 
 class StaticPass(ReducingPass):

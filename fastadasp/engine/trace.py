@@ -59,6 +59,8 @@ class Trace:
         assignments: by layer that removed tokens, int64 [batch, tokens]: where each token of the last prompt went, as
             its column (a merged token: its cluster's) in the sequence that leaves the layer; -1 for a token that was
             dropped. Empty if no token was removed, or if it was not asked for. Keys evicted from a cache do not show.
+        held: where the cache evicts again while the answer grows, keys of each sample in each layer's cache after the
+            last token, as in `LayerTrace.kv_length_per_sample`; else empty.
         removals: by layer, how many tokens it takes from each clip of the prompt that is on its way; of layers that
             have acted what they took, of others what they are to take.
     """
@@ -66,6 +68,7 @@ class Trace:
     layers: list[LayerTrace] = field(default_factory=list)
     keep_assignment: bool = False
     assignments: dict[int, Tensor] = field(default_factory=dict)
+    held: list[tuple[int, ...]] = field(default_factory=list)
     removals: list[tuple[int, ...]] = field(default_factory=list, repr=False)
 
     @property
@@ -107,6 +110,7 @@ class Trace:
     def publish(self, layers: list[LayerTrace], assignments: dict[int, Tensor]) -> None:
         """What happened in a prompt, once it has passed through the decoder."""
         self.layers[:] = layers
+        self.held.clear()
         self.assignments.clear()
         self.assignments.update(assignments)
 

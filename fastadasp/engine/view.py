@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.received import Which, attention_of, received_attention
 from fastadasp.engine.rotation import Rotation
 from fastadasp.engine.spans import AudioSpans
@@ -37,6 +38,7 @@ class LayerView:
         value: values [B, key/value heads, past + T, head_dim] of the same attention; None where there is none.
         rotation: how its queries were turned by their positions; None where that is not known.
         encoder: what the audio encoder's last layer attended to, see `of_encoder`; None where it is not known.
+        before: scores that scorers left for later evictions of this layer, see `carry`.
         heads: rows a clip; above 1 only at site ``cache``, where each key/value head chooses for itself.
 
     Example::
@@ -65,7 +67,9 @@ class LayerView:
     value: Tensor | None = None
     rotation: Rotation | None = None
     encoder: EncoderSeen | None = None
+    before: dict[str, Tensor] = field(default_factory=dict, repr=False)
     heads: int = 1
+    carries: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _columns: Tensor = field(init=False, repr=False)
     _received: dict[tuple[float, Which], Tensor] = field(default_factory=dict, init=False, repr=False)
     valid: Tensor = field(init=False)
@@ -151,6 +155,17 @@ class LayerView:
         layer, scores = self.kept.get(name, (-layers, None))
         return scores if self.layer_index - layer < layers else None
 
+    def carry(self, name: str, scores: Tensor) -> None:
+        """Leaves scores [clips, N] with the keys, for when this layer's cache evicts again while the answer grows.
+
+        They stay with the keys that are kept; keys that come later have 0. Without `every` nobody asks for them.
+        """
+        self.carries[name] = scores
+
+    def carried(self, name: str) -> Tensor | None:
+        """Scores [clips, N] that were left under this name the last time; None after the prompt."""
+        return self.before.get(name)
+
     def _attention(self) -> tuple[Tensor, Tensor]:
         if self.query is None or self.key is None:
             raise StrategyError(
@@ -167,15 +182,13 @@ class LayerView:
         batch, heads, length, dim = query.shape
         groups, total = key.shape[1], key.shape[2]
         columns = torch.arange(total, device=key.device)
-        last = columns[-1:].expand(batch) if self.key_valid is None else (self.key_valid * columns).amax(1)
+        last = (self.known_keys().any(1) * columns).amax(1)
         row = (last - (total - length)).view(-1, 1, 1, 1).expand(-1, heads, 1, dim)
         query = query.gather(2, row).reshape(batch, groups, heads // groups, dim)
         logits = torch.matmul(query * self.scale, key.transpose(-1, -2))
-        hidden = columns > last.unsqueeze(1)
-        if self.key_valid is not None:
-            hidden = hidden | ~self.key_valid
-        weights = logits.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32)
-        return self.gather(weights.mean((1, 2))[:, total - length :])
+        hidden = (columns > last.unsqueeze(1)).unsqueeze(1) | ~self.known_keys()
+        weights = logits.masked_fill(hidden.unsqueeze(2), float("-inf")).softmax(-1, dtype=torch.float32)
+        return self.of_audio(weights.mean((1, 2))[self.spans.sample])
 
     def of_encoder(self, asker: str = "the strategy") -> EncoderSeen:
         """What the audio encoder's last layer attended to, by audio token: [clips, ..., N], as wide as `valid`.
@@ -253,6 +266,15 @@ class LayerView:
         query, key = self._attention()
         return attention_of(query, key, self.scale, self.key_valid, self.spans.sample, columns, share)
 
+    def known_keys(self) -> Tensor:
+        """Which keys are real and no padding: bool [B, 1, past + T]; [B, key/value heads, past + T] where an earlier
+        eviction left the heads different numbers."""
+        _, key = self._attention()
+        if self.key_valid is None:
+            return torch.ones(len(key), 1, key.shape[2], dtype=torch.bool, device=key.device)
+        known = self.key_valid
+        return known.unsqueeze(1) if known.dim() == 2 else known[:, :: known.shape[1] // key.shape[1]]
+
     def key_columns(self) -> Tensor:
         """Where the audio tokens' keys stand among all keys: int64 [clips, N]."""
         total = self.states.shape[1] if self.key is None else self.key.shape[2]
@@ -284,11 +306,11 @@ class LayerView:
         length = self.states.shape[1]
         count = min(count, length)
         if self.token_valid is None:
-            columns = torch.arange(length - count, length, device=self.states.device)
+            columns = torch.arange(length - count, length, device=self.clip_keys.device)
             return columns.expand(len(self.tokens), -1), self.valid.new_ones(len(self.tokens), count)
         real = self.token_valid.sum(1)
-        end = (self.token_valid * torch.arange(1, length + 1, device=self.states.device)).amax(1)
-        columns = end.unsqueeze(1) + torch.arange(-count, 0, device=self.states.device)
+        end = (self.token_valid * torch.arange(1, length + 1, device=self.clip_keys.device)).amax(1)
+        columns = end.unsqueeze(1) + torch.arange(-count, 0, device=self.clip_keys.device)
         shown = columns >= (end - real).unsqueeze(1)
         return columns.clamp_min(0)[self.spans.sample], shown[self.spans.sample]
 
@@ -304,33 +326,3 @@ class LayerView:
             bits = mix(bits ^ (part % 0x7FFFFFFFFFFFFFFF))
         bits = mix(bits.unsqueeze(1) + steps)
         return ((bits >> 8) & 0xFFFFFF).to(torch.float32) / float(1 << 24)
-
-
-def mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 (wrapping multiplication; shifts made logical by masks)."""
-    x = x + -7046029254386353131
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
-
-
-def fingerprint_clips(embeds: Tensor, spans: AudioSpans) -> Tensor:
-    """A number for each clip that follows its content: embeddings [B, T, D] -> int64 [clips].
-
-    Made of eight coarsely rounded sums, so that rounding differences between a padded batch and a sample alone do not
-    change it: a few channels, centred and scaled, under two fixed patterns of signs.
-    """
-    columns, valid = spans.columns()
-    real, count = valid.unsqueeze(-1), valid.sum(1).view(-1, 1, 1)
-    few = embeds[..., :4][spans.sample.unsqueeze(1), columns].float() * real
-    size = (few.square().sum((1, 2), keepdim=True) / (4 * count)).sqrt()
-    centred = (few - few.sum(1, keepdim=True) / count) * real
-    spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    hashed = mix(torch.arange(spans.longest, device=valid.device))
-    signs = [1.0 - 2.0 * ((hashed >> bit) & 1) for bit in (11, 37)]
-    unit = centred / spread.maximum(1e-3 * size).clamp_min(1e-12)
-    sums = torch.stack([(unit * sign.unsqueeze(1)).sum(1) for sign in signs], 1) / count.sqrt()
-    key = mix(count.flatten())
-    for part in (4 * sums).round().to(torch.int64).flatten(1).unbind(1):
-        key = mix(key ^ part)
-    return key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastadasp.contracts.task import Example, Task
 from fastadasp.counts.budget import Budget
@@ -41,10 +41,15 @@ def reachable_kind(strategy: Strategy, amount: Budget) -> Budget:
     return Budget(kv=amount.flops) if amount.flops is not None and strategy.site == "cache" else amount
 
 
+Limit = int | Literal["all"] | None
+"""Clips of each task: a number, all, or what each task usually takes."""
+
+
 def read_tasks(
     tasks: Sequence[str],
-    limit: int | None,
+    limit: Limit,
     *,
+    part: str | None = None,
     skip_bad: bool = False,
     notice: Callable[[str], None] = lambda _: None,
     model: str | None = None,
@@ -55,22 +60,28 @@ def read_tasks(
     Raises the error of whichever is wrong.
 
     Args:
+        limit: None for what each task usually takes (`Task.usual`), which `notice` is told of; "all" for all.
+        part: which part of their clips the tasks read; None for their own choice.
         skip_bad: whether rows that cannot be used are left out, which `notice` is told of; otherwise they are an error.
         model: the model to be asked, folder or hub id: some tasks ask its family in words of its own.
         prompt: what every clip is asked, in the place of the tasks' own instructions.
     """
-    if limit is not None and limit < 1:
+    if isinstance(limit, int) and limit < 1:
         raise RunError(f"limit is a number of clips, at least 1, not {limit}")
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
         task = asked(find_task(text), model, prompt)
+        task = task if part is None else task.of_part(part)
         if task.name in chosen:
             raise RunError(f"task {task.name!r} is given twice; compare one set of clips at a time")
         chosen[task.name] = task
     heard: dict[Path, str | None] = {}
     examples: dict[str, list[Example]] = {}
     for name, task in chosen.items():
-        found = task.read(limit)
+        count = task.usual if limit is None else limit if isinstance(limit, int) else None
+        found = task.read(count)
+        if limit is None and count is not None and len(found.examples) == count:
+            notice(f"task {name!r}: its first {count} clips; --whole takes all of them")
         faults = list(found.faults)
         if found.note:
             notice(found.note)

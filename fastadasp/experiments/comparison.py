@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fastadasp import usual
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.experiments.axes import FULL
+from fastadasp.experiments.axes import FULL, Limit
 from fastadasp.experiments.spec import Spec, StudyFile, axis_values, most_seeds
 from fastadasp.strategy import load_strategy
 
@@ -27,7 +27,8 @@ def comparison(
     device: str = "auto",
     dtype: str = "auto",
     device_map: str | None = None,
-    limit: int | None = None,
+    limit: Limit = None,
+    part: str | None = None,
     prompt: str | None = None,
     batch_size: int | str = usual.BATCH_SIZE,
     skip_bad: bool = False,
@@ -72,7 +73,8 @@ def comparison(
         for text in recipes
     ]
     settings: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "limit": limit, "prompt": prompt}
-    settings |= {"batch_size": size, "skip_bad": skip_bad} | ({} if device_map is None else {"device_map": device_map})
+    settings |= {"part": part, "batch_size": size, "skip_bad": skip_bad}
+    settings |= {} if device_map is None else {"device_map": device_map}
     asked = {
         "preset": preset,
         "strategies": list(strategies),

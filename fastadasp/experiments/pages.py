@@ -9,23 +9,30 @@ from statistics import fmean
 from fastadasp.errors import RunError
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
-from fastadasp.experiments.tables import Face, Heading, markdown
+from fastadasp.experiments.tables import Face, Heading, markdown, span, unclear
 from fastadasp.files import read_text, told, write_whole
 
-BEGIN = {"table": "<!-- compare-table -->", "overview": "<!-- compare-overview -->"}
-"""What stands before a place that is filled: with tables of every column, or with overviews."""
+BEGIN = {
+    "table": "<!-- compare-table -->",
+    "overview": "<!-- compare-overview -->",
+    "changes": "<!-- compare-changes -->",
+}
+"""What stands before a place that is filled: with tables of every column, with overviews, or with overviews that have
+the change to the baseline. A place may be a preset's own: ``<!-- compare-changes NAME -->``."""
 END = "<!-- end -->"
 
 Tables = Sequence[tuple[Heading, Sequence[Entry]]]
 
 
-def overviews(tables: Tables) -> str:
-    """A table a task, strategies by budgets: the headline metric and its 95 % interval."""
-    return "\n".join(_overview(heading, entries) for heading, entries in tables)
+def overviews(tables: Tables, *, changes: bool = False) -> str:
+    """A table a task, strategies by budgets: the headline metric and its 95 % interval, or the paired change."""
+    return "\n".join(_overview(heading, entries, changes) for heading, entries in tables)
 
 
-def _overview(heading: Heading, entries: Sequence[Entry]) -> str:
+def _overview(heading: Heading, entries: Sequence[Entry], changes: bool) -> str:
     """Budgets of one fraction share a column, whatever they count; another kind than the first is named in its cell."""
+    kinds = dict.fromkeys(_budget(e).rpartition("=")[0] or "tokens" for e in entries if e.standing.strategy != FULL)
+    first = next(iter(kinds), "tokens")
     fractions: dict[str, None] = {}
     rows: dict[str, dict[str, str]] = {}
     for entry in entries:
@@ -35,20 +42,24 @@ def _overview(heading: Heading, entries: Sequence[Entry]) -> str:
         kind, _, fraction = _budget(entry).rpartition("=")
         fractions[fraction] = None
         name = " ".join([line.strategy, *line.axes.values()])
-        rows.setdefault(name, {})[fraction] = (f"{kind}: " if kind == "kv" else "") + _figure(entry)
+        own = f"{kind}: " if kind == "kv" and first != "kv" else ""
+        rows.setdefault(name, {})[fraction] = own + (_change(entry) if changes else _figure(entry))
     full = next((_figure(entry) for entry in entries if entry.standing.strategy == FULL), "-")
-    kinds = dict.fromkeys(_budget(e).rpartition("=")[0] or "tokens" for e in entries if e.standing.strategy != FULL)
-    first = next(iter(kinds), "tokens")
     head = ["strategy", *(f"{first} -{float(fraction):.0%}" for fraction in fractions)]
     out = [f"**{heading.title}; full model {full}**", "", f"| {' | '.join(head)} |"]
     out += ["|---|" + "---:|" * len(fractions)]
     out += [f"| {name} | {' | '.join(cells.get(f, '') for f in fractions)} |" for name, cells in rows.items()]
-    return "\n".join([*out, "", _note(entries)]) + "\n"
+    return "\n".join([*out, "", _note(heading, entries, first, changes)]) + "\n"
 
 
-def _note(entries: Sequence[Entry]) -> str:
+def _note(heading: Heading, entries: Sequence[Entry], first: str, changes: bool) -> str:
     marks = ["in brackets: 95 % bootstrap interval over the clips"]
-    if any(_budget(entry).startswith("kv=") for entry in entries):
+    if changes:
+        marks = [
+            f"in brackets: the metric less {heading.baseline}, paired over the clips, with its 95 % interval",
+            "bold: distinguishable from no change, corrected for the table (Holm)",
+        ]
+    if first != "kv" and any(_budget(entry).startswith("kv=") for entry in entries):
         marks.append("kv: this fraction of the KV bytes, where a strategy removes no FLOPs")
     if any("[" in _figure(entry) for entry in entries):
         marks.append("[..]: what was removed, where it is not what was asked for")
@@ -64,28 +75,48 @@ def _figure(entry: Entry) -> str:
     if line.value is None:
         return "-"
     spread = "" if line.interval is None else f" ({line.interval[0]:.1f} to {line.interval[1]:.1f})"
+    return f"{line.value:.1f}{spread}{_other(entry)}"
+
+
+def _other(entry: Entry) -> str:
+    """What was removed, where it is not what was asked for."""
     kind, _, fraction = _budget(entry).rpartition("=")
-    removed = fmean(cost.flops_removed for cost in entry.costs)
-    other = kind == "flops" and abs(removed - float(fraction)) > 0.01
-    return f"{line.value:.1f}{spread}" + (f" [{removed:.0%}]" if other else "")
+    name = {"flops": "flops_removed", "kv": "kv_removed"}.get(kind)
+    if name is None:
+        return ""
+    removed = fmean(getattr(cost, name) for cost in entry.costs)
+    return f" [{removed:.0%}]" if abs(removed - float(fraction)) > 0.01 else ""
+
+
+def _change(entry: Entry) -> str:
+    line = entry.standing
+    if line.value is None or line.difference is None:
+        return _figure(entry)
+    within = span(line.difference_interval)
+    text = f"{line.value:.1f} ({line.difference:+.1f}{', ' if within else ''}{within})"
+    return (text if unclear(entry) else f"**{text}**") + _other(entry)
 
 
 def _budget(entry: Entry) -> str:
     return "-" if entry.standing.budget is None else str(entry.standing.budget)
 
 
-def check_page(page: Path) -> None:
-    """Raises RunError if `page` cannot be read or has no place to fill."""
-    _split(_read(page), page)
+def check_page(page: Path, preset: str | None = None) -> None:
+    """Raises RunError if `page` cannot be read or has no place to fill, for the preset if there is one."""
+    _split(_read(page), page, preset)
 
 
-def insert(page: Path, face: Face, tables: Tables) -> None:
-    """Fills the place of `page` that is marked by one of `BEGIN` and `END`. Raises RunError."""
-    before, kind, after = _split(_read(page), page)
+def insert(page: Path, face: Face, tables: Tables, preset: str | None = None) -> None:
+    """Fills the place of `page` that is marked by one of `BEGIN` and `END`, the preset's own if it has one.
+
+    Raises:
+        RunError: there is no such place.
+    """
+    before, kind, mark, after = _split(_read(page), page, preset)
     whole = "\n".join(markdown(face, heading, entries) for heading, entries in tables)
-    filled = whole if kind == "table" else overviews(tables)
+    filled = whole if kind == "table" else overviews(tables, changes=kind == "changes")
     with told(page, "page"):
-        write_whole(page, f"{before}{BEGIN[kind]}\n\n{filled}\n{END}{after}")
+        write_whole(page, f"{before}{mark}\n\n{filled}\n{END}{after}")
 
 
 def _read(page: Path) -> str:
@@ -95,10 +126,12 @@ def _read(page: Path) -> str:
         raise RunError(f"{page} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _split(text: str, page: Path) -> tuple[str, str, str]:
-    for kind, mark in BEGIN.items():
+def _split(text: str, page: Path, preset: str | None) -> tuple[str, str, str, str]:
+    """What stands before a place, of which kind it is, its mark, and what stands behind it."""
+    own = {} if preset is None else {kind: mark.replace(" -->", f" {preset} -->") for kind, mark in BEGIN.items()}
+    for kind, mark in (*own.items(), *BEGIN.items()):
         before, found, rest = text.partition(mark)
         _, ended, after = rest.partition(END)
         if found and ended:
-            return before, kind, after
+            return before, kind, mark, after
     raise RunError(f"{page} has no place for results: write {' or '.join(BEGIN.values())} and below it {END}")

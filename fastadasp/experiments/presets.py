@@ -1,7 +1,7 @@
 """Presets: papers' comparisons as `fastadasp compare --preset` runs them, with the papers' own figures.
 
-Names and figures of FastAdaSP's paper stand in ``paper.toml``, those of others in ``published.toml``; what is installed
-is looked up when a preset is used.
+Names and figures of FastAdaSP's paper stand in ``paper.toml``, those of others in ``published.toml``; presets without
+figures, which compare whatever is installed, in ``field.toml``. What is installed is looked up when a preset is used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadasp.counts.budget import BudgetKind
 from fastadasp.errors import RunError, UnknownNameError
+from fastadasp.experiments.field import Field, read_field
 from fastadasp.experiments.published import Data, Figures, Named, Publication, read_published
 
 if TYPE_CHECKING:
@@ -94,12 +95,12 @@ def read_paper() -> Paper:
     return Paper.model_validate(tomllib.loads(files(__package__).joinpath("paper.toml").read_text(encoding="utf-8")))
 
 
-def all_presets() -> dict[str, Preset | Publication]:
+def all_presets() -> dict[str, Preset | Publication | Field]:
     """Every preset by name."""
-    return {**read_paper().presets, **read_published()}
+    return {**read_paper().presets, **read_published(), **read_field()}
 
 
-def find_preset(name: str) -> Preset | Publication:
+def find_preset(name: str) -> Preset | Publication | Field:
     """A preset by name. Raises UnknownNameError."""
     presets = all_presets()
     if name not in presets:
@@ -113,6 +114,11 @@ def wanted(name: str) -> Wanted:
     fractions, fixed = read_paper().fractions, dict[str, Any]()
     if isinstance(preset, Publication):
         usual, fractions, fixed = "tokens", preset.fractions, dict(preset.set)
+    if isinstance(preset, Field):
+        names = [method.title for method in preset.methods]
+        if not names:
+            raise RunError(f"preset {name!r}: no strategy of the sites {' and '.join(preset.sites)} is installed")
+        return Wanted(strategies=names, tasks=list(preset.tasks), budgets=list(preset.budgets))
 
     def amounts(kind: str) -> list[str]:
         return [f"{kind}={fraction:g}" for fraction in fractions]
@@ -133,9 +139,13 @@ def wanted(name: str) -> Wanted:
 
 def say_names(name: str, plan: Wanted, say: Callable[[str], None]) -> None:
     """Tells which strategy is run for each of the paper's methods, and which methods nothing stands for."""
+    preset = find_preset(name)
+    if isinstance(preset, Field):
+        say(f"preset {name} runs {len(plan.strategies)} strategies: {', '.join(plan.strategies)}")
+        return
     run = [
         f"{method.title}: {strategy}"
-        for method in find_preset(name).methods
+        for method in preset.methods
         if (strategy := method.installed()) is not None and strategy in plan.strategies
     ]
     if run:
@@ -171,6 +181,8 @@ def figures_of(name: str) -> list[Figures]:
     preset = find_preset(name)
     if isinstance(preset, Publication):
         return preset.shown()
+    if isinstance(preset, Field):
+        return []
     header = paper_header()
     return [
         Figures(title=paper_title(preset, task), header=header, rows=tuple(paper_rows(preset, task)))

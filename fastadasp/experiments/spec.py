@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fastadasp import usual
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError, did_you_mean
-from fastadasp.experiments.axes import ALL, FULL, expand
+from fastadasp.experiments.axes import ALL, FULL, Limit, expand
 from fastadasp.files import parse_toml, read_text
 from fastadasp.recipes.reading import SECTIONS, explain, show
 from fastadasp.strategy import Strategy, get_registry
@@ -51,7 +51,11 @@ class StudyFile(BaseModel):
         default=None, description="`auto` spreads the model over all devices, by the package accelerate"
     )
     dtype: str = Field(default="auto", description="`auto`, `float32`, `bfloat16` or `float16`")
-    limit: int | None = Field(default=None, description="clips of each task")
+    limit: Limit = Field(default=None, description='clips of each task, or "all"; by default what each usually takes')
+    part: Literal["choosing", "reporting"] | None = Field(
+        default=None,
+        description="which part of the tasks' clips: `choosing` or `reporting`; by default their own choice",
+    )
     prompt: str | None = Field(
         default=None, description="what every clip is asked, in the place of the tasks' instructions"
     )

@@ -101,6 +101,7 @@ class Study:
             device=given.device,
             dtype=given.dtype,
             limit=given.limit,
+            part=given.part,
             batch_size=given.batch_size
             if given.batch_size != "auto"
             else files.batch_size_in(options.output) or "auto",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import FastAdaSPError, RunError
-from fastadasp.experiments.axes import Row, read_tasks
+from fastadasp.experiments.axes import Limit, Row, read_tasks
 from fastadasp.experiments.identity import cell_hash, cell_identity, common_facts, task_facts
 from fastadasp.experiments.records import Result
 from fastadasp.selection.cache import Notice
@@ -40,7 +40,8 @@ class Settings:
     tasks: tuple[str, ...]
     device: str = "auto"
     dtype: str = "auto"
-    limit: int | None = None
+    limit: Limit = None
+    part: str | None = None
     batch_size: int | Literal["auto"] = 12
     skip_bad: bool = False
     prompt: str | None = None
@@ -111,6 +112,7 @@ class Worker:
         return self._read or read_tasks(
             given.tasks,
             given.limit,
+            part=given.part,
             skip_bad=given.skip_bad,
             notice=self._notice,
             model=given.named,

@@ -72,6 +72,8 @@ class Recipe(BaseModel):
             (before the decoder, at layer 0); ``cache``, from a layer's keys and values alone, each head by itself.
         evicts: at site ``cache``, which keys may go and are counted by a budget in tokens: those of ``audio``, or
             ``any`` of the prompt.
+        every: at site ``cache``, after how many tokens of the answer keys go again, so that the budget stays met as it
+            grows; None for once, after the prompt.
         then: a second stage at the site ``cache``, with a budget of its own that no override of ``budget`` changes.
         budget: how much to remove; over a run (``mean-tokens``, ``mean-flops``) only where content can decide.
         seed: of everything random.
@@ -101,6 +103,7 @@ class Recipe(BaseModel):
     positions: Positions = "original"
     site: Site = "block"
     evicts: Evicts = "audio"
+    every: Annotated[int, BeforeValidator(whole), Field(ge=1, strict=True)] | None = None
     then: Recipe | None = None
     budget: Budget = Budget(tokens=0.5)
     seed: Annotated[int, BeforeValidator(whole), Field(ge=0, strict=True)] = 0
@@ -121,6 +124,7 @@ class Recipe(BaseModel):
             positions: Positions = "original",
             site: Site = "block",
             evicts: Evicts = "audio",
+            every: int | None = None,
             then: Recipe | Mapping[str, Any] | None = None,
             budget: Budget | float | str | Mapping[str, Any] = 0.5,
             seed: int = 0,
@@ -275,6 +279,8 @@ class Recipe(BaseModel):
                     f"`evicts` = 'any' lets text go, too, but its components need {' and '.join(sorted(unknown))}, "
                     "which says nothing of text tokens"
                 )
+        if self.every is not None:
+            faults += reading.why_not_again(self)
         if self.then is not None and (self.site == "cache" or self.then.site != "cache" or self.then.then):
             faults.append("`then`: a second stage acts at the site cache, after a first stage at block or input")
         if self.then is not None and (self.then.budget.per_prompt or self.then.budget.over_run):

@@ -9,7 +9,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
-from fastadasp.contracts.task import Example, Reading, Tally, Task
+from fastadasp.contracts.task import CHOOSING, REPORTING, Example, Reading, Tally, Task
 from fastadasp.errors import DataError, did_you_mean
 from fastadasp.tasks.metrics import METRICS
 from fastadasp.tasks.normalisers import NORMALISERS
@@ -51,6 +51,9 @@ class ManifestTask(Task):
         keep: the columns that become tags; None for all.
         prompts: instructions that certain models get instead, by hub id, name of the folder, or ``model_type``.
         licence: what the clips may be used for, for people.
+        parts: the column that says which part of the clips a row belongs to, ``choosing`` or ``reporting`` (see
+            `Task.part`). Without a `calibration` of its own, the task calibrates on the part for choosing.
+        usual: see `Task.usual`.
         source: who asks and scores it like this; a task with a source is one of a public benchmark.
         tokenizer: for ``bleu``, one of `fastadasp.tasks.tokenizers.TOKENIZERS`; None for the one that fits the script
             of the references.
@@ -89,6 +92,8 @@ class ManifestTask(Task):
         prompts: Mapping[str, str] | None = None,
         licence: str = "",
         source: str = "",
+        parts: str = "",
+        usual: int | None = None,
     ) -> None:
         for what, value, known in (("metric", metric, METRICS), ("normaliser", normaliser, NORMALISERS)):
             if value is not None and value not in known:
@@ -118,7 +123,8 @@ class ManifestTask(Task):
         self.tokenizer = tokenizer
         self._scoring = {"tokenizer": tokenizer} if METRICS[metric].reference == "translation" else {}
         self.options, self.labels, self.groups = tuple(options), tuple(labels), tuple(groups)
-        self.unit = unit
+        self.unit, self.usual = unit, usual
+        self.parts, self.part = parts, REPORTING if parts else ""
         self.keep, self.prompts, self._asked = keep, dict(prompts or {}), False
         self.licence, self.source = licence, source
         if (options or labels) and METRICS[metric].reference != "label":
@@ -136,6 +142,8 @@ class ManifestTask(Task):
         """
         made = copy(self)
         made.manifest, made.where, made._calibration = manifest, {}, None
+        made.parts = made.part = ""
+        made.usual = None
         # rows of the hub are written to disk as they are read; a copy of them gives the same first clips
         made.draws = self.home is None and not is_address(manifest)
         return made
@@ -173,7 +181,7 @@ class ManifestTask(Task):
 
     def calibration(self, limit: int) -> list[Example]:
         if not self._calibration:
-            return []
+            return self.of_part(CHOOSING).examples(limit) if self.part == REPORTING else []
         task = self.over(self._calibration)
         task.draws = False  # a packaged list, in a mixed order of its own
         return task.examples(limit)
@@ -195,13 +203,14 @@ class ManifestTask(Task):
         reasons: set[str] = set()
         seen: dict[str, str] = {}
         labels = self._labels() if "{labels}" in self.instruction else ""
-        self.revision, likely = "", None if self.draws or self.where else limit
+        wanted = {**self.where, **({self.parts: self.part} if self.parts else {})}
+        self.revision, likely = "", None if self.draws or wanted else limit
         for row in self._rows(likely):
             if isinstance(row, DataError):
                 faults.append(str(row))
                 continue
             self.revision = row.revision
-            if any(row.values.get(key) != value for key, value in self.where.items()):
+            if any(row.values.get(key) != value for key, value in wanted.items()):
                 continue
             try:
                 example = self._example(row, labels)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.fingerprints import fingerprint_clips
 from fastadasp.engine.rotation import Rotation
 from fastadasp.engine.spans import find_spans
-from fastadasp.engine.view import LayerView, fingerprint_clips
+from fastadasp.engine.view import LayerView
 
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN = 4, 2, 8, 16
 LAYER, LAYERS = 3, 8

@@ -31,7 +31,7 @@ class Recording:
     labels: dict[str, Any] = field(default_factory=dict)
 
 
-def _order(text: str) -> str:
+def fixed_order(text: str) -> str:
     return hashlib.sha256(f"fastadasp demo split {text}".encode()).hexdigest()
 
 
@@ -45,7 +45,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 def _chosen(rows: list[dict[str, Any]], count: int) -> set[str]:
     """The `count` rows that a fixed hash of their path puts first."""
-    return set(sorted((row["audio_filepath"] for row in rows), key=_order)[:count])
+    return set(sorted((row["audio_filepath"] for row in rows), key=fixed_order)[:count])
 
 
 def load_recordings(data: Path) -> list[Recording]:

@@ -1,6 +1,7 @@
 """Makes the packaged test set from data folders: ``python -m tools.demo.testset --data DIR --out DIR``.
 
-Only recordings that training never touches (`tools.demo.splits`).
+Only recordings that training never touches (`tools.demo.splits`). Clips are parted: layers and thresholds are chosen on
+the part `choosing`, results are reported on the other (`part_of`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 import soundfile
 import typer
 
+from fastadasp.contracts.task import CHOOSING, REPORTING
 from fastadasp.demo import prompts
 from fastadasp.errors import DataError, FastAdaSPError
 from tools.demo.audio import DIGITS, RATE, Wave, disturb, join, read
 from tools.demo.corpus import GENDERS, number_questions
-from tools.demo.splits import Recording, load_recordings
+from tools.demo.splits import Recording, fixed_order, load_recordings
 
 SEEN_NUMBERS, UNSEEN_NUMBERS, LONG_NUMBERS = 40, 28, 4
 ORDER_QUESTIONS = 2
@@ -66,10 +68,44 @@ def make(recordings: list[Recording], out: Path, seed: int = 7) -> list[dict[str
         chosen = [r for r in spared if r.folder == folder]
         for index in rng.permutation(len(chosen)):
             add(made, chosen[index], rng)
+    _further_questions(made, [r for r in spared if r.folder == "orders"])
+    part_clips(made.lines)
     (out / "manifest.jsonl").write_text(
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in made.lines), encoding="utf-8"
     )
     return made.lines
+
+
+def part_clips(lines: list[dict[str, Any]]) -> None:
+    """Says of each line of `er`, `gender` and `sqa` which part it belongs to, by speaker where speakers are known.
+
+    `er` reports on speakers that training never heard, and chooses on the others. Of `gender`'s speakers and of `sqa`'s
+    recordings a quarter are for choosing. The numbers among the lines are not parted: those that tasks join are, see
+    `fastadasp.demo.numbers`.
+    """
+    for task, groups in (("gender", ("female", "male")), ("sqa", (None,))):
+        for label in groups:
+            own = {one["audio_filepath"] for one in lines if one["task"] == task and label in (None, one["reference"])}
+            order = sorted(own, key=fixed_order)
+            for line in lines:
+                if line["task"] == task and line["audio_filepath"] in own:
+                    line["part"] = CHOOSING if line["audio_filepath"] in order[: len(order) // 4] else REPORTING
+    for line in lines:
+        if line["task"] == "er":
+            line["part"] = CHOOSING if line["seen_speaker"] else REPORTING
+
+
+def _further_questions(made: TestSet, orders: list[Recording]) -> None:
+    """The slots of each order that were not asked yet, after all others."""
+    slots = {f"audio/order-{r.path.stem[:8]}.ogg": r for r in orders}
+    asked = {(line["audio_filepath"], line.get("slot")) for line in made.lines}
+    clips = {line["audio_filepath"]: line["duration"] for line in made.lines if line["task"] == "sqa"}
+    for slot, wordings in prompts.QUESTIONS.items():
+        for name, seconds in clips.items():
+            if (name, slot) not in asked:
+                clip, answer = {"audio_filepath": name, "duration": seconds}, slots[name].labels["slots"]
+                reference = answer.get(slot, prompts.NOT_ORDERED)
+                made.add("sqa", clip, reference, slots[name], slot=slot, question=wordings[0])
 
 
 def _numbers(made: TestSet, spared: list[Recording], rng: np.random.Generator) -> None:
