@@ -40,7 +40,10 @@ class ReceivedAttention(Scorer):
     summary = "attention received, summed over heads and all queries"
     formula = "w_j = Σ_heads Σ_queries A[head, query, j]"
     source = "released code"
-    cost = "H T² d for queries times keys once more, in blocks of queries (`queries` asks fewer)"
+    cost = (
+        "H T² d for queries times keys once more, in blocks of queries (`queries` asks fewer); on a CPU next to "
+        "nothing, taken along with the attention"
+    )
     gives = ("importance",)
     needs = frozenset({"attention"})
 
@@ -55,6 +58,9 @@ class ReceivedAttention(Scorer):
 
     def multiply_adds(self, work: Workload) -> int:
         return work.received_attention(self.queries, self.which) if work.anew(self.layers) else 0
+
+    def asks_received(self) -> bool:
+        return self.queries == 1 and self.layers == 1
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""

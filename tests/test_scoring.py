@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from tiny import LAYERS, MANY, ONE, Sample, audio_model, batch, strategy
+from tiny import LAYERS, MANY, ONE, Sample, audio_model, batch, embed, strategy
 
 import fastadasp
+from fastadasp.engine import reducing
 from fastadasp.engine.adjacent import cosine_to_next_key
 from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import find_spans
@@ -124,6 +125,59 @@ def test_cheap_scores_give_a_clip_the_same_in_a_batch(name: str, parameters: dic
         for row, sample in enumerate(samples):
             alone = model(**batch(sample)).logits[0, -1]
             assert torch.allclose(together[row], alone, atol=1e-4)
+
+
+def _taken_along(monkeypatch: pytest.MonkeyPatch, name: str, *samples: Sample, **changes: object) -> list[int]:
+    """In which layers the scores were taken along with the attention; results are as without."""
+    method, model, inputs = strategy(name).replace(**changes), audio_model(), batch(*samples)
+    layers: list[int] = []
+
+    def spy(*given: torch.Tensor, real=reducing.attend) -> tuple[torch.Tensor, torch.Tensor]:
+        layers.append(given[0].shape[2])
+        return real(*given)
+
+    found = []
+    for fused in (True, False):
+        with monkeypatch.context() as patch, torch.no_grad():
+            patch.setattr(reducing, "attend", spy)
+            if not fused:
+                patch.setattr(reducing, "can_attend", lambda *_: False)
+            with method.apply(model) as trace:
+                found.append((model(**inputs).logits, [layer.audio_tokens_per_sample for layer in trace.layers]))
+    (ours, counts), (apart, same) = found
+    assert counts == same
+    assert torch.allclose(ours, apart, atol=1e-4)
+    return layers
+
+
+@pytest.mark.parametrize("site", ["block", "input"])
+@pytest.mark.parametrize("name", ["weighted", "prune", "fastadasp-dense"])
+def test_scores_are_taken_along_with_the_attention(name: str, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = _taken_along(monkeypatch, name, ONE, site=site)
+    assert lengths
+    assert lengths[0] == len(ONE)
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_scores_are_not_taken_along_where_they_are_not_asked_or_rows_are_padded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cheap = {"name": "received-attention", "queries": 0.5}
+    assert _taken_along(monkeypatch, "weighted", ONE, weight=cheap) == []
+    assert _taken_along(monkeypatch, "weighted", ONE, weight={"name": "uniform"}) == []
+    assert _taken_along(monkeypatch, "weighted", *MANY) == []
+    assert _taken_along(monkeypatch, "cache", ONE) == []
+
+
+def test_a_model_that_learns_computes_its_own_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reducing, "attend", lambda *_: pytest.fail("it would give no gradient"))
+    model = audio_model()
+    embeds, spans = embed(model, batch(ONE))
+    learning = embeds.detach().requires_grad_(True)
+    with strategy("weighted").apply(model, spans=spans):
+        model(inputs_embeds=learning).logits.sum().backward()
+    assert learning.grad is not None
+    assert float(learning.grad.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("bad", [{"queries": 0}, {"queries": 1.5}, {"which": "first"}, {"layers": 0}])

@@ -55,6 +55,81 @@ def test_two_threads_generate_inside_one_apply(name):
     assert found == [True] * 8
 
 
+def resting(model):
+    """Hooks on the decoder's layers, by layer; the decoder and the model around it keep theirs."""
+    layers = model.model.language_model.layers
+    return [hooks_of(layer) for layer in layers]
+
+
+@pytest.mark.parametrize("name", ["weighted", "fastadasp-dense", "first-cache", "weighted+h2o"])
+def test_the_hooks_of_layers_rest_while_nothing_is_padded(name):
+    """Decoding goes through one layer's hook alone; the next prompt and a padded batch have them all again."""
+    model, chosen = fresh(), strategy(name)
+    with chosen.apply(model) as trace:
+        every = resting(model)
+        assert min(every) == 4
+        cache = cache_of(model(**batch(ONE), use_cache=True))
+        first, counts = trace.layers, resting(model)
+        assert counts == every
+        for token in (5, 6):
+            model(input_ids=torch.tensor([[token]]), **cache_argument(cache), use_cache=True)
+            assert resting(model) == [1, *[0] * (len(every) - 1)]
+        model(**batch(ONE))
+        assert resting(model) == every
+        assert [layer.audio_tokens for layer in trace.layers] == [layer.audio_tokens for layer in first]
+        model.generate(**batch(*MANY), max_new_tokens=3)
+        assert resting(model) == every
+    assert hooks_of(model) == 0
+    for module in model.modules():
+        assert not module._forward_pre_hooks_with_kwargs
+        assert not module._forward_hooks_with_kwargs
+
+
+def test_hooks_that_rested_keep_their_place():
+    """Of two hooks of a user, one set before the strategy's and one after, each is called where it was."""
+    model, inputs, seen = fresh(), batch(ONE), []
+    layer = model.model.language_model.layers[-1]
+
+    def watch(name):
+        return lambda _m, args, *_: seen.append((name, args[0].shape[1]))
+
+    handles = [layer.register_forward_pre_hook(watch("before"))]
+    with strategy("weighted", site="input", layers={"name": "fixed", "layer": 3}).apply(model):
+        handles.append(layer.register_forward_pre_hook(watch("after")))
+        model.generate(**inputs, max_new_tokens=3)
+        handles.append(layer.register_forward_pre_hook(watch("last")))
+        model.generate(**inputs, max_new_tokens=3)
+    for handle in handles:
+        handle.remove()
+    prompts = [entry for entry in seen if entry[1] > 1]
+    long, short = prompts[0][1], prompts[1][1]
+    assert short < long
+    assert prompts == [("before", long), ("after", short), ("before", long), ("after", short), ("last", short)]
+
+
+def test_hooks_come_back_for_a_thread_that_reads_a_prompt_while_another_decodes():
+    model, prompt = audio_model(), batch(ONE)
+    with strategy("fastadasp-dense").apply(model):
+        expected = model(**prompt).logits
+        cache = cache_of(model(**prompt, use_cache=True))
+        found, inside, go = [], threading.Event(), threading.Event()
+
+        def wait(*_):
+            if threading.current_thread() is reader:
+                inside.set()
+                go.wait(20)
+
+        handle = model.model.language_model.layers[0].register_forward_pre_hook(wait)
+        reader = threading.Thread(target=lambda: found.append(model(**prompt).logits))
+        reader.start()
+        assert inside.wait(20)
+        model(input_ids=torch.tensor([[5]]), **cache_argument(cache), use_cache=True)  # must not take them away
+        go.set()
+        reader.join()
+        handle.remove()
+    assert torch.equal(found[0], expected)
+
+
 def test_models_that_share_a_configuration_overlap():
     one = fresh()
     two, inputs = fresh(one.config), batch(ONE)

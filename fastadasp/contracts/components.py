@@ -113,6 +113,14 @@ class Scorer(TokenComponent):
     """Whether a score means the same in every clip, as a cosine does and a rank does not: then one threshold can serve
     all clips of a run."""
 
+    def asks_received(self) -> bool:
+        """Whether it asks `LayerView.received_attention` of all queries, in every layer that acts.
+
+        A hint and no duty: where the engine can, it takes these sums along as the attention is computed, and need not
+        multiply queries and keys once more.
+        """
+        return False
+
     def importance(self, layer: LayerView) -> Tensor:
         """One score a token, larger = worth more: float [clips, N]. Padding entries may hold anything."""
         raise TypeError(f"scorer {self.name!r} gives no importance, only {', '.join(self.gives)}")

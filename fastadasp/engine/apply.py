@@ -118,6 +118,7 @@ class Application(AbstractContextManager[Trace]):
         self._session = None
 
     def _undo(self, session: Session) -> None:
+        session.layer_hooks.stay()
         hooks.remove(session, session.modules())
         checkpointing.restore(session)
         attention.unwatch(session, session.config, session.watchers())

@@ -7,7 +7,6 @@ then shows (module, query, key, value, scale, mask) to whoever watches that modu
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
@@ -22,7 +21,13 @@ from fastadasp.upstream.inside import ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTIO
 
 _PREFIX = "fastadasp_"
 Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor, float, Any], None]
-_watchers: weakref.WeakKeyDictionary[nn.Module, Watcher] = weakref.WeakKeyDictionary()
+"""Called after a module's attention with (module, query, key, value, scale, mask). A watcher with a method
+``attend(query, key, value, scale)`` may compute a causal attention without a mask itself; it answers the output
+[B, T, heads, D], or None to leave it to the implementation. One whose ``awake`` is False is not called."""
+_MORE = ("position_bias", "softcap", "s_aux")
+"""Arguments by which a model asks for more than queries, keys and values tell."""
+_watchers: dict[int, Watcher] = {}
+"""By the id of a module. A watcher holds on to its module, or lives no longer than it."""
 
 
 def _original(module: nn.Module, implementation: str) -> Callable[..., Any]:
@@ -43,27 +48,46 @@ def _original(module: nn.Module, implementation: str) -> Callable[..., Any]:
 def _twin(implementation: str) -> str:
     """Registers (once) and names the watching twin of an attention implementation."""
     name = _PREFIX + implementation
+    flash = takes_padding(implementation)
 
     def watched(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **kwargs: Any
     ) -> Any:
         caller: Any = module
-        if takes_padding(implementation):
+        if flash:
             # It reads its own name in the configuration, and takes gaps between positions for packed sequences.
             caller = _Seen(module, config=_Seen(module.config, _attn_implementation=implementation))
             kwargs.pop("position_ids", None)
-        result = _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
-        watcher = None if torch.compiler.is_compiling() else _watchers.get(module)
-        if watcher is not None:
-            scale = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else float(kwargs["scaling"])
-            for part in _parts(kwargs.get("cu_seq_lens_q")):
-                watcher(module, query[:, :, part], key[:, :, part], value[:, :, part], scale, attention_mask)
+        watcher = None if torch.compiler.is_compiling() else _watchers.get(id(module))
+        if watcher is None or not getattr(watcher, "awake", True):
+            return _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
+        given = kwargs.get("scaling")
+        scale = query.shape[-1] ** -0.5 if given is None else float(given)
+        attend = getattr(watcher, "attend", None)
+        output = None
+        if attend is not None and implementation == "sdpa" and _plainly_causal(module, attention_mask, kwargs):
+            output = attend(query, key, value, scale)
+        if output is None:
+            result = _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
+        else:
+            result = (output, None)
+        for part in _parts(kwargs.get("cu_seq_lens_q")):
+            watcher(module, query[:, :, part], key[:, :, part], value[:, :, part], scale, attention_mask)
         return result
 
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, watched)
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name
+
+
+def _plainly_causal(module: nn.Module, mask: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a call is causal attention without a mask and nothing else."""
+    if mask is not None:
+        return False
+    causal = given.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    return bool(causal) and not given.get("dropout") and all(given.get(name) is None for name in _MORE)
 
 
 def _parts(bounds: Tensor | None) -> Iterator[slice]:
@@ -110,7 +134,7 @@ def implementation_of(config: PreTrainedConfig) -> str:
 
 def watch(owner: object, config: PreTrainedConfig, modules: Mapping[nn.Module, Watcher]) -> None:
     """From now on each module's watcher sees the queries, keys and values of its forward passes, until `unwatch`."""
-    _watchers.update(modules)
+    _watchers.update((id(module), watcher) for module, watcher in modules.items())
     _holders.add((id(config), id(owner)))
     _set(config, _twin(_underneath(config)))
 
@@ -118,7 +142,7 @@ def watch(owner: object, config: PreTrainedConfig, modules: Mapping[nn.Module, W
 def unwatch(owner: object, config: PreTrainedConfig, modules: Iterable[nn.Module]) -> None:
     """Ends `watch`; the configuration is as it was once nobody watches. It may be called again after an interrupt."""
     for module in modules:
-        _watchers.pop(module, None)
+        _watchers.pop(id(module), None)
     _holders.discard((id(config), id(owner)))
     heal(config)
 

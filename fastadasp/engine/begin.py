@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.engine import static
-from fastadasp.engine.cache import CacheState, Keys, state_of
+from fastadasp.engine.cache import CacheState, Keys, state_of, stored, unreduced
 from fastadasp.engine.growing import GrowingPass
 from fastadasp.engine.growth import check_growing, resettled
 from fastadasp.engine.masks import takes_padding
@@ -57,10 +57,10 @@ def begin(
     if known is None and session.exceeds_window(tokens) and spans is not None and not spans.any():
         spans = None  # a long text is the plain model's affair
     if spans is None and known is None:
-        session.check_cache(cache, past, None)
+        _check_cache(session, cache, past, None)
         return Pass()
-    session.check_supported(mask, cache, tokens)
-    session.check_cache(cache, past, known)
+    _check_supported(session, mask, cache, tokens)
+    _check_cache(session, cache, past, known)
     if mask is not None and mask.shape[1] != tokens:
         raise ModelError(
             f"the attention mask covers {mask.shape[1]} positions, "
@@ -97,6 +97,40 @@ def begin(
     if fresh:
         static.shorten(cache)
     return reducing
+
+
+def _check_supported(session: Session, mask: Any, cache: Any, tokens: int) -> None:
+    """Refuses what a strategy cannot work with, before the model runs; `tokens` are those of prompt and cache."""
+    if session.exceeds_window(tokens):
+        raise ModelError(
+            f"{type(session.decoder).__name__} has layers that look back {session.window} tokens, but prompt and cache "
+            f"have {tokens}; strategies need a prompt that its sliding windows hold"
+        )
+    if cache is not None and getattr(cache, "is_compileable", False) and not static.is_fresh(cache):
+        raise ModelError(
+            "a strategy can shorten a static cache that is new, not offloaded and without sliding windows, but not "
+            "this one; use the default dynamic cache"
+        )
+    if isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.dim() != 2):
+        raise ModelError("strategies need the plain [batch, tokens] attention mask; custom 4D masks are not supported")
+
+
+def _check_cache(session: Session, cache: Any, past: int, known: CacheState | None) -> None:
+    """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
+    if cache is None:
+        return
+    count = len(session.layers)
+    expected = [unreduced(cache, i, past) for i in range(count)] if known is None else known.lengths()
+    if known is not None and past == 0 and any(expected):
+        raise ModelError(
+            "the cache was reset, but this transformers keeps its columns and only writes zeros into them; make a "
+            "new cache for the next prompt"
+        )
+    if [stored(cache, i) for i in range(count)] != expected:
+        raise ModelError(
+            "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
+            "cannot be cropped, copied or filled elsewhere (assisted and prompt lookup decoding do so)"
+        )
 
 
 def _check_packing(session: Session, given: Mapping[str, Any], positions: Tensor | None, cached: bool) -> None:

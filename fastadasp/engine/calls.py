@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadasp.engine.encoder import EncoderCall, EncoderSeen
 from fastadasp.engine.outputs import Asked
@@ -43,10 +43,34 @@ class Calls(threading.local):
         arrival: the call of the model that has begun last.
         entered: whether the model has been called and its layers have not.
         running: the pass through the decoder; None outside of it.
+        holds: whether this thread holds the hooks of the layers (`LayerHooks`).
         uncached: the tokens of the last prompt that ran without a cache.
     """
 
     arrival: Arrival | None = None
     entered: bool = False
     running: Pass | None = None
+    holds: bool = False
     uncached: Tensor | None = None
+
+
+class Eye:
+    """The watcher of one layer's attention: it shows what it sees to the pass that is running in its own thread."""
+
+    def __init__(self, calls: Calls, index: int) -> None:
+        self._calls, self._index = calls, index
+
+    @property
+    def awake(self) -> bool:
+        """Whether there is a pass that looks at queries and keys."""
+        running = self._calls.running
+        return running is not None and running.looks
+
+    def __call__(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
+        if self._calls.running is not None:
+            self._calls.running.see(self._index, query, key, value, scale)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor | None:
+        """The attention's output where the pass wants to compute it itself."""
+        running = self._calls.running
+        return None if running is None else running.attend(self._index, query, key, value, scale)

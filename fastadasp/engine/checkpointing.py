@@ -48,12 +48,14 @@ class _Remembering:
         calls, owner = self.session.calls, object()
         before, calls.running = calls.running, ReplayedPass(running.work[self.index])
         modules = list(self.session.layer_modules(self.index))
+        self.session.layer_hooks.hold()
         try:
             if not _hooked(self.session, modules):
                 self.session.hook_layer(self.index, owner)
             return forward(*given)
         finally:
             hooks.remove(owner, modules)
+            self.session.layer_hooks.release()
             calls.running = before
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class GrowingPass(FollowingPass):
     """Tokens that follow a prompt whose caches evict again."""
 
+    looks = True
+
     def __init__(
         self,
         session: Session,

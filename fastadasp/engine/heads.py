@@ -103,6 +103,7 @@ def by_head(layer: LayerView) -> HeadView:
         "value": None if layer.value is None else layer.value.reshape(batch * heads, 1, total, -1),
         "heads": heads,
         "encoder": None,  # the whole view has it
+        "received": None,  # which is the sum over all heads
         "clip_keys": mix(layer.clip_keys.unsqueeze(1) + head).flatten(),
     }
     return HeadView(**given, of=layer)

@@ -47,8 +47,17 @@ class Left:
 class Pass:
     """A pass that is the plain model's affair: nothing is to be reduced and nothing was."""
 
+    hooked = False
+    """Whether every layer is to call it; if not, the first of each kind may be all that do."""
+    looks = False
+    """Whether it is to be shown queries and keys."""
+
     def enter(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before a layer; gives the arguments that it is called with instead, or None."""
+        return None
+
+    def attend(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor | None:
+        """The output of a layer's causal attention, [B, T, heads, D], if the pass computes it; None to leave it."""
         return None
 
     def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
@@ -69,6 +78,9 @@ class Pass:
     def leave(self, index: int, states: Tensor) -> Tensor:
         """What leaves the layer."""
         return states
+
+    def end(self) -> None:
+        """After the decoder has run."""
 
     def left(self) -> Left | None:
         """Which tokens are left; None if none was removed."""
@@ -98,15 +110,13 @@ class DecodingPass(Pass):
                 raise ModelError(HIDES_EARLIER)
         stream = Stream((1,) * self.batch, 1, None, AudioSpans.none())
         following = FollowingPass(self.session, self.cache, self.known.settled(), stream, self.seen)
-        self.session.calls.running = following
+        self.session.run(following)
         for before in range(index):
             following.keys.append(following.join(before).keys)
         return following.enter(index, args, kwargs)
 
-    def leave(self, index: int, states: Tensor) -> Tensor:
-        if index == len(self.session.layers) - 1:
-            self.known.steps += 1
-        return states
+    def end(self) -> None:
+        self.known.steps += 1
 
 
 class FollowingPass(Pass):
@@ -118,6 +128,8 @@ class FollowingPass(Pass):
         stream: the tokens of this pass.
         seen: tokens of the model's whole sequence after this pass, as the plain model counts them.
     """
+
+    hooked = True
 
     def __init__(self, session: Session, cache: Any, known: CacheState, stream: Stream, seen: int) -> None:
         self.session, self.cache, self.known, self.seen = session, cache, known, seen

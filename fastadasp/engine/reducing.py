@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +18,10 @@ from fastadasp.engine.growth import begin_growing, spread
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left
 from fastadasp.engine.planning import check_text, plan_of
+from fastadasp.engine.received import attend, can_attend
 from fastadasp.engine.replay import LayerWork, with_states
-from fastadasp.engine.rotation import Rotation, rotation_of
+from fastadasp.engine.rotation import rotation_of
+from fastadasp.engine.seen import Seen
 from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.engine.stream import Reduction, Stream, apply_plan
 from fastadasp.engine.survivors import Survivors
@@ -32,20 +34,10 @@ if TYPE_CHECKING:
     from fastadasp.recipes.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Seen:
-    """Queries, keys and values of the attention that was computed last; `valid` is False for padding keys."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    scale: float
-    valid: Tensor | None
-    rotation: Rotation | None
-
-
 class ReducingPass(FollowingPass):
     """A prompt whose audio tokens are reduced, or whose keys and values are evicted."""
+
+    looks = True
 
     def __init__(self, session: Session, cache: Any, known: CacheState, stream: Stream, seen: int) -> None:
         super().__init__(session, cache, known, stream, seen)
@@ -60,6 +52,7 @@ class ReducingPass(FollowingPass):
         self._remove = self._evict = self._clip_keys = self._prompt_keys = torch.zeros(0, dtype=torch.int64)
         self._may_go = stream.spans  # before layer 0
         self._seen: Seen | None = None
+        self._received: Tensor | None = None
         self._rotary: Any = None  # what the current layer rotates its queries by
         self._positions: Tensor | None = None
         self._kept: dict[str, tuple[int, Tensor]] = {}
@@ -152,11 +145,23 @@ class ReducingPass(FollowingPass):
             work.changed = (work.changed or {}) | {"attention_mask": kwargs["attention_mask"]}
         return args, kwargs
 
+    def attend(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor | None:
+        """Takes scores along with the attention where the strategy will ask for those of all queries."""
+        if not (self.session.takes_received and can_attend(query, key)) or self.keys[-1].valid is not None:
+            return None
+        site = self.session.strategy.site
+        acting = index if site == "block" else index + 1
+        if not self._reduces(acting, site) or self.removals[acting] == self.stream.spans.tokens:
+            return None  # nobody has to choose
+        output, self._received = attend(query, key, value, scale)
+        return output
+
     def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+        received, self._received = self._received, None
         looks = self._evicts(index) or self._grows(index)
         if looks or self._reduces(index, "block") or self._reduces(index + 1, "input"):
             rotation = rotation_of(self.session, index, self._rotary, self._positions, self.stream, query)
-            self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation)
+            self._seen = Seen(query, key, value, scale, self.keys[-1].valid, rotation, received)
 
     def before_norm(self, index: int, states: Tensor) -> Tensor | None:
         """Evicts keys and values (site ``cache``), reduces the MLP's input (site ``block``)."""
@@ -208,6 +213,9 @@ class ReducingPass(FollowingPass):
         entered = [one.entered for one in self.work]
         growth = begin_growing(self.session, self.cache, self.keys, entered, past, self._chosen, self.seen)
         state_of(self.cache).growth = replace(growth, clip_keys=self._prompt_keys)  # type: ignore[union-attr]
+
+    def end(self) -> None:
+        self.check_complete()
 
     def missing(self) -> list[tuple[int, str]]:
         """Layers and sites that were to act and did not."""
@@ -272,6 +280,7 @@ class ReducingPass(FollowingPass):
             kept=self._kept if may_go is None else {},
             value=None if seen is None else seen.value.to(device),
             rotation=None if seen is None else seen.rotation,
+            received=None if seen is None or seen.received is None else seen.received.to(device),
             encoder=seen_for(self.session, self.stream.spans.tokens, device, plain=self.left() is None),
         )
 

@@ -34,6 +34,8 @@ class ReplayedPass(Pass):
     It decides nothing: the reductions are those that the layer made in the forward pass.
     """
 
+    hooked = True
+
     def __init__(self, work: LayerWork) -> None:
         self._work = work
 

@@ -29,12 +29,11 @@ from fastadasp.counts.shape import DecoderShape
 from fastadasp.engine import checkpointing, static
 from fastadasp.engine.attention import Watcher, implementation_of
 from fastadasp.engine.begin import begin
-from fastadasp.engine.cache import CacheState, stored, unreduced
-from fastadasp.engine.calls import Arrival, Calls
+from fastadasp.engine.calls import Arrival, Calls, Eye
 from fastadasp.engine.encoder import EncoderSeen
-from fastadasp.engine.hooks import Hook
+from fastadasp.engine.hooks import Hook, LayerHooks
 from fastadasp.engine.outputs import Asked
-from fastadasp.engine.reducing import ReducingPass
+from fastadasp.engine.passes import Pass
 from fastadasp.engine.survivors import Rotary
 from fastadasp.engine.trace import Trace
 from fastadasp.errors import ModelError, StrategyError
@@ -58,9 +57,13 @@ class Session:
         check_decoder(self.decoder, self.layers[0])
         self.trace, self.encoder_given = Trace(), encoder
         self.calls = Calls()
+        self.layer_hooks = LayerHooks(self, self._modules_of_layers)
         self.allotted: list[int] = []  # columns of a static cache's layers
+        self.takes_received = strategy.site != "cache" and strategy.asks_received()
         self._shape: DecoderShape | None = None
-        self._window = attention_window(self.decoder)
+        self.window = attention_window(self.decoder)
+        kinds = getattr(self.config, "layer_types", None) or ["full_attention"]
+        self._first_of_kind = {kinds.index(kind) for kind in kinds}  # they see each kind of mask
         self._parts = [self.adapter.short_parts(layer) for layer in self.layers]
         self._entrance = self.adapter.entrance(model)
         self._parameters = tuple(inspect.signature(type(self._entrance).forward).parameters)[1:]
@@ -79,18 +82,14 @@ class Session:
     def watchers(self) -> dict[nn.Module, Watcher]:
         """By attention module, who is shown its queries and keys."""
 
-        def watcher(index: int) -> Watcher:
-            def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
-                if self.calls.running is not None:
-                    self.calls.running.see(index, query, key, value, scale)
-
-            return see
-
-        return {getattr(layer, self.adapter.attention): watcher(i) for i, layer in enumerate(self.layers)}
+        return {getattr(layer, self.adapter.attention): Eye(self.calls, i) for i, layer in enumerate(self.layers)}
 
     def modules(self) -> Iterator[nn.Module]:
         """Every module that gets a hook."""
         yield from (self._entrance, self.decoder)
+        yield from self._modules_of_layers()
+
+    def _modules_of_layers(self) -> Iterator[nn.Module]:
         for index in range(len(self.layers)):
             yield from self.layer_modules(index)
 
@@ -116,7 +115,7 @@ class Session:
             owner: who takes them off again; the session itself if not given.
         """
         calls, layer = self.calls, self.layers[index]
-        owner = self if owner is None else owner
+        owner, rests = self if owner is None else owner, index not in self._first_of_kind
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             short = static.settled(cache_in(kwargs), index)
@@ -141,11 +140,12 @@ class Session:
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             return output if calls.running is None else _changed(output, calls.running.leave, index)
 
-        layer.register_forward_pre_hook(Hook(owner, enter, compiled=True), with_kwargs=True)
+        layer.register_forward_pre_hook(Hook(owner, enter, compiled=True, rests=rests), with_kwargs=True)
         for i, (first, last) in enumerate(self._parts[index]):
-            first.register_forward_pre_hook(Hook(owner, shorten if i else before_norm))
-            last.register_forward_hook(Hook(owner, expand))
-        layer.register_forward_hook(Hook(owner, leave), prepend=True)  # who records hidden states sees what is left
+            first.register_forward_pre_hook(Hook(owner, shorten if i else before_norm, rests=True))
+            last.register_forward_hook(Hook(owner, expand, rests=True))
+        # who records hidden states sees what is left
+        layer.register_forward_hook(Hook(owner, leave, rests=True), prepend=True)
 
     def _enter_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = dict(zip(self._parameters, args, strict=False)) | kwargs
@@ -191,27 +191,47 @@ class Session:
             arrival.decoded = True
         rows, length = given.shape[:2]
         if static.settled(cache) is not None:
+            self.layer_hooks.stay()  # compiled code was made with them
             self._continue(rows, length, given.device)
             return
         past = 0 if cache is None else int(cache.get_seq_length())
         mask = kwargs.get("attention_mask")
         if static.is_fresh(cache):
+            self.layer_hooks.stay()
             mask = static.padding_mask(mask, length)
         elif isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
             mask = None if arrival is None else arrival.mask
         cached = self._check_once(kwargs, cache)
         checkpointing.prepare(self)
         spans = self._spans_for(rows, length, past, given.device)
-        self.calls.running = begin(
-            self,
-            cache=cache,
-            past=past,
-            size=(rows, length),
-            mask=mask,
-            spans=spans,
-            given=kwargs,
-            cached=cached,
+        self.run(
+            begin(
+                self,
+                cache=cache,
+                past=past,
+                size=(rows, length),
+                mask=mask,
+                spans=spans,
+                given=kwargs,
+                cached=cached,
+            )
         )
+
+    def run(self, what: Pass) -> None:
+        """From now on `what` is the pass of this thread; layers have their hooks if it needs them."""
+        if self.calls.holds != what.hooked:
+            (self.layer_hooks.hold if what.hooked else self.layer_hooks.release)()
+            self.calls.holds = what.hooked
+        if not what.hooked:
+            self.calls.entered = False  # the layers will not say that they were
+            self.layer_hooks.rest()
+        self.calls.running = what
+
+    def _rest(self) -> None:
+        """Ends what `run` began."""
+        if self.calls.holds:
+            self.calls.holds = False
+            self.layer_hooks.release()
 
     def _check_once(self, kwargs: dict[str, Any], cache: Any) -> bool:
         """Refuses to plan a prompt anew for each token of its answer; answers whether keys and values are kept."""
@@ -236,8 +256,9 @@ class Session:
 
     def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         running, self.calls.running = self.calls.running, None
-        if isinstance(running, ReducingPass):
-            running.check_complete()
+        self._rest()
+        if running is not None:
+            running.end()
         if running is not None and self.calls.arrival is not None:
             clips = self.calls.arrival.spans if self.given_spans is None else self.given_spans
             self.calls.arrival.asked.reduced(running.left(), clips)
@@ -269,42 +290,7 @@ class Session:
 
     def exceeds_window(self, tokens: int) -> bool:
         """Whether a sliding window of the decoder hides some of so many tokens."""
-        return self._window is not None and tokens > self._window
-
-    def check_supported(self, mask: Any, cache: Any, tokens: int) -> None:
-        """Refuses what a strategy cannot work with, before the model runs; `tokens` are those of prompt and cache."""
-        if self.exceeds_window(tokens):
-            raise ModelError(
-                f"{type(self.decoder).__name__} has layers that look back {self._window} tokens, but prompt and cache "
-                f"have {tokens}; strategies need a prompt that its sliding windows hold"
-            )
-        if cache is not None and getattr(cache, "is_compileable", False) and not static.is_fresh(cache):
-            raise ModelError(
-                "a strategy can shorten a static cache that is new, not offloaded and without sliding windows, but not "
-                "this one; use the default dynamic cache"
-            )
-        if isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.dim() != 2):
-            raise ModelError(
-                "strategies need the plain [batch, tokens] attention mask; custom 4D masks are not supported"
-            )
-
-    def check_cache(self, cache: Any, past: int, known: CacheState | None) -> None:
-        """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
-        if cache is None:
-            return
-        count = len(self.layers)
-        plain = [unreduced(cache, i, past) for i in range(count)]
-        expected = plain if known is None else known.lengths()
-        if known is not None and past == 0 and any(expected):
-            raise ModelError(
-                "the cache was reset, but this transformers keeps its columns and only writes zeros into them; make a "
-                "new cache for the next prompt"
-            )
-        if [stored(cache, i) for i in range(len(self.layers))] != expected:
-            raise ModelError(
-                "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
-                "cannot be cropped, copied or filled elsewhere (assisted and prompt lookup decoding do so)"
-            )
+        return self.window is not None and tokens > self.window
 
     def rotary(self) -> Rotary | None:
         """Rotary embeddings of new positions, where the strategy gives survivors such."""

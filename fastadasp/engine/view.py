@@ -38,6 +38,8 @@ class LayerView:
         value: values [B, key/value heads, past + T, head_dim] of the same attention; None where there is none.
         rotation: how its queries were turned by their positions; None where that is not known.
         encoder: what the audio encoder's last layer attended to, see `of_encoder`; None where it is not known.
+        received: what every key received from all queries, float32 [B, past + T], where it was taken along with the
+            attention; None where it is still to be computed.
         before: scores that scorers left for later evictions of this layer, see `carry`.
         heads: rows a clip; above 1 only at site ``cache``, where each key/value head chooses for itself.
 
@@ -67,6 +69,7 @@ class LayerView:
     value: Tensor | None = None
     rotation: Rotation | None = None
     encoder: EncoderSeen | None = None
+    received: Tensor | None = None
     before: dict[str, Tensor] = field(default_factory=dict, repr=False)
     heads: int = 1
     carries: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -132,11 +135,14 @@ class LayerView:
         """
         asked = (queries, which)
         if asked not in self._received:
-            query, key = self._attention()
-            self._received[asked] = received_attention(
-                query, key, self.scale, self.key_valid, spans=self.spans, share=queries, which=which
-            )
+            self._received[asked] = self._asked(queries, which)
         return self._received[asked]
+
+    def _asked(self, queries: float, which: Which) -> Tensor:
+        if self.received is not None and queries == 1:
+            return self.of_audio(self.received[self.spans.sample])
+        query, key = self._attention()
+        return received_attention(query, key, self.scale, self.key_valid, spans=self.spans, share=queries, which=which)
 
     def cosine_to_next_key(self) -> Tensor:
         """Cosine of each audio token's key to the next one's, all heads concatenated: float32 [clips, N - 1]."""

@@ -158,6 +158,10 @@ class Recipe(BaseModel):
         own = frozenset[Need]().union(*(part.needed() for part in parts))
         return own if self.then is None else own | self.then.needs()
 
+    def asks_received(self) -> bool:
+        """Whether one of its scorers says that it asks for the attention received from all queries."""
+        return any(part is not None and part.asks_received() for part in (self.select, self.weight))
+
     @property
     def seeded(self) -> bool:
         """Whether `seed` makes a difference."""
