@@ -114,6 +114,19 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "a value of its own": (lambda c: c["rows"][0].update(value=99.5), "value is not accuracy of its metrics"),
     "a task that is not there": (lambda c: c["rows"][0].update(task="asr"), "rows are of task 'asr', which"),
     "a row twice": (lambda c: c["rows"].append(c["rows"][0]), "stands twice in `rows`"),
+    "a time that is no number": (lambda c: c["rows"][0].update(prefill_seconds=float("nan")), "a figure is not finite"),
+    "a metric without end": (lambda c: c["rows"][0]["metrics"].update(x=float("inf")), "a figure is not finite"),
+    "a fraction that is no number": (lambda c: c["rows"][0].update(kv_removed=float("nan")), "kv_removed|not finite"),
+    "a score beyond all": (
+        lambda c: c["rows"][0].update(value=1e300, metrics={"accuracy": 1e300}, interval=None),
+        "a score is beyond 1e",
+    ),
+    "a negative time": (lambda c: c["rows"][0].update(prefill_seconds=-1), "a time is not between 0 and"),
+    "FLOPs beyond all": (lambda c: c["rows"][0].update(flops=1e300), r"rows\.0\.flops"),
+    "a name without end": (
+        lambda c: c["model"].update(name="x" * 10_000),
+        r"model\.name: String should have at most 200",
+    ),
     "changed later": (lambda c: c["model"].update(name="better"), "changed after it was written"),
 }
 
@@ -139,6 +152,60 @@ def test_files_that_are_nothing(tmp_path: Path) -> None:
             read_submission(tmp_path / "s.json")
     with pytest.raises(RunError, match="cannot be read"):
         read_submission(tmp_path / "nothing.json")
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(200_000_000)
+    with pytest.raises(RunError, match="has 200 MB; a submission has at most 50 MB"):
+        read_submission(tmp_path / "large.json")
+    for raw, said in (
+        (b"\xff\xfe{", "is no submission"),
+        (b"[" * 100_000, "nested too deep"),
+        (b"\0" * 9, "not valid"),
+    ):
+        (tmp_path / "s.json").write_bytes(raw)
+        with pytest.raises(RunError, match=said):
+            read_submission(tmp_path / "s.json")
+        code, told = run("leaderboard", str(tmp_path / "s.json"), "--output", str(tmp_path / "p.html"))
+        assert (code, told.count("\n"), (tmp_path / "p.html").exists()) == (2, 1, False), told
+
+
+def test_an_older_file_keeps_its_checksum(content: dict[str, Any], tmp_path: Path) -> None:
+    """One that was written before a key was there."""
+    import hashlib
+
+    del content["tasks"][0]["facts"]["revision"], content["checksum"]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(content | {"checksum": hashlib.sha256(text.encode()).hexdigest()}))
+    assert read_submission(path).tasks[0].facts.revision is None
+
+
+def test_names_that_are_markup_stay_text(content: dict[str, Any], tmp_path: Path) -> None:
+    bad = "<img src=x onerror=alert(1)>\n{{ 7 * 7 }}"
+    content["model"]["name"] = content["machine"]["name"] = content["tasks"][0]["facts"]["metric"] = bad
+    content["tasks"][0]["name"] = bad
+    for row in content["rows"]:
+        row |= {"task": bad, "strategy": row["strategy"] + bad, "metrics": {bad: row["value"]}}
+    content["failed"] = [bad]
+    found = read_submission(sealed(content, tmp_path))
+    page = html([found], boards_of([found]), title=bad)
+    assert "<img" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert "49" not in page.partition("</title>")[0].partition("<title>")[2]
+
+
+def test_one_page_has_one_head_and_one_style(content: dict[str, Any], tmp_path: Path, made: Path) -> None:
+    """The leaderboard's and the report's."""
+    found = read_submission(sealed(content, tmp_path))
+    board = html([found], boards_of([found]))
+    code, told = run("report", str(made), "--output", str(tmp_path / "report.html"))
+    assert code == 0, told
+    report = (tmp_path / "report.html").read_text()
+
+    def head(page: str) -> list[str]:
+        lines = page.partition("</style>")[0].splitlines()
+        return [line for line in lines if not line.startswith("<title>")]
+
+    assert head(board)[: len(head(report)) - 1] == head(report)[:-1]
 
 
 def test_runs_that_cannot_be_submitted(made: Path, tmp_path: Path) -> None:

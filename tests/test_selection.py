@@ -468,10 +468,10 @@ def test_the_command_asks_another_prompt(tmp_path: Path) -> None:
     given = ("--task", "er", "--clips", "4", "--output", "out.json")
     code, told = in_process(tmp_path, *given)
     assert (code, "is none of the questions" in told) == (0, False)
-    usual = json.loads((tmp_path / "out.json").read_text())[0]["losses"]
+    usual = json.loads((tmp_path / "out.json").read_text())[0]["choice"]["losses"]
     code, told = in_process(tmp_path, *given, "--prompt", "How do they feel?")
     assert (code, "task 'er': 'How do they feel?' is none of the questions" in told) == (0, True)
-    assert json.loads((tmp_path / "out.json").read_text())[0]["losses"] != usual
+    assert json.loads((tmp_path / "out.json").read_text())[0]["choice"]["losses"] != usual
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def _print_findings(found: Findings, folder: Path, as_json: bool, wide: bool, fa
     else:
         for heading, entries in found.tables:
             print_table(rich_table(face, heading, entries), face.less, wide)
+            print()
         print(f"results: {folder}")
     if refused := found.finished.grid.refused:
         say(f"{len(refused)} cells were refused; --dry-run and {folder / 'run.json'} say why")

@@ -135,6 +135,7 @@ def compare(
             print_table(rich_table(face, heading, entries), face.less, wide)
             if (parts := rich_groups(heading, entries)) is not None:
                 console().print(parts)
+            print()
         for table in presets.paper_tables(preset) if preset else ():
             console().print(table)
         print(f"results: {folder}")

@@ -30,9 +30,7 @@ def tasks(
     if as_json:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return
-    columns = (
-        ("name", "metric", "dataset", "split", "licence") if pack else ("name", "kind", "metric", "summary", "origin")
-    )
+    columns = ("name", "metric", "dataset", "licence") if pack else ("name", "kind", "metric", "summary", "origin")
     print_listing("tasks", columns, [[str(row[column] or "-") for column in columns] for row in listed])
     if not pack:
         say(f"{len(entries) - len(chosen)} tasks of public benchmarks: fastadasp tasks --pack")

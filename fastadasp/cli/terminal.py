@@ -133,8 +133,8 @@ def print_listing(title: str, columns: tuple[str, ...], lines: list[list[str]]) 
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", max_width=60)
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", max_width=60, no_wrap=not place)  # a name is typed as it stands
     for line in lines:
         table.add_row(*line)
     shown = console()

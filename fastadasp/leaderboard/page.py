@@ -8,25 +8,21 @@ from typing import Any
 
 from fastadasp.leaderboard.boards import COSTS, Board, Entry
 from fastadasp.leaderboard.submission import Submission
+from fastadasp.report.shell import render
 
 UNITS = {"flops": (1e9, "GFLOPs of the decoder's prefill"), "kv_bytes": (1e6, "MB of keys and values")}
 
 
 def html(submissions: Sequence[Submission], boards: Sequence[Board], title: str = "fastadasp leaderboard") -> str:
     """The boards as a page. Whatever comes from submissions is escaped."""
-    from importlib.resources import files
-
-    from jinja2 import Environment, PackageLoader
-
-    pages = Environment(
-        loader=PackageLoader("fastadasp.leaderboard"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     shown = [
         {"board": board, "rows": [cells(entry) for entry in board.entries], "plots": _plots(board)} for board in boards
     ]
-    return pages.get_template("leaderboard.html").render(
+    return render(
+        "leaderboard.html",
+        None,
+        package="fastadasp.leaderboard",
         title=title,
-        style=(files("fastadasp.leaderboard") / "templates" / "leaderboard.css").read_text(encoding="utf-8"),
         submissions=list({one.checksum: one for one in submissions}.values()),
         boards=shown,
         columns=COLUMNS,
@@ -126,6 +122,8 @@ def _plot(board: Board, entries: Sequence[Entry], cost: str, unit: float, label:
             label="Pareto front",
             zorder=0,
         )
+        if axes.get_ylim()[0] < 0 <= min((entry.row.value for entry in entries), default=0):
+            axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])  # no score is below 0
         arrow = "higher" if board.task.facts.higher_is_better else "lower"
         axes.set_xlabel(label)
         axes.set_ylabel(f"{board.task.facts.metric} ({arrow} is better)")

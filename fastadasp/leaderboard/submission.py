@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,12 @@ from fastadasp.files import parse_json, read_text
 from fastadasp.runs import LoadedRun
 
 VERSION: Literal[1] = 1
+LARGEST = 50_000_000
+"""Most bytes of a submission."""
+LONGEST = 200
+"""Most characters of a name."""
+MOST = 1e6
+"""Largest score and longest time that a page shows."""
 
 
 class Part(BaseModel):
@@ -28,7 +34,7 @@ class Part(BaseModel):
 class Model(Part):
     """The model of a submission."""
 
-    name: str = Field(min_length=1, description="hub id, or name of the folder")
+    name: str = Field(min_length=1, max_length=LONGEST, description="hub id, or name of the folder")
     hash: str | None = Field(description="SHA-256 over the weights, or a hub's commit; null if not known")
     dtype: str = Field(description="number format")
 
@@ -37,7 +43,7 @@ class Machine(Part):
     """Where times were taken."""
 
     device: str = Field(description="`cpu` or `cuda`")
-    name: str = Field(description="name of the processor or GPU")
+    name: str = Field(max_length=LONGEST, description="name of the processor or GPU")
     threads: int = Field(description="CPU threads of torch")
     batch_size: int | None = Field(description="clips in a batch")
 
@@ -54,7 +60,7 @@ class Code(Part):
 class Asked(Part):
     """A task of a submission."""
 
-    name: str = Field(description="the task's name")
+    name: str = Field(max_length=LONGEST, description="the task's name")
     clips: int = Field(ge=1, description="number of clips")
     facts: TaskFacts = Field(description="what decides whether figures may be compared; as in results-format.md")
     prompt: str = Field(description="the whole prompt of the first clip, with the model's chat template")
@@ -64,11 +70,11 @@ class Row(Part):
     """One strategy at one budget on one task."""
 
     task: str = Field(description="name of the task")
-    strategy: str = Field(description="name of the strategy; `full` for the model without any")
+    strategy: str = Field(max_length=LONGEST, description="name of the strategy; `full` for the model without any")
     recipe: dict[str, Any] | None = Field(
         description="its content, before the budget and what a study changed; null for the full model"
     )
-    budget: str = Field(description="fraction removed, with its kind; `-` for the full model")
+    budget: str = Field(max_length=LONGEST, description="fraction removed, with its kind; `-` for the full model")
     seeds: list[int] = Field(min_length=1, description="seeds of the cells that finished")
     value: float = Field(description="the headline metric, mean over seeds")
     interval: tuple[float, float] | None = Field(
@@ -76,12 +82,12 @@ class Row(Part):
     )
     metrics: dict[str, float] = Field(description="every metric, mean over seeds")
     audio_tokens_removed: float = Field(ge=0, le=1, description="fraction of the audio tokens removed")
-    flops: float = Field(gt=0, description="FLOPs of the decoder's prefill, mean of a clip")
+    flops: float = Field(gt=0, le=1e24, description="FLOPs of the decoder's prefill, mean of a clip")
     flops_removed: float = Field(le=1, description="fraction of those FLOPs removed")
     flops_removed_with_encoder: float | None = Field(
         description="the same with the encoder's FLOPs; null if not counted"
     )
-    kv_bytes: float = Field(gt=0, description="bytes of keys and values after the prompt, mean of a clip")
+    kv_bytes: float = Field(gt=0, le=1e18, description="bytes of keys and values after the prompt, mean of a clip")
     kv_removed: float = Field(le=1, description="fraction of those bytes removed")
     prefill_seconds: float | None = Field(
         description="time of the decoder's prefill, median of a batch; null if not told"
@@ -90,9 +96,14 @@ class Row(Part):
 
     @model_validator(mode="after")
     def _sensible(self) -> Row:
-        numbers = [self.value, *(self.interval or ()), *self.metrics.values(), self.flops, self.kv_bytes]
+        fields = (getattr(self, name) for name in type(self).model_fields)
+        numbers = [one for one in fields if isinstance(one, float)] + [*(self.interval or ()), *self.metrics.values()]
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError("a figure is not finite")
+        if any(abs(score) > MOST for score in (self.value, *(self.interval or ()))):
+            raise ValueError(f"a score is beyond {MOST:g}")
+        if any(time is not None and not 0 <= time <= MOST for time in (self.prefill_seconds, self.decode_seconds)):
+            raise ValueError(f"a time is not between 0 and {MOST:g} s")
         if self.interval is not None and self.interval[0] > self.interval[1]:
             raise ValueError("the interval ends before it begins")
         return self
@@ -132,9 +143,14 @@ class Submission(Part):
 
     def sum(self) -> str:
         """What `checksum` has to be."""
-        content = self.model_dump(mode="json", exclude={"checksum"})
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _sum(self.model_dump(mode="json"))
+
+
+def _sum(content: Mapping[str, Any]) -> str:
+    """The checksum of a file's content as it stands there, so that keys that came later change no older file's."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True) -> Submission:
@@ -214,6 +230,10 @@ def read_submission(path: Path) -> Submission:
         RunError: it cannot be read, is none, or was changed after it was written.
     """
     try:
+        if path.stat().st_size > LARGEST:
+            raise RunError(
+                f"{path} has {path.stat().st_size / 1e6:.0f} MB; a submission has at most {LARGEST / 1e6:.0f} MB"
+            )
         content = parse_json(read_text(path))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
@@ -227,7 +247,7 @@ def read_submission(path: Path) -> Submission:
         found = Submission.model_validate(content)
     except ValidationError as error:
         raise RunError(f"{path} does not fit its schema:" + "".join(f"\n  - {one}" for one in _faults(error))) from None
-    if found.checksum != found.sum():
+    if found.checksum != _sum(content):
         raise RunError(f"{path} was changed after it was written: its checksum is not that of its content")
     return found
 

@@ -12,7 +12,7 @@ from fastadasp.experiments.axes import FULL
 from fastadasp.inference.load import LoadedModel
 from fastadasp.report import clips
 from fastadasp.report.clips import Clip
-from fastadasp.report.page import render
+from fastadasp.report.shell import render
 from fastadasp.report.timeline import Timeline, follow_tokens, picture, plain, spectrogram
 from fastadasp.strategy import Strategy
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-from importlib.resources import files
 from typing import Any
 
 from fastadasp.report import clips, timeline
 from fastadasp.report.figures import COLUMNS, row
 from fastadasp.report.report import SAME, Report
-from fastadasp.version import installed_version
+from fastadasp.report.shell import render
 
 
 def html(report: Report, title: str = "fastadasp report") -> str:
@@ -25,22 +22,6 @@ def html(report: Report, title: str = "fastadasp report") -> str:
         columns=COLUMNS,
         tables=_tables(report),
         several=len(report.sources) > 1,
-    )
-
-
-def render(template: str, data: dict[str, Any], **values: Any) -> str:
-    """A page from one of the templates, with style, script and `data` inside."""
-    from jinja2 import Environment, PackageLoader
-
-    loader = PackageLoader("fastadasp.report")
-    pages = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    room = files("fastadasp.report") / "templates"
-    return pages.get_template(template).render(
-        version=installed_version(),
-        style=(room / "page.css").read_text(encoding="utf-8"),
-        script=(room / "page.js").read_text(encoding="utf-8"),
-        data=_safe(data),
-        **values,
     )
 
 
@@ -95,18 +76,3 @@ def _better(report: Report, task: str) -> str | None:
         if found is not None:
             return "up" if found.higher_is_better else "down"
     return None
-
-
-def _safe(data: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(data: Any) -> Any:
-    """The same with null for numbers that JSON has no word for, which a task's metric may be."""
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -45,7 +45,9 @@ def test_training_and_test_set_share_no_recording(
     monkeypatch.setattr(corpus, "read", reader("train"))
     monkeypatch.setattr(testset, "read", reader("test"))
     recordings = splits.load_recordings(data_folder)
-    sizes = corpus.Sizes(40, 4, 0, emotion_copies=2, order_copies=1, synthetic_orders=0, voice_copies=1)
+    sizes = corpus.Sizes(
+        40, 4, 0, emotion_copies=2, order_copies=1, synthetic_orders=0, voice_copies=1, lengths=4, absent=6
+    )
     trained = list(corpus.sounds(recordings, sizes, seed=0))
     tested = testset.make(recordings, tmp_path / "out")
     assert len(trained) > 100

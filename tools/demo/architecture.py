@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -92,3 +93,13 @@ def make_model(encoder: str, tokenizer: PreTrainedTokenizerFast, hidden: int = 2
         eos_token_id=end, pad_token_id=end, bos_token_id=end, do_sample=False, max_new_tokens=64
     )
     return model
+
+
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """A trained model and its processor, ready to be trained further: float32, with the encoder frozen."""
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(
+        folder, dtype="float32", local_files_only=True, trust_remote_code=False
+    )
+    model.model.audio_tower.requires_grad_(False)
+    processor = Qwen2AudioProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return model, processor

@@ -10,9 +10,14 @@ from torch import Tensor
 
 from fastadasp.demo import prompts
 from tools.demo import synthetic
-from tools.demo.audio import DIGITS, GERMAN, RATE, Wave, disturb, join, read
+from tools.demo.audio import DIGITS, GERMAN, LONGEST, RATE, Wave, augment, disturb, join, noise, read, stretch
 from tools.demo.features import FeatureMaker
 from tools.demo.splits import EMODB_GENDER, Recording
+
+Question = tuple[str, tuple[str, ...], str]
+"""A task, instructions to choose from, and the answer."""
+Spoken = tuple[Wave, list[Question], str]
+"""A sound, what is asked about it, and its group: groups of a task are drawn equally often."""
 
 SPEEDS = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 GENDERS = {"F": "female", "M": "male"}
@@ -20,10 +25,11 @@ GENDERS = {"F": "female", "M": "male"}
 
 @dataclass
 class Clip:
-    """One training clip: `questions` are (task, instructions to choose from, answer)."""
+    """One training clip: `questions` are (task, instructions to choose from, answer); `group`: see `Spoken`."""
 
     features: Tensor
-    questions: list[tuple[str, tuple[str, ...], str]]
+    questions: list[Question]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,26 +43,28 @@ class Sizes:
     order_copies: int = 4
     synthetic_orders: int = 800
     voice_copies: int = 14
+    lengths: int = 1200
+    """Numbers of 2 to 30 s in equal shares."""
+    absent: int = 300
+    """Clips of no order at all, silence among them: each slot is answered `none`."""
 
 
-def number_questions(digits: list[int]) -> list[tuple[str, tuple[str, ...], str]]:
+def number_questions(digits: list[int]) -> list[Question]:
     """What is asked about a spoken number: transcription and translation."""
     english, german = (" ".join(words[d] for d in digits) for words in (DIGITS, GERMAN))
     return [("asr", prompts.INSTRUCTIONS["asr"], english), ("st", prompts.INSTRUCTIONS["st"], german)]
 
 
-def order_questions(slots: dict[str, str]) -> list[tuple[str, tuple[str, ...], str]]:
+def order_questions(slots: dict[str, str]) -> list[Question]:
     """What is asked about a coffee order: each slot."""
     return [("sqa", asked, slots.get(slot, prompts.NOT_ORDERED)) for slot, asked in prompts.QUESTIONS.items()]
 
 
-def gender_question(gender: str) -> tuple[str, tuple[str, ...], str]:
+def gender_question(gender: str) -> Question:
     return ("gender", prompts.INSTRUCTIONS["gender"], GENDERS[gender])
 
 
-def sounds(
-    recordings: list[Recording], sizes: Sizes, seed: int
-) -> Iterator[tuple[Wave, list[tuple[str, tuple[str, ...], str]]]]:
+def sounds(recordings: list[Recording], sizes: Sizes, seed: int) -> Iterator[Spoken]:
     """Every training clip with its questions; test recordings are never touched."""
     train = [r for r in recordings if not r.test]
     rng = np.random.default_rng(seed)
@@ -65,29 +73,30 @@ def sounds(
         for copy in range(sizes.emotion_copies):
             speed = float(rng.choice([0.9, 0.95, 1.05, 1.1])) if copy else 1.0
             feeling = ("er", prompts.INSTRUCTIONS["er"], str(r.labels["emotion"]))
-            yield disturb(read(r.path, speed), rng, mild=True), [feeling, gender_question(EMODB_GENDER[r.speaker])]
+            asked = [feeling, gender_question(EMODB_GENDER[r.speaker])]
+            yield disturb(_slower(read(r.path, speed), copy, rng), rng, mild=True), asked, f"emotion {r.speaker}"
     for r in (r for r in train if r.folder == "voices"):
         for copy in range(sizes.voice_copies):
             wave = read(r.path, float(rng.choice([0.95, 1.0, 1.05])))
             seconds = float(rng.uniform(1.5, 8.0) if copy % 4 == 0 else rng.uniform(1.5, 4.0))
             begin = int(rng.uniform(0, max(len(wave) - seconds * RATE, 1)))
-            yield disturb(wave[begin : begin + int(seconds * RATE)], rng), [gender_question(str(r.labels["gender"]))]
+            cut = _slower(wave[begin : begin + int(seconds * RATE)], copy, rng)
+            yield augment(cut, rng), [gender_question(str(r.labels["gender"]))], f"voice {r.labels['gender']}"
     orders = [r for r in train if r.folder == "orders"]
     for r in orders:
         for copy in range(sizes.order_copies):
             speed = float(rng.choice(SPEEDS)) if copy else 1.0
-            yield disturb(read(r.path, speed), rng), order_questions(r.labels["slots"])
+            yield augment(_slower(read(r.path, speed), copy, rng), rng), order_questions(r.labels["slots"]), "order"
     known = {
         slot: sorted({r.labels["slots"][slot] for r in orders if slot in r.labels["slots"]})
         for slot in prompts.QUESTIONS
     }
     for wave, slots in synthetic.spoken_orders(known, sizes.synthetic_orders, rng):
-        yield disturb(wave, rng), order_questions(slots)
+        yield augment(wave, rng), order_questions(slots), "spoken order"
+    yield from _absent(train, sizes, rng)
 
 
-def _numbers(
-    train: list[Recording], sizes: Sizes, rng: np.random.Generator
-) -> Iterator[tuple[Wave, list[tuple[str, tuple[str, ...], str]]]]:
+def _numbers(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> Iterator[Spoken]:
     by_speaker: dict[str, list[list[Recording]]] = {}
     for r in train:
         if r.folder == "digits":
@@ -116,7 +125,39 @@ def _numbers(
             low, high = (12, 21) if pause > 1 else (1, 21)
             digits = [int(d) for d in rng.integers(0, 10, int(rng.integers(low, high)))]
             joined, heard = join(source(digits), rng, pause)
-            yield disturb(joined, rng), number_questions(digits[:heard])
+            yield augment(joined, rng), number_questions(digits[:heard]), "numbers"
+    for _ in range(sizes.lengths):
+        seconds = float(rng.uniform(2, 29.5))
+        count = int(rng.integers(min(20, max(2, round(seconds / 1.5))), min(20, max(2, round(seconds / 0.6))) + 1))
+        digits = [int(d) for d in rng.integers(0, 10, count)]
+        speed = float(rng.choice([0.8, 0.9, 1.0, 1.0, 1.1, 1.3, 1.5]))
+        waves = [_stretched(wave, speed) for wave in real(digits)]
+        spare = min(seconds * RATE, LONGEST) - sum(map(len, waves))
+        joined, heard = join(waves, rng, min(max(0.1, 2 * spare / RATE / count), 2.5))
+        yield augment(joined, rng), number_questions(digits[:heard]), f"numbers {int(len(joined) / RATE / 6)}"
+
+
+def _absent(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> Iterator[Spoken]:
+    """Clips without an order: silence, noise, digits and read speech."""
+    other = [r for r in train if r.folder in ("digits", "voices")]
+    for turn in range(sizes.absent):
+        length = int(rng.uniform(1, 10) * RATE)
+        if turn % 3 == 0:
+            wave = np.zeros(length, np.float32)
+        elif turn % 3 == 1:
+            wave = noise(length, rng) * np.float32(10 ** rng.uniform(-4, -1))
+        else:
+            wave = augment(read(other[int(rng.integers(len(other)))].path)[:length], rng)
+        yield wave, order_questions({}), "no order"
+
+
+def _slower(wave: Wave, copy: int, rng: np.random.Generator) -> Wave:
+    """Every third copy at another speed and the same pitch."""
+    return _stretched(wave, float(rng.choice([0.8, 0.9, 1.1, 1.2]))) if copy % 3 == 2 else wave
+
+
+def _stretched(wave: Wave, speed: float) -> Wave:
+    return wave if speed == 1.0 else stretch(wave, speed)
 
 
 def build(
@@ -129,11 +170,12 @@ def build(
 ) -> list[Clip]:
     """The corpus with encoder features; calls `progress(clips done)`."""
     clips: list[Clip] = []
-    batch: list[tuple[Wave, list[tuple[str, tuple[str, ...], str]]]] = []
+    batch: list[Spoken] = []
 
     def flush() -> None:
-        for (_, asked), features in zip(batch, maker.many([wave for wave, _ in batch], workers), strict=True):
-            clips.append(Clip(features, asked))
+        made = maker.many([wave for wave, _, _ in batch], workers)
+        for (_, asked, group), features in zip(batch, made, strict=True):
+            clips.append(Clip(features, asked, group))
         batch.clear()
         progress(len(clips))
 

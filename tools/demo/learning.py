@@ -27,6 +27,9 @@ SHARES = {"asr": 0.48, "sqa": 0.22, "er": 0.14, "gender": 0.16}
 WEIGHTS = {"asr": 1.5, "st": 1.5, "sqa": 1.0, "er": 5.0, "gender": 5.0}
 """How much an answer counts in the loss; the tasks with one short answer a clip would else be drowned out."""
 
+TOKENS_A_SECOND = 25
+"""Audio tokens of the encoder."""
+
 Sample = tuple[Tensor, list[tuple[list[int], list[int], float]]]
 """Features [audio tokens, width] of a clip, and (prompt token ids, answer token ids, weight) of each question."""
 
@@ -44,6 +47,8 @@ class Plan:
     compile: bool = False
     workers: int = 1
     seed: int = 0
+    growing: float = 0.3
+    """Share of the training in which the longest clips grow from 6 s to 30 s; 0 for all lengths from the beginning."""
 
 
 class Sampler:
@@ -56,11 +61,23 @@ class Sampler:
             task: [c for c, clip in enumerate(clips) if task in (asked for asked, _, _ in clip.questions)]
             for task in SHARES
         }
+        self.groups: dict[str, list[list[int]]] = {}
+        for task, own in self.by_task.items():
+            named: dict[str, list[int]] = {}
+            for c in own:
+                named.setdefault(clips[c].group, []).append(c)
+            self.groups[task] = list(named.values())
+        self.longest = max((len(clip.features) for clip in clips), default=0)
+        """Audio tokens of the longest clip that is drawn."""
         self.before = self.encode("<|audio_bos|>")
 
     def _draw(self) -> Sample:
         task = str(self.rng.choice(list(SHARES), p=list(SHARES.values())))
-        clip = self.clips[self.by_task[task][int(self.rng.integers(len(self.by_task[task])))]]
+        for _ in range(100):
+            group = self.groups[task][int(self.rng.integers(len(self.groups[task])))]
+            clip = self.clips[group[int(self.rng.integers(len(group)))]]
+            if len(clip.features) <= self.longest:
+                break
         pairs = []
         for task, asked, answer in clip.questions:
             # the task's own wording comes half of the time
@@ -185,6 +202,8 @@ def train(
     for batch in sampler:
         seconds = time.monotonic() - began
         done = max(step / plan.steps, seconds / 60 / plan.minutes)
+        grown = 1.0 if plan.growing <= 0 else min(1.0, done / plan.growing)
+        sampler.longest = round((6 + 24 * grown) * TOKENS_A_SECOND)
         if done >= 1:
             break
         rate = plan.rate * min(1.0, (step + 1) / plan.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))

@@ -32,6 +32,12 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="threads: each has a part of the batch")] = 2,
     seed: Annotated[int, typer.Option(help="of the corpus, the weights and the order")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="compile the decoder; needs a C++ compiler")] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="go on from the weights and the tokenizer of this model folder")
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=1e-6, max=0.1, help="learning rate after warm-up; 3e-4 fits --init")
+    ] = 1e-3,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
 ) -> None:
     """Train the embedded speech language model."""
@@ -42,7 +48,7 @@ def main(
 
     from fastadasp.demo.prompts import knows
     from tools.demo import corpus
-    from tools.demo.architecture import make_model, make_processor, make_tokenizer
+    from tools.demo.architecture import load_model, make_model, make_processor, make_tokenizer
     from tools.demo.features import FeatureMaker
     from tools.demo.learning import Plan, train
     from tools.demo.splits import load_recordings
@@ -54,6 +60,8 @@ def main(
     if device == "cuda" and not torch.cuda.is_available():
         raise DataError("--device cuda: this machine has no usable CUDA device")
     where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if init is not None and not (init / "config.json").is_file():
+        raise DataError(f"--init {init} is no model folder: it has no config.json")
     recordings = load_recordings(data)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -64,9 +72,13 @@ def main(
     known = [
         answer for r in recordings if r.folder == "orders" for _, _, answer in corpus.order_questions(r.labels["slots"])
     ]
-    tokenizer = make_tokenizer(known + ["angry", "happy", "neutral", "sad", "female", "male"] * 20)
-    processor = make_processor(tokenizer)
-    model = make_model(encoder, tokenizer)
+    if init is None:
+        tokenizer = make_tokenizer(known + ["angry", "happy", "neutral", "sad", "female", "male"] * 20)
+        processor = make_processor(tokenizer)
+        model = make_model(encoder, tokenizer)
+    else:
+        model, processor = load_model(init)
+        tokenizer = processor.tokenizer
 
     columns = (
         TextColumn("{task.description}"),
@@ -78,7 +90,7 @@ def main(
         cache = out / "corpus.pt"
         if resume and cache.is_file():
             stored = torch.load(cache, weights_only=True)
-            clips = [corpus.Clip(features, asked) for features, asked in stored]
+            clips = [corpus.Clip(*one) for one in stored]
         else:
             total = sum(1 for _ in recordings)
             counting = bar.add_task("features", total=None, note=f"{total} recordings")
@@ -86,7 +98,7 @@ def main(
             clips = corpus.build(
                 recordings, maker, sizes, seed, workers, lambda n: bar.update(counting, completed=n, note=f"{n} clips")
             )
-            torch.save([(clip.features, clip.questions) for clip in clips], cache)
+            torch.save([(clip.features, clip.questions, clip.group) for clip in clips], cache)
             bar.update(counting, total=len(clips))
         model.to(where)
         state = None
@@ -105,7 +117,12 @@ def main(
             (out / "model" / "knows.json").write_text(known_tasks, encoding="utf-8")
 
         plan = Plan(
-            steps=steps, minutes=math.inf if minutes is None else minutes, compile=compiled, workers=workers, seed=seed
+            steps=steps,
+            minutes=math.inf if minutes is None else minutes,
+            rate=rate,
+            compile=compiled,
+            workers=workers,
+            seed=seed,
         )
         learning = bar.add_task("training", total=1.0, note="")
         train(

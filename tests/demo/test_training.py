@@ -1,0 +1,103 @@
+"""What the embedded model is trained on: sounds as they are meant, groups in equal shares, lengths that grow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tools.demo import audio, corpus
+from tools.demo.corpus import Clip
+from tools.demo.learning import SHARES, Sampler
+from tools.demo.splits import Recording
+
+TONE = (0.5 * np.sin(2 * np.pi * 200 * np.arange(2 * audio.RATE) / audio.RATE)).astype(np.float32)
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.2, 1.5])
+def test_stretching_keeps_the_pitch(speed: float) -> None:
+    sound = audio.stretch(TONE, speed)
+    assert len(sound) == pytest.approx(len(TONE) / speed, abs=2)
+    spectrum = np.abs(np.fft.rfft(sound * np.hanning(len(sound))))
+    assert np.fft.rfftfreq(len(sound), 1 / audio.RATE)[spectrum.argmax()] == pytest.approx(200, abs=1)
+
+
+def test_a_room_rings_on() -> None:
+    click = np.zeros(audio.RATE, np.float32)
+    click[100] = 1
+    sound = audio.room(click, np.random.default_rng(0))
+    assert len(sound) == len(click)
+    assert sound[100] == pytest.approx(1, abs=0.01)
+    rest = sound[101:]
+    decibels = 10 * np.log10(float((rest**2).sum()))
+    assert -21 < decibels < -4
+    assert np.abs(rest[:1600]).mean() > 10 * np.abs(rest[-1600:]).mean()
+
+
+def test_augmented_sounds_are_noisy_and_of_all_levels() -> None:
+    """Between two steps of a loud tone there is silence: what is heard there is the noise that was added."""
+    rng = np.random.default_rng(0)
+    wave = np.concatenate([TONE, np.zeros(audio.RATE, np.float32)])
+    made = [audio.augment(wave, rng) for _ in range(80)]
+    assert all(len(one) == len(wave) and np.isfinite(one).all() and np.abs(one).max() <= 1 for one in made)
+    quiet = [float(np.sqrt(np.mean(one[-8000:] ** 2)) / np.sqrt(np.mean(one[:8000] ** 2))) for one in made]
+    assert sum(q > 0.1 for q in quiet) > 20  # 20 dB and worse
+    assert sum(q < 0.1 for q in quiet) > 20
+    assert max(np.abs(one).max() for one in made) > 0.85
+    assert min(np.abs(one).max() for one in made) < 0.2
+
+
+def test_where_nothing_is_ordered_every_slot_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "read", lambda path, speed=1.0: TONE)
+    other = [Recording("digits", Path("x.flac"), "theo", False, True, {"digit": 1})]
+    made = list(corpus._absent(other, corpus.Sizes(absent=6), np.random.default_rng(0)))
+    assert len(made) == 6
+    assert {answer for _, asked, _ in made for _, _, answer in asked} == {"none"}
+    assert sum(not wave.any() for wave, _, _ in made) == 2
+
+
+def sampler(groups: dict[str, int], lengths: tuple[int, ...] = (10,)) -> Sampler:
+    question = ("gender", ("Who?",), "female")
+    clips = [
+        Clip(torch.zeros(lengths[i % len(lengths)], 4), [question], name)
+        for name, count in groups.items()
+        for i in range(count)
+    ]
+    clips += [Clip(torch.zeros(lengths[0], 4), [(task, ("?",), "a")]) for task in SHARES if task != "gender"]
+    tokenizer = lambda text: SimpleNamespace(input_ids=[0] * len(text))  # noqa: E731
+    return Sampler(clips, tokenizer, 4000, np.random.default_rng(0))
+
+
+def test_groups_of_a_task_are_drawn_equally_often() -> None:
+    made = sampler({"voice F": 5, "voice M": 50})
+    drawn: Counter[bool] = Counter()
+    few = {id(clip.features) for clip in made.clips if clip.group == "voice F"}
+    for _ in range(3000):
+        features, pairs = made._draw()
+        if len(pairs[0][0]) == len("<|audio_eos|>Who?<|answer|>"):
+            drawn[id(features) in few] += 1
+    assert drawn[True] == pytest.approx(drawn[False], rel=0.25)
+
+
+def test_long_clips_wait() -> None:
+    made = sampler({"voice F": 20, "voice M": 20}, lengths=(10, 700))
+    assert made.longest == 700
+    made.longest = 150
+    assert {len(made._draw()[0]) for _ in range(300)} == {10}
+    made.longest = 750
+    assert {len(made._draw()[0]) for _ in range(300)} == {10, 700}
+
+
+def test_a_wrong_model_to_go_on_from(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.demo.train", "--data", str(tmp_path), "--init", str(tmp_path / "none")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 2
+    assert "--init" in done.stderr
+    assert "Traceback" not in done.stderr
