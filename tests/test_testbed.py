@@ -225,6 +225,23 @@ def test_transcripts_have_one_form(tmp_path: Path) -> None:
     assert [text for text in found if not texts.overlapping(text, apart, 3)] == found[:2]
 
 
+def test_drawn_sentences_have_many_words() -> None:
+    found = [f"the cat sat {i}" for i in range(50)] + ["a heron", "a heron", "two herons"]
+    found = [text.translate(str.maketrans("0123456789", "abcdefghij")) for text in found]
+    drawn = texts.draw([*dict.fromkeys(found), "the cat sat"], 52, seed=1)
+    assert {"a heron", "two herons"} <= set(drawn)
+    assert "the cat sat" not in drawn
+    assert texts.draw(found, 5, seed=1) == texts.draw(found, 5, seed=1) != texts.draw(found, 5, seed=2)
+
+
+def test_figures_are_read_where_there_is_one_reading() -> None:
+    assert texts.without_figures("Chapter 34. The 2 men, 119 of 400.") == (
+        "Chapter thirty four. The two men, one hundred and nineteen of four hundred."
+    )
+    for many in ("in 1856", "for $3", "at 4:30", "2.5 miles", "5%", "the 60's", "1,000 men"):
+        assert texts.without_figures(many) is None, many
+
+
 def test_clips_in_a_window_keep_apart() -> None:
     clips = [features.Clip(a_wave(s, i), {"n": i}) for i, s in enumerate((9.0, 9.0, 9.0, 4.0, 12.3))]
     windows = list(features.packed(iter(clips), np.random.default_rng(0)))
@@ -355,6 +372,15 @@ def test_both_stages_learn_resume_and_can_be_built(
     run(train, monkeypatch, *common[:-4], "--init", best, "--out", tmp_path / "third", "--steps", 1)
     kept = keeping.weights_of(tmp_path / "third")
     assert kept.keys() == keeping.weights_of(best).keys()
+
+
+def test_the_aligned_projector_can_be_gone_on_with() -> None:
+    """It has the shape of Whisper base and SmolLM2-135M, and lands where that decoder's embeddings lie."""
+    given = keeping.weights_of(Path(train.__file__).parent / "aligned.safetensors")
+    projector = make_projector(512, SimpleNamespace(hidden_size=576, rms_norm_eps=1e-5))
+    projector.load_state_dict({name.removeprefix("projector."): weight for name, weight in given.items()})
+    norms = projector(torch.randn(64, 2048)).norm(dim=-1)
+    assert 1 < norms.mean().item() < 10  # an embedding's is 3.2
 
 
 def test_questions_have_true_answers() -> None:

@@ -45,13 +45,21 @@ class Aligner(nn.Module):
         return functional.log_softmax(torch.cat([blank.unsqueeze(-1), scores], -1).float(), -1)
 
 
-def ctc(model: Aligner, batch: Sequence[Line], targets: Sequence[list[int]], others: Tensor) -> Tensor:
-    """The loss per target token. `targets` and `others` are rows of the embeddings."""
+def ctc(
+    model: Aligner, batch: Sequence[Line], targets: Sequence[list[int]], others: Tensor, dropout: float = 0.0
+) -> Tensor:
+    """The loss per target token.
+
+    Args:
+        targets: of each clip, rows of the embeddings.
+        others: further rows that compete.
+        dropout: share of the encoder's channels that a token goes without.
+    """
     rows, place = torch.unique(torch.tensor([t for target in targets for t in target]), return_inverse=True)
     extra = others[~torch.isin(others, rows)]
     audio, lengths = padded(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        scores = model(audio, torch.cat([rows, extra]))
+        scores = model(functional.dropout(audio, dropout), torch.cat([rows, extra]))
     sizes = torch.tensor([len(target) for target in targets])
     loss = functional.ctc_loss(
         scores.transpose(0, 1), place + 1, lengths, sizes, blank=0, reduction="sum", zero_infinity=True
@@ -81,6 +89,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1500, help="audio tokens in a batch")
     parser.add_argument("--others", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--dropout", type=float, default=0.15)
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--repeat-real", type=int, default=2)
     parser.add_argument("--init", type=Path)
@@ -98,7 +107,8 @@ def main() -> None:
     row_of = {int(t): i for i, t in enumerate(known)}
     chosen = [line for line in lines if line.split == "choose"]
     train = [line for line in lines if line.split == "train"]
-    embeddings = decoder.get_input_embeddings().weight.detach()[known].clone()
+    table: Any = decoder.get_input_embeddings()
+    embeddings = table.weight.detach()[known].clone()
     projector: Any = make_projector(asked.width, decoder.config)
     with torch.no_grad():
         projector.norm.weight.fill_(float(embeddings.std()))
@@ -123,7 +133,8 @@ def main() -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, asked.steps, asked.rate)
         others = torch.from_numpy(rng.choice(len(known), min(asked.others, len(known)), replace=False))
-        loss = ctc(model, batch, [[row_of[t] for t in targets[id(line)]] for line in batch], others)
+        wanted = [[row_of[t] for t in targets[id(line)]] for line in batch]
+        loss = ctc(model, batch, wanted, others, asked.dropout)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +30,35 @@ def normalise(text: str) -> str:
 def speakable(text: str) -> bool:
     """Whether the spoken words follow from the letters: no digits, no capitals in a row, English letters alone."""
     return bool(re.fullmatch(rf"[A-Za-z ,.;:!?'\"(){QUOTES}\u2014_-]+", text)) and not re.search(r"[A-Z]{3}", text)
+
+
+UNITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+UNITS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
+
+def in_words(number: int) -> str:
+    """A number below 1000 as it is read.
+
+    >>> in_words(342)
+    'three hundred and forty two'
+    """
+    if number < 20:
+        return UNITS[number]
+    if number < 100:
+        return f"{TENS[number // 10]} {UNITS[number % 10]}".removesuffix(" zero")
+    rest = f" and {in_words(number % 100)}" if number % 100 else ""
+    return f"{UNITS[number // 100]} hundred{rest}"
+
+
+def without_figures(text: str) -> str | None:
+    """Whole numbers of up to three figures in words; None where others have many readings.
+
+    >>> without_figures("Chapter 34. The Law")
+    'Chapter thirty four. The Law'
+    """
+    text = re.sub(r"(?<![\d$£.,:/-])\b\d{1,3}\b(?![%:/-]|[.,]\d|'s)", lambda m: in_words(int(m[0])), text)
+    return None if re.search(r"[\d$%&£]", text) else text
 
 
 def sentences(paths: Iterable[Path], least: int = 4, most: int = 30) -> list[str]:
@@ -58,5 +88,13 @@ def runs(text: str, size: int = 6) -> set[tuple[str, ...]]:
 
 
 def draw(found: list[str], count: int, seed: int) -> list[str]:
-    """`count` of them at random."""
-    return random.Random(seed).sample(found, min(count, len(found)))
+    """`count` of them at random, first those with a word that was drawn less than three times: a wide vocabulary."""
+    order = random.Random(seed).sample(found, len(found))
+    times: Counter[str] = Counter()
+    rare: list[str] = []
+    common: list[str] = []
+    for text in order:
+        words = set(normalise(text).split())
+        (rare if any(times[word] < 3 for word in words) else common).append(text)
+        times.update(words)
+    return (rare + common)[:count]

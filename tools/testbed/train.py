@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=600, help="audio tokens in a batch")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--projector-rate", type=float, default=0.2, help="share of --rate for the projector")
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--choose", type=int, default=16, help="clips of those kept for choosing")
     parser.add_argument("--repeat-real", type=int, default=2)
@@ -132,7 +133,11 @@ def main() -> None:
             for name in weights.keys() & given.keys():
                 weights[name].copy_(given[name])
     bed = Bed(decoder, tokenizer, projector)
-    optimiser = torch.optim.AdamW(list(weights.values()), lr=asked.rate, weight_decay=0.0, betas=(0.9, 0.98))
+    groups = [
+        {"params": [w for n, w in weights.items() if n.startswith("projector.") == aligned], "share": share}
+        for aligned, share in ((False, 1.0), (True, asked.projector_rate))
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=asked.rate, weight_decay=0.0, betas=(0.9, 0.98))
     keeper, first, best = Keeper(asked.out), 0, float("inf")
     if asked.resume and (state := keeper.state()):
         with torch.no_grad():
@@ -150,7 +155,7 @@ def main() -> None:
     drawn = batches(train, asked.tokens, first, asked.repeat_real)
     for step, batch in zip(range(first, asked.steps), drawn, strict=False):
         for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, asked.steps, asked.rate, 20)
+            group["lr"] = group["share"] * rate_at(step, asked.steps, asked.rate, 20)
         loss = bed.loss(batch, [question(line.text, words, rng) for line in batch])
         optimiser.zero_grad()
         loss.backward()
