@@ -41,8 +41,8 @@ class ReceivedAttention(Scorer):
     formula = "w_j = Σ_heads Σ_queries A[head, query, j]"
     source = "released code"
     cost = (
-        "H T² d for queries times keys once more, in blocks of queries (`queries` asks fewer); on a CPU next to "
-        "nothing, taken along with the attention"
+        "H T² d for queries times keys once more, in blocks of queries (`queries` asks fewer); on a CPU taken "
+        "along with the attention, for little"
     )
     gives = ("importance",)
     needs = frozenset({"attention"})

@@ -314,3 +314,44 @@ def test_random_strategies_repeat_with_their_seed(tmp_path: Path) -> None:
         answers.append([x["prediction"] for x in read_lines(folder / "predictions.jsonl") if x["strategy"] == "random"])
     assert answers[0] == answers[1]
     assert answers[0] != answers[2]
+
+
+def test_what_saves_prefill_and_what_saves_cache_never_share_a_table(tmp_path: Path) -> None:
+    """Each has the full model's line, and its own correction and ranks."""
+    result, folder = run(tmp_path, strategies=["weighted", "h2o"], budgets=["flops=0.2"], limit=3)
+    tables = result.found.tables
+    assert [heading.part for heading, _ in tables] == [
+        "strategies that shorten the sequence",
+        "strategies that evict keys and values alone",
+    ]
+    names = [[entry.standing.strategy for entry in lines] for _, lines in tables]
+    assert names == [["full", "weighted"], ["full", "h2o"]]
+    assert [lines[1].standing.rank for _, lines in tables] == [1, 1]
+    for _, lines in tables:
+        assert lines[1].standing.p_holm == lines[1].standing.p
+    page = (folder / "table.md").read_text()
+    assert page.count("| full | - |") == 2
+    first, second = page.split("strategies that evict keys and values alone)")
+    assert "| h2o |" not in first
+    assert "| weighted |" not in second
+    alone, _ = run(tmp_path, "one", strategies=["h2o"], budgets=["kv=0.2"], limit=3)
+    assert [heading.part for heading, _ in alone.found.tables] == [""]
+
+
+def test_bytes_are_those_of_the_cache_at_the_end_of_the_answers(loaded: LoadedModel, tmp_path: Path) -> None:
+    """Evicting once, the answer makes the cache larger than its budget; evicting again, it does not."""
+    removed: list[float] = []
+    for every in (None, 2):
+        overrides = {"evicts": "any"} | ({} if every is None else {"every": every})
+        changes = {"strategies": ["streaming-llm"], "budgets": ["kv=0.5"], "limit": 2, "overrides": overrides}
+        result, _ = run(tmp_path, str(every), **changes)
+        full, cost = result.costs
+        assert full is not None
+        assert cost is not None
+        assert full.kv_removed_end == 0
+        assert cost.kv_removed == pytest.approx(0.5, abs=0.01)
+        assert (full.kv_bytes_end or 0) > full.kv_bytes
+        removed.append(cost.kv_removed_end or 0)
+    once, again = removed
+    assert once < 0.49
+    assert again == pytest.approx(0.5, abs=0.005)

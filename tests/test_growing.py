@@ -262,9 +262,6 @@ def test_every_family(family):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budget": 0.5}, r"`every`: the budget 0.5 counts audio tokens, .* take a budget in KV bytes \(kv=0.5\)"),
-        ({"budget": "ratio=0.5"}, "`every`: the budget ratio=0.5 counts audio tokens"),
-        ({"budget": "flops=0.3"}, "`every`: the budget flops=0.3 does not speak of keys"),
         ({"evicts": "any", "every": 0}, "`every` is 0"),
         ({"budget": "kv=0.3", "select": "text-similarity"}, "need text, which is not known while an answer grows"),
         ({"site": "block"}, "`every` lets a cache evict again, but the recipe acts at the site 'block'"),
@@ -273,6 +270,20 @@ def test_every_family(family):
 def test_recipes_that_cannot_evict_again(changes, message):
     with pytest.raises(StrategyError, match=message):
         fastadasp.load_strategy("h2o", **{"every": 2, **changes})
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (0.5, r"the budget 0.5 counts audio tokens, of which .* take a budget in KV bytes \(kv=0.5\)"),
+        ("ratio=0.5", "the budget ratio=0.5 counts audio tokens"),
+        ("flops=0.3", "the budget flops=0.3 does not speak of keys"),
+    ],
+)
+def test_budgets_that_an_answer_does_not_change_are_refused(budget, message):
+    method = fastadasp.load_strategy("h2o", every=2, budget=budget)
+    with pytest.raises(StrategyError, match=message):
+        method.apply(audio_model()).__enter__()
 
 
 def test_static_caches_are_refused():

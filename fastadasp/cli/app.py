@@ -11,6 +11,7 @@ import typer
 from fastadasp.cli import (
     ablate,
     bench,
+    cache,
     compare,
     convert,
     export_embeddings,
@@ -124,6 +125,7 @@ app.command()(inspect.inspect)
 app.command()(strategies.strategies)
 app.command()(tasks.tasks)
 app.command()(presets.presets)
+app.command()(cache.cache)
 app.add_typer(bench.app, name="bench")
 
 __all__ = ["UnknownNameError", "app", "main"]

@@ -24,6 +24,18 @@ def check_fit(strategy: Recipe, num_layers: int) -> None:
     """Raises StrategyError if no prompt at all could pass through a decoder of `num_layers` with this strategy."""
     if strategy.then is not None:
         check_fit(strategy.then, num_layers)
+    if strategy.every is not None and strategy.budget.kind != "kv":
+        if strategy.budget.kind not in ("tokens", "ratio"):
+            raise StrategyError(
+                f"strategy {strategy.name!r} evicts again while the answer grows (every), but the budget "
+                f"{strategy.budget} does not speak of keys; take kv=0.5, tokens or a ratio"
+            )
+        if strategy.evicts == "audio":
+            raise StrategyError(
+                f"strategy {strategy.name!r} evicts again while the answer grows (every), but the budget "
+                f"{strategy.budget} counts audio tokens, of which an answer brings none, so no key would go again; "
+                'take a budget in KV bytes (kv=0.5), or evicts = "any"'
+            )
     last = strategy.schedule.exit_layer(strategy.layers.start_layer(num_layers), num_layers)
     if strategy.evicts == "any" and last is not None:
         raise StrategyError(

@@ -32,12 +32,28 @@ from fastadasp.inference.costs import Efficiency
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a table: what may be said of it, what its seeds cost, and all their metrics."""
+    """One line of a table: what may be said of it, what its seeds cost, and all their metrics.
+
+    `saves` says what a strategy saves, in the words of `SAVES`; empty for the full model.
+    """
 
     standing: Standing
     costs: list[Efficiency] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
     worst: list[Worst] = field(default_factory=list)
+    saves: str = ""
+
+
+SAVES = ("strategies that shorten the sequence", "strategies that evict keys and values alone")
+"""What saves FLOPs of the prefill, and what saves bytes of the cache: they never share a table."""
+
+
+def apart(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    """The lines of each kind in `SAVES`, with those of the full model; all of them, unnamed, if there is one kind."""
+    kinds = [kind for kind in SAVES if any(entry.saves == kind for entry in entries)]
+    if len(kinds) < 2:
+        return [("", list(entries))]
+    return [(kind, [entry for entry in entries if entry.saves in ("", kind)]) for kind in kinds]
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,12 @@ class Seeds:
     def labels(self) -> dict[str, str]:
         return self.points[0].labels
 
+    @property
+    def saves(self) -> str:
+        """One of `SAVES`; empty for the full model."""
+        strategy = self.points[0].row.strategy
+        return "" if strategy is None else SAVES[strategy.site == "cache"]
+
 
 Key = tuple[str, ...]
 
@@ -67,7 +89,8 @@ def standings(
 ) -> dict[str, list[Entry]]:
     """For each task one entry for each recipe and budget that was run, in the order of the study.
 
-    Differences are corrected for all comparisons on a task (Holm), and have no interval over fewer than `FEWEST` units.
+    Differences are corrected for all comparisons of one kind (`SAVES`) on a task (Holm), and have no interval over
+    fewer than `FEWEST` units.
     """
     out: dict[str, list[Entry]] = {}
     for name, task in tasks.items():
@@ -80,7 +103,10 @@ def standings(
             key: difference(samples[key], samples[other], higher_is_better=task.higher_is_better)
             for key, other in pairs.items()
         }
-        corrected = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
+        corrected: dict[Key, float] = {}
+        for kind in ("", *SAVES):
+            own = [key for key in gaps if groups[key].saves == kind]
+            corrected |= dict(zip(own, holm([gaps[key].p for key in own]), strict=True))
         ranks = _ranks(groups, samples, task)
         out[name] = [
             Entry(
@@ -95,6 +121,7 @@ def standings(
                 [result.efficiency for result in group.results if result.efficiency is not None],
                 [result.metrics for result in group.results],
                 [result.worst for result in group.results if result.worst is not None],
+                group.saves,
             )
             for key, group in groups.items()
         ]
@@ -131,11 +158,11 @@ def _baseline(spec: Spec, group: Seeds) -> Key:
 
 
 def _ranks(groups: Mapping[Key, Seeds], samples: Mapping[Key, Sample], task: Task) -> dict[Key, int]:
-    """Ranks among the lines that have a budget in common."""
-    budgets: dict[str, list[Key]] = {}
+    """Ranks among the lines of one kind that have a budget in common."""
+    budgets: dict[tuple[str, str], list[Key]] = {}
     for key in samples:
         if groups[key].labels:
-            budgets.setdefault(groups[key].labels["budgets"], []).append(key)
+            budgets.setdefault((groups[key].labels["budgets"], groups[key].saves), []).append(key)
     out: dict[Key, int] = {}
     for keys in budgets.values():
         ranks = rank([samples[key] for key in keys], higher_is_better=task.higher_is_better)

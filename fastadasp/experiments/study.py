@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from fastadasp.experiments.probe import Forecast, cells_of, in_words, probe
 from fastadasp.experiments.progress import Inside, seldom
 from fastadasp.experiments.records import Run, StartLayer
 from fastadasp.experiments.spec import Spec
-from fastadasp.experiments.standings import Entry, standings
+from fastadasp.experiments.standings import Entry, apart, standings
 from fastadasp.experiments.statistics import unit_names
 from fastadasp.experiments.store import Store
 from fastadasp.experiments.tables import COMPARISON, STUDY, Face, Heading, markdown
@@ -227,7 +227,10 @@ class Study:
             )
             for name in found
         }
-        findings = Findings(finished, [(headings[name], entries) for name, entries in found.items()])
+        tables = [
+            (replace(headings[name], part=part), own) for name, entries in found.items() for part, own in apart(entries)
+        ]
+        findings = Findings(finished, tables)
         files.write_cells(self.options.output, finished, tasks, examples)
         page = self.pages(findings, self.face.without_times())
         if failed := [f"- {point}: {error}" for point in finished.points if (error := finished.error(point))]:

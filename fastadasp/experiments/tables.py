@@ -28,6 +28,7 @@ class Heading:
         units: how many of them are independent of each other.
         baseline: what differences are taken against, in words.
         axes: recipe axes with several values.
+        part: which of the task's lines these are, if they are not all.
     """
 
     task: Task
@@ -35,6 +36,7 @@ class Heading:
     units: int
     baseline: str
     axes: Sequence[str] = ()
+    part: str = ""
 
     @property
     def units_in_words(self) -> str:
@@ -49,7 +51,8 @@ class Heading:
         task = self.task
         arrow = "higher is better" if task.higher_is_better else "lower is better"
         summary = f": {task.summary}" if task.summary else ""
-        return f"{task.name}{summary} ({task.kind}; {task.metric}, {arrow}; {self.clips} clips)"
+        part = f"; {self.part}" if self.part else ""
+        return f"{task.name}{summary} ({task.kind}; {task.metric}, {arrow}; {self.clips} clips{part})"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,14 @@ class Efficiency(BaseModel):
         "as the longest"
     )
     kv_removed: float = Field(description="fraction of those bytes removed against the full model")
+    kv_bytes_end: float | None = Field(
+        default=None,
+        description="bytes of the cache's tensors after the answers' last tokens, padding and answers that ended "
+        "earlier included, mean of a clip; null if not measured",
+    )
+    kv_removed_end: float | None = Field(
+        default=None, description="fraction of those bytes removed against the full model; null if not measured"
+    )
     flops: float = Field(description="FLOPs of the decoder's prefill, mean of a clip (analytic; encoder not counted)")
     flops_removed: float = Field(description="fraction of those FLOPs removed against the full model")
     own_flops: float | None = Field(
@@ -86,6 +94,12 @@ class Efficiency(BaseModel):
     )
     new_tokens: float = Field(description="decoding steps of a batch, mean")
     batch_size: int = Field(description="clips in a batch (the last may hold fewer)")
+
+
+def held_bytes(cache: Any) -> int:
+    """Bytes of the keys and values that a cache holds, as its tensors are."""
+    tensors = (x for layer in cache.layers for x in (layer.keys, layer.values) if x is not None)
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
 def sample_costs(

@@ -19,10 +19,11 @@ from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.inference.clips import Batch, ReadyClip, batches
 from fastadasp.inference.content import settle
-from fastadasp.inference.costs import Efficiency, SampleCost, sample_costs
+from fastadasp.inference.costs import Efficiency, SampleCost, held_bytes, sample_costs
 from fastadasp.inference.load import LoadedModel
 from fastadasp.models.lookup import adapter_for
 from fastadasp.recipes.recipe import Recipe
+from fastadasp.upstream.names import cache_of
 
 
 @dataclass(frozen=True)
@@ -134,22 +135,25 @@ def run_cell(
     width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
     answers = [""] * len(clips)
     costs: dict[int, SampleCost] = {}
-    prefill, decode, steps = [], [], []
+    prefill, decode, steps, held, whole = [], [], list[int](), 0, 0
     with no_collector():
         for batch in batches(clips, batch_size, loaded.device):
-            texts, layers, times = _generate(loaded, strategy, batch, max_new_tokens, choices)
-            for place, text in zip(batch.places, texts, strict=True):
+            said = _generate(loaded, strategy, batch, max_new_tokens, choices)
+            for place, text in zip(batch.places, said.texts, strict=True):
                 answers[place] = text
             audio = [clip.audio_tokens for clip in batch.clips]
-            spent = sample_costs(shape, layers, audio, [clip.tokens for clip in batch.clips], width, strategy)
+            spent = sample_costs(shape, said.layers, audio, [clip.tokens for clip in batch.clips], width, strategy)
             costs.update(zip(batch.places, spent, strict=True))
-            prefill.append(times[0])
-            decode.append(times[1])
-            steps.append(times[2])
+            prefill.append(said.prefill)
+            decode.append(said.decode)
+            steps.append(said.steps)
+            held += said.held
+            whole += shape.kv_bytes([len(batch.clips) * (batch.mask.shape[1] + said.steps)] * shape.layers, width)
             progress(len(batch.clips))
     ordered = [costs[i] for i in range(len(clips))]
     spent_in_all = efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops)
-    return Outcome(answers, ordered, spent_in_all.model_copy(update={"threshold": threshold}))
+    more = {"threshold": threshold, "kv_bytes_end": held / len(clips), "kv_removed_end": 1 - held / whole}
+    return Outcome(answers, ordered, spent_in_all.model_copy(update=more))
 
 
 def check_reach(strategy: Recipe, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
@@ -167,13 +171,26 @@ def check_reach(strategy: Recipe, shape: DecoderShape, clips: Sequence[ReadyClip
         raise StrategyError(f"{len(faults)} of {len(clips)} clips cannot meet the budget; {min(faults)[1]}")
 
 
+@dataclass(frozen=True)
+class _Said:
+    """Answers to a batch, and what they took: seconds of the prefill and of all steps after it, these steps, and the
+    bytes of the cache at the end."""
+
+    texts: list[str]
+    layers: list[LayerTrace]
+    prefill: float
+    decode: float
+    steps: int
+    held: int
+
+
 def _generate(
     loaded: LoadedModel,
     strategy: Recipe | None,
     batch: Batch,
     max_new_tokens: int,
     choices: tuple[str, str] | None = None,
-) -> tuple[list[str], list[LayerTrace], tuple[float, float, int]]:
+) -> _Said:
     watch = _Stopwatch(loaded.device)
     work = (
         nullcontext()
@@ -203,7 +220,8 @@ def _generate(
     else:
         texts = choose(loaded, said.logits[0], choices)
     layers = [] if trace is None else list(trace.layers)
-    return texts, layers, (watch.first - begin, end - watch.first, watch.steps - 1)
+    steps = watch.steps - 1
+    return _Said(texts, layers, watch.first - begin, end - watch.first, steps, held_bytes(cache_of(said)))
 
 
 @torch.inference_mode()
@@ -212,8 +230,8 @@ def seconds_of(
 ) -> float:
     """Seconds that the full model takes for one batch."""
     (batch,) = batches(clips, len(clips), loaded.device)
-    _, _, times = _generate(loaded, None, batch, max_new_tokens, choices)
-    return times[0] + times[1]
+    said = _generate(loaded, None, batch, max_new_tokens, choices)
+    return said.prefill + said.decode
 
 
 def choose(loaded: LoadedModel, logits: torch.Tensor, choices: tuple[str, str]) -> list[str]:

@@ -215,15 +215,6 @@ def why_not_again(strategy: Recipe) -> list[str]:
     if strategy.site != "cache":
         return [f"`every` lets a cache evict again, but the recipe acts at the site {strategy.site!r}"]
     faults = []
-    if strategy.budget.kind not in ("tokens", "ratio", "kv"):
-        faults.append(
-            f"`every`: the budget {strategy.budget} does not speak of keys; take kv=0.5, or tokens or a ratio"
-        )
-    elif strategy.evicts == "audio" and strategy.budget.kind != "kv":
-        faults.append(
-            f"`every`: the budget {strategy.budget} counts audio tokens, of which an answer brings none, so no key "
-            "would go again; take a budget in KV bytes (kv=0.5), or evicts = 'any'"
-        )
     if unknown := strategy.needs() & {"text", "encoder"}:
         faults.append(
             f"`every`: its components need {' and '.join(sorted(unknown))}, which is not known while an answer grows"

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadasp.counts.growth import held_after
 from fastadasp.counts.shape import DecoderShape
-from fastadasp.engine.trace import LayerTrace
+from fastadasp.engine.trace import LayerTrace, Trace
 from fastadasp.models.lookup import adapter_for
 from fastadasp.strategy import Strategy, load_strategy
 from fastadasp.testing.failure import Subject, difference
@@ -23,6 +24,8 @@ CLOSE = 1e-4
 """Largest relative difference (of norms, float32) between a prompt's logits alone and in a batch."""
 STEPS = 4
 """Tokens to generate."""
+MOST_STEPS = 40
+"""The same for recipes that evict again after many tokens."""
 PROMPTS = (
     Prompt((5, 7), (43,), 1),
     Prompt((3, 4), (24,), 2),
@@ -38,8 +41,9 @@ def check_strategy(
     """Checks that a strategy works as a whole, in a small decoder of random weights on the CPU.
 
     Each prompt gets in a padded batch what it gets alone, in its logits, its token counts and what it generates; as
-    many tokens go as the budget says; the same comes out again, whatever the state of torch's generators, and the seed
-    makes a difference if and only if a component says so; afterwards, also after an exception, the model is as it was.
+    many tokens go as the budget says, again as an answer grows if the recipe has `every`; the same comes out again,
+    whatever the state of torch's generators, and the seed makes a difference if and only if a component says so;
+    afterwards, also after an exception, the model is as it was.
 
     The components have checks of their own. A start layer that is still to be chosen by calibration is taken to be 1.
 
@@ -61,6 +65,7 @@ def check_strategy(
     _check_repeats(lab)
     _check_counts(lab)
     _check_company(lab)
+    _check_growth(lab)
     _check_seed(lab)
     _check_model_is_left_alone(lab, plain)
     if next(model.parameters()).dtype == torch.float32:
@@ -112,14 +117,25 @@ class _Lab:
             logits = self.model(**given, position_ids=places).logits
         return _Outcome(_last(logits, mask), list(trace.layers), trace.assignment)
 
-    def generate(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Tokens that follow, [B, STEPS], greedily."""
+    @property
+    def every(self) -> int | None:
+        """How many tokens are decoded before keys go again."""
+        evicting = self.strategy if self.strategy.then is None else self.strategy.then
+        return evicting.every
+
+    @property
+    def steps(self) -> int:
+        """Tokens to generate: enough for keys to go twice again."""
+        return STEPS if self.every is None else min(2 * self.every + 2, MOST_STEPS)
+
+    def generate(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Trace]:
+        """Tokens that follow, [B, steps], greedily, and the trace."""
         given, spans = self.inputs(prompts)
-        with self.strategy.apply(self.model, spans=spans, encoder=encoder_of(prompts)):
+        with self.strategy.apply(self.model, spans=spans, encoder=encoder_of(prompts)) as trace:
             tokens: Tensor = self.model.generate(
-                **given, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, num_beams=1
+                **given, max_new_tokens=self.steps, min_new_tokens=self.steps, do_sample=False, num_beams=1
             )
-        return tokens[:, -STEPS:]
+        return tokens[:, -self.steps :], trace
 
 
 def _last(logits: Tensor, mask: Tensor) -> Tensor:
@@ -161,11 +177,33 @@ def _check_company(lab: _Lab) -> None:
                     f"{counts[0]} and {counts[1]} audio tokens leave layer {single.layer}",
                     "equally many",
                 )
-    tokens = lab.generate(PROMPTS)
+    tokens, _ = lab.generate(PROMPTS)
     for row, prompt in enumerate(PROMPTS):
-        said, again = lab.generate((prompt,))[0].tolist(), tokens[row].tolist()
-        subject = lab.subject.when(f"{_words(prompt)}, {STEPS} tokens generated, alone and in a batch")
+        said, again = lab.generate((prompt,))[0][0].tolist(), tokens[row].tolist()
+        subject = lab.subject.when(f"{_words(prompt)}, {lab.steps} tokens generated, alone and in a batch")
         subject.expect(said == again, f"{said} and {again}", "the same tokens")
+
+
+def _check_growth(lab: _Lab) -> None:
+    """A cache that evicts again holds what the budget says of prompt and answer, whenever keys have gone."""
+    evicting = lab.strategy if lab.strategy.then is None else lab.strategy.then
+    fed = lab.steps - 1  # the last token is not read any more
+    if lab.every is None or fed < lab.every:
+        return
+    shape = DecoderShape.of(adapter_for(lab.model).decoder(lab.model).config)
+    prompt = PROMPTS[0]
+    _, trace = lab.generate((prompt,))
+    fixed = sum(prompt.text) if evicting.evicts == "audio" else 0
+    seen: list[tuple[int, ...]] = [(layer.tokens_in_per_sample[0] - fixed,) for layer in trace.layers]
+    grown = fed // lab.every * lab.every
+    goal, met = held_after(evicting, lambda: shape, seen, (0,), (len(prompt),), (grown,))
+    start = evicting.layers.start_layer(len(seen))
+    subject = lab.subject.when(f"{_words(prompt)}, {lab.steps} tokens generated, counted in each layer's cache")
+    for layer, (held, (asked,)) in enumerate(zip(trace.held, goal, strict=True)):
+        rest = fed - grown if evicting.evicts == "any" else fed
+        expected = asked + fixed + rest
+        close = not met or layer < start or abs(held[0] - expected) <= 1
+        subject.expect(close, f"{held[0]} keys in layer {layer}", f"{expected}, as the budget has it")
 
 
 def _check_counts(lab: _Lab) -> None:

@@ -1,0 +1,92 @@
+"""Ratios of processor time, by one thread: what can be measured on a machine that others use, too.
+
+python docs/processor_time.py operator     # plan + merge against the loop; scores, and attention with scores
+python docs/processor_time.py prefill      # a prefill of qwen3-asr-0.6b, 3,000 audio tokens; some minutes
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from statistics import median
+from time import process_time
+from typing import Any
+
+import torch
+
+import fastadasp
+from fastadasp.bench import released
+from fastadasp.bench.measure import applied, make_prompt
+from fastadasp.bench.operator import HEAD_DIM, Case
+from fastadasp.bench.shapes import build, find_shape
+from fastadasp.engine.received import attend, received_attention
+
+DTYPES = ("float32", "bfloat16")
+SIZES = [(tokens, hidden) for hidden in (1024, 4096) for tokens in (750, 3000, 6000, 24000)]
+PREFILLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("weighted", {}), ("fastadasp-dense", {}), ("fastadasp-dense", {"weight.layers": 4}),
+)  # fmt: skip
+
+
+def taken(step: Callable[[], Any], times: int, warm: int = 1) -> float:
+    """Seconds of processor time, median."""
+    found = []
+    for turn in range(-warm, times):
+        begin = process_time()
+        step()
+        found += [process_time() - begin][: turn >= 0]
+    return median(found)
+
+
+def operator() -> None:
+    """Plan and means against the released loop; scores; and attention with scores against attention alone."""
+    for tokens, hidden in SIZES:
+        for dtype in DTYPES:
+            case = Case.make(tokens, hidden, dtype, "cpu")
+            similar, weight = torch.rand(1, tokens - 1), torch.rand(1, tokens)
+            ours = taken(lambda c=case, s=similar, w=weight: c.merge(s, w), 9)  # type: ignore[misc]
+            loop = taken(
+                lambda c=case, s=similar, w=weight: released.merge(c.states[0], s[0], w[0], c.removed),  # type: ignore[misc]
+                3,
+            )
+            print(f"{tokens} x {hidden} {dtype}: plan + merge {ours * 1e3:.2f} ms, {loop / ours:.1f}x", flush=True)
+    for tokens, hidden in SIZES[:-1]:
+        scores = {}
+        for dtype in DTYPES:
+            case, scale = Case.make(tokens, hidden, dtype, "cpu"), HEAD_DIM**-0.5
+            value, times = torch.randn_like(case.key), 3 if tokens < 6000 else 1
+            steps: dict[str, Callable[[], Any]] = {
+                "scores": lambda c=case, s=scale: received_attention(c.query, c.key, s, spans=c.spans),  # type: ignore[misc]
+                "both": lambda c=case, v=value, s=scale: attend(c.query, c.key, v, s),  # type: ignore[misc]
+                "attention": lambda c=case, v=value: torch.nn.functional.scaled_dot_product_attention(  # type: ignore[misc]
+                    c.query, c.key, v, is_causal=True
+                ),
+            }
+            found = {name: taken(step, times, times // 3) for name, step in steps.items()}
+            scores[dtype] = found["scores"]
+            print(f"{tokens} x {hidden} {dtype}: with scores {found['both'] / found['attention']:.2f} of attention")
+        print(
+            f"{tokens} x {hidden}: scores in bfloat16 {scores['bfloat16'] / scores['float32']:.2f} of float32",
+            flush=True,
+        )
+
+
+def prefill() -> None:
+    """Half of the FLOPs removed, against the full model."""
+    for dtype in DTYPES:
+        model = build(find_shape("qwen3-asr-0.6b"), "cpu", dtype, "sdpa")
+        prompt, full = make_prompt(model, 3000, 50, 1), 0.0
+        for name, options in (("full", {}), *PREFILLS):
+            chosen = None if name == "full" else fastadasp.load_strategy(name, budget="flops=0.5", **options)
+            with applied(chosen, model, prompt):
+                seconds = taken(
+                    lambda m=model, p=prompt: m(inputs_embeds=p.embeds, use_cache=True, logits_to_keep=1), 2
+                )  # type: ignore[misc]
+            full = full or seconds
+            print(f"{dtype} {name} {options or ''}: {seconds:.1f} s, {full / seconds:.2f}x", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        {"operator": operator, "prefill": prefill}[sys.argv[1]]()
