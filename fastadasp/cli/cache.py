@@ -50,13 +50,12 @@ def cache(
         except OSError as error:
             raise RunError(f"{home / name} cannot be removed: {error.strerror or error}") from None
         say(f"removed {count} files of {name}, {in_bytes(size)}")
-    rows = [{"name": name, "files": count, "bytes": size} for name in KINDS for count, size in [weigh(home / name)]]
+    found = {name: weigh(home / name) for name in KINDS}
+    rows = [{"name": name, "files": count, "bytes": size} for name, (count, size) in found.items()]
     if as_json:
         print(json.dumps({"folder": str(home), "kept": rows}, indent=2, ensure_ascii=False))
         return
-    shown = [
-        [str(row["name"]), str(row["files"]), in_bytes(int(row["bytes"])), KINDS[str(row["name"])]] for row in rows
-    ]
+    shown = [[name, str(count), in_bytes(size), KINDS[name]] for name, (count, size) in found.items()]
     print_listing(f"cache in {home}", ("name", "files", "size", "what"), shown)
 
 

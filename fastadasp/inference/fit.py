@@ -118,7 +118,7 @@ def clip_bytes(loaded: LoadedModel, example: Example, max_new_tokens: int) -> in
         generate_few(loaded, batch)
     shape = DecoderShape.of(adapter_for(loaded.model).decoder(loaded.model).config)
     width: int = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
-    return max(encoder.peak, decoder.peak + shape.kv_bytes([max_new_tokens] * shape.layers, width))
+    return max(int(encoder.peak), int(decoder.peak) + shape.kv_bytes([max_new_tokens] * shape.layers, width))
 
 
 def _try(loaded: LoadedModel, example: Example, count: int) -> None:
