@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", help="to be made, or empty")
     parser.add_argument("--encoder", default=ENCODER, help=f"hub id or folder of a Whisper checkpoint ({ENCODER})")
     parser.add_argument("--decoder", default=DECODER, help=f"hub id or folder of the language model ({DECODER})")
-    parser.add_argument("--adapter", help="file with projector and LoRA; without it, the one that is packaged")
+    parser.add_argument("--adapter", help="file with projector and LoRA; needed as long as none is packaged")
     asked = parser.parse_args(arguments)
     try:
         folder = build(asked.folder, encoder=asked.encoder, decoder=asked.decoder, adapter=asked.adapter)
