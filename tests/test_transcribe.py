@@ -31,7 +31,7 @@ from fastadasp.transcribe.windows import quietest, whole, windows
 
 RATE = 16_000
 COMMAND = Path(sys.executable).with_name("fastadasp")
-CLIPS = find_task("asr").examples(4)
+CLIPS = find_task("asr-72").examples(4)
 
 
 @pytest.fixture(scope="module")
