@@ -119,6 +119,8 @@ def test_presets_are_listed() -> None:
         ("paper-dense", ["asr", "st"]),
         ("paper-sparse", ["er", "sqa"]),
         ("sa-map", ["asr", "er"]),
+        ("field-flops", ["asr", "er"]),
+        ("field-kv", ["asr"]),
     ]
     assert as_json[0]["methods"]["FastAdaSP constant"] == "fastadasp-dense"
     assert "paper-dense" in plain.stdout

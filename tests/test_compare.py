@@ -31,6 +31,7 @@ from fastadasp.experiments.records import (
     StartLayer,
     TaskFacts,
     Times,
+    Worst,
 )
 from fastadasp.experiments.spec import Spec
 from fastadasp.experiments.study import Findings, Options, Study
@@ -148,7 +149,7 @@ def test_budgets_out_of_reach_fail_their_cell_before_it_runs(tmp_path: Path) -> 
 def test_every_key_is_documented() -> None:
     text = DOCS.read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    records = (Cell, Efficiency, Prediction, Run, Choice, StartLayer, TaskFacts, RefusedCell, Standing, Times)
+    records = (Cell, Efficiency, Prediction, Run, Choice, StartLayer, TaskFacts, RefusedCell, Standing, Times, Worst)
     keys = {name for model in records for name in model.model_fields}
     assert documented == keys
     for model in records:
