@@ -52,6 +52,9 @@ NOT_RUN = {
     "fastadasp leaderboard": "tests/test_leaderboard.py runs it on submissions of its own",
     "fastadasp compare --tasks librispeech=FOLDER": "tests/test_packs.py runs it on recordings of LibriSpeech",
     "fastadasp compare --tasks transcription=clips.csv --model": "needs a checkpoint of gigabytes",
+    "fastadasp compare --strategies visionzip-encoder,vispruner,sa-map-encoder": (
+        "four of its cells are out of reach, so its exit code is 1"
+    ),
     "fastadasp serve": "needs vLLM; tests/serving/test_vllm_server.py runs it",
     "fastadasp new-plugin": "run as part of own-method.md, below",
 }

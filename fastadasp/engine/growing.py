@@ -142,7 +142,7 @@ class GrowingPass(FollowingPass):
         clip = notes["clip"].flatten(0, 1)
         held = tuple(n + k for n, k in zip(self.held[index], self.remove[index], strict=True) for _ in range(heads))
         if ragged:  # only the device knows how many each head holds
-            held = tuple((clip[rows] == numbers.unsqueeze(1)).sum(1).tolist())
+            held = _held_by_head(clip[rows] == numbers.unsqueeze(1))
         of = tuple(row * heads + i for row in growth.samples for i in range(heads))
         spans = CachedSpans.of(clip, rows, numbers, held, of)
         first = notes["clip"][:, 0]  # where heads hold equally many, they hold them in the same columns
@@ -210,3 +210,8 @@ def _joined(given: list[Any]) -> Any:
     if not isinstance(given[0], tuple | list):
         return given[0]
     return tuple(torch.cat(parts, -2) for parts in zip(*given, strict=True))
+
+
+def _held_by_head(there: Tensor) -> tuple[int, ...]:
+    """How many keys each head holds; `there` [clips and heads, keys]. Waits for the device."""
+    return tuple(there.sum(1).tolist())

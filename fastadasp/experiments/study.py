@@ -269,7 +269,7 @@ class Study:
             return ProcessExecutor(self.settings, how.workers, how.gpus)
         from fastadasp.experiments.ray_workers import RayExecutor
 
-        return RayExecutor(self.settings, how.workers or 2, how.gpus, how.address)
+        return RayExecutor(self.settings, 2 if how.workers is None else how.workers, how.gpus, how.address)
 
     def _record(self, grid: Grid, facts: dict[str, Any]) -> Run:
         import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ SECTIONS: dict[str, Kind] = {
 
 SHORTHANDS = tuple(dict.fromkeys((*KINDS, *(kind.replace("-", "_") for kind in KINDS))))
 """Overrides that stand for the budget."""
+
+
+ALTERNATIVE = re.compile(r"int|float|bool|str|constrained-\w+|literal\[.*\]")
+"""How pydantic names one of several types that a field may have."""
 
 
 class Faults(ValueError):
@@ -110,7 +115,7 @@ def explain(error: ValidationError, known: Iterable[str], what: str, prefix: str
     """The faults of a pydantic error, in words: field, value, what is allowed."""
     known = sorted(known)
     faults: list[str] = []
-    for item in error.errors(include_url=False):
+    for item in _joined(error.errors(include_url=False)):
         field = prefix + ".".join(map(str, item["loc"]))
         raised = item.get("ctx", {}).get("error")
         if isinstance(raised, Faults):
@@ -126,6 +131,20 @@ def explain(error: ValidationError, known: Iterable[str], what: str, prefix: str
             subject = f"`{field}` is {show(item['input'])}: " if item["loc"] else ""
             faults.append(f"{subject}{text[:1].lower()}{text[1:]}")
     return faults
+
+
+def _joined(items: Iterable[Any]) -> list[dict[str, Any]]:
+    """Pydantic's errors with those of one field's alternatives, such as "an integer or 'all'", as one."""
+    out: list[dict[str, Any]] = []
+    for item in map(dict, items):
+        *base, last = item["loc"] or ("",)
+        if base and ALTERNATIVE.fullmatch(str(last)):
+            item["loc"] = tuple(base)
+            if out and out[-1]["loc"] == item["loc"]:
+                out[-1]["msg"] += " or " + str(item["msg"]).removeprefix("Input should be ")
+                continue
+        out.append(item)
+    return out
 
 
 def show(value: Any) -> str:

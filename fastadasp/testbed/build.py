@@ -90,7 +90,7 @@ def _part(what: str, name: str, cls: str) -> Any:
     import transformers
 
     try:
-        return getattr(transformers, cls).from_pretrained(name, dtype="float32").eval()
+        return getattr(transformers, cls).from_pretrained(name, dtype="float32", trust_remote_code=False).eval()
     except (OSError, ValueError) as error:
         raise _missing(what, name, error) from None
 
@@ -109,7 +109,7 @@ def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        given = AutoTokenizer.from_pretrained(name)
+        given = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _missing("decoder", name, error) from None
     vocabulary = given.get_vocab()

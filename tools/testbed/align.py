@@ -98,8 +98,8 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(asked.decoder)
-    decoder = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(asked.decoder, trust_remote_code=False)
+    decoder = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.float32, trust_remote_code=False)
     lines = read_store(asked.features, asked.width)
     targets = {id(line): tokenizer(" " + line.text).input_ids for line in lines}
     lines = [line for line in lines if 0 < len(targets[id(line)]) < 0.8 * line.length / 4]

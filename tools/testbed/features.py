@@ -87,7 +87,7 @@ def recorded(manifest: Path, limit: int | None, keep_apart: int) -> Iterator[Cli
 def load_whisper(name: str, dtype: torch.dtype) -> Any:
     from transformers import WhisperForConditionalGeneration
 
-    return WhisperForConditionalGeneration.from_pretrained(name, dtype=dtype).eval()
+    return WhisperForConditionalGeneration.from_pretrained(name, dtype=dtype, trust_remote_code=False).eval()
 
 
 def written(whisper: Any, tokenizer: Any, encoded: Tensor, seconds: float) -> list[str]:
@@ -148,7 +148,7 @@ def main() -> None:
 
     whisper = load_whisper(asked.encoder, torch.bfloat16)
     mel = WhisperFeatureExtractor(feature_size=whisper.config.num_mel_bins)
-    tokenizer = AutoTokenizer.from_pretrained(asked.encoder) if asked.transcribe else None
+    tokenizer = AutoTokenizer.from_pretrained(asked.encoder, trust_remote_code=False) if asked.transcribe else None
     windows: Iterator[list[Clip]]
     if asked.manifest:
         windows = ([clip] for clip in recorded(asked.manifest, asked.limit, asked.keep_apart))

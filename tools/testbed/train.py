@@ -121,8 +121,8 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(asked.decoder)
-    decoder = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(asked.decoder, trust_remote_code=False)
+    decoder = AutoModelForCausalLM.from_pretrained(asked.decoder, dtype=torch.bfloat16, trust_remote_code=False)
     decoder.requires_grad_(False)
     weights = dict(add_lora(decoder.model.layers, asked.rank, 2.0))
     projector = make_projector(asked.width, decoder.config)
