@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,18 @@ def test_wrong_data_folder(module: str, tmp_path: Path) -> None:
     assert done.stderr.startswith("error: ")
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_file_is_installed() -> None:
+    """pyproject.toml lists packages and their data by name; an editable installation would not show what is missing."""
+    root = Path(__file__).parents[2]
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {name: root / name.replace(".", "/") for name in settings["packages"] if name.startswith("fastadasp.")}
+    folders["fastadasp"] = root / "fastadasp"
+    installed = {path for folder in folders.values() for path in folder.glob("*.py")}
+    for name, patterns in settings["package-data"].items():
+        if name in folders:
+            installed |= {path for pattern in patterns for path in folders[name].glob(pattern)}
+    there = {path for path in (root / "fastadasp").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert len(there) > 300
+    assert there - installed == set()
