@@ -34,8 +34,8 @@ T (4 D² + 3 D · MLP) + 2 T² D; [performance](performance.md) has measured sha
 The curves are those of [results](results.md): the embedded model, the clips packaged with version 0.1, left `asr`
 (`asr-72` now; word error rate, lower is better), right `er` (accuracy, higher is better). Blue: this strategy, with the
 95 % interval over clips. Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. What lies
-above a word error rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from the folders of those runs by
-`python docs/figures/catalogue.py --results DIR ...`. Of the methods that evict keys and
+above a word error rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from the
+folders of those runs by `python docs/figures/catalogue.py --results DIR ...`. Of the methods that evict keys and
 values, `h2o` apart, no such folder was kept: their word error rates are those of the table in [results](results.md),
 and the share that is gone is computed from the budget.
 """
