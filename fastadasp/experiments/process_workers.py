@@ -15,16 +15,15 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from fastadasp.errors import RunError
-from fastadasp.experiments.probe import Forecast
 from fastadasp.experiments.records import Result
-from fastadasp.experiments.remote import Answer, Remote, lost, shared
+from fastadasp.experiments.remote import Answer, Remote, RemoteExecutor, check_workers, lost
 from fastadasp.experiments.worker import Job, Settings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = "OMP_NUM_THREADS"
 
 
-class ProcessExecutor:
+class ProcessExecutor(RemoteExecutor):
     """Runs each cell in one of `workers` processes, each with a model of its own.
 
     Args:
@@ -36,46 +35,19 @@ class ProcessExecutor:
     """
 
     def __init__(self, settings: Settings, workers: int | None, gpus: float | None) -> None:
-        if workers is not None and workers < 1:
-            raise RunError(f"--workers is at least 1, not {workers}")
+        check_workers(workers, gpus)
         visible = [] if settings.device == "cpu" else _visible()
         each = (1.0 if visible else 0.0) if gpus is None else gpus
-        if each < 0:
-            raise RunError(f"--gpus-per-worker is at least 0, not {each:g}")
         count = workers or (max(1, int(len(visible) / each)) if visible and each else 2)
         if count * each > len(visible) + 1e-9:
             raise RunError(
                 f"{count} workers need {count * each:g} GPUs, but this machine has {len(visible)}; ask for fewer "
                 "--workers or --gpus-per-worker"
             )
-        self._settings = replace(settings, workers=count, gpus=each)
+        settings = replace(settings, workers=count, gpus=each)
         self._answers: queue.Queue[tuple[_Process, Answer | None]] = queue.Queue()
-        self._places = [{**_devices(i, each, visible), **_threads(count)} for i in range(count)]
-        self._idle = [_Process(self._settings, place, self._answers) for place in self._places]
-        self._busy: dict[_Process, Job] = {}
-        self._facts: dict[str, Any] | None = None
-        self.notices: list[str] = []
-
-    def facts(self) -> dict[str, Any]:
-        if self._facts is None:
-            first, *others = self._idle
-            facts, self.notices = self._ask(first, "facts")
-            self._settings = replace(self._settings, batch_size=facts["batch_size"])
-            for process in others:
-                self._ask(process, "settle", facts["batch_size"])
-            self._facts = facts
-        return dict(self._facts)
-
-    @property
-    def workers(self) -> int:
-        return len(self._idle) + len(self._busy)
-
-    def forecast(self, cells: Mapping[str, int]) -> Forecast:
-        found: Forecast = self._ask(self._idle[0], "forecast", dict(cells))
-        return shared(found, self.workers, sum(cells.values()))
-
-    def free(self) -> bool:
-        return bool(self._idle)
+        places = [{**_devices(i, each, visible), **_threads(count)} for i in range(count)]
+        super().__init__(settings, [_Process(settings, place, self._answers) for place in places])
 
     def submit(self, job: Job) -> None:
         process = self._idle.pop()
@@ -100,12 +72,11 @@ class ProcessExecutor:
             process.kill()
         self._idle, self._busy = [], {}
 
-    def _ask(self, process: _Process, what: str, *arguments: Any) -> Any:
-        """One question while no cell is out. Raises RunError."""
-        process.ask(what, *arguments)
+    def _ask(self, worker: _Process, what: str, *arguments: Any) -> Any:
+        worker.ask(what, *arguments)
         _, answer = self._answers.get()
         if answer is None:
-            raise RunError(f"a worker could not start: {process.last_words()}")
+            raise RunError(f"a worker could not start: {worker.last_words()}")
         found, fault = answer
         if fault is not None:
             raise RunError(f"in a worker: {fault}")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from fastadasp.errors import RunError
-from fastadasp.experiments.probe import Forecast
 from fastadasp.experiments.records import Result
-from fastadasp.experiments.remote import Remote, lost, shared
+from fastadasp.experiments.remote import Remote, RemoteExecutor, check_workers, lost
 from fastadasp.experiments.worker import Job, Settings
 from fastadasp.registry.plugin_files import VARIABLE
 
@@ -19,7 +17,7 @@ REACH = 5.0
 """Seconds in which a cluster's address has to answer."""
 
 
-class RayExecutor:
+class RayExecutor(RemoteExecutor):
     """Runs each cell on one of `workers` actors.
 
     Args:
@@ -31,10 +29,7 @@ class RayExecutor:
     """
 
     def __init__(self, settings: Settings, workers: int, gpus: float | None, address: str | None) -> None:
-        if workers < 1:
-            raise RunError(f"--workers is at least 1, not {workers}")
-        if gpus is not None and gpus < 0:
-            raise RunError(f"--gpus-per-worker is at least 0, not {gpus:g}")
+        check_workers(workers, gpus)
         self._ray = _import_ray()
         self._owns = not self._ray.is_initialized()
         if self._owns:
@@ -43,32 +38,9 @@ class RayExecutor:
             found = self._ray.cluster_resources().get("GPU", 0) > 0 and settings.device != "cpu"
             gpus = 1.0 if found else 0.0
         self._check_size(workers, gpus)
-        self._settings = replace(settings, workers=workers, gpus=gpus)
+        settings = replace(settings, workers=workers, gpus=gpus)
         self._kind: Any = self._ray.remote(num_cpus=1, num_gpus=gpus)(Remote)
-        self._idle: list[Any] = [self._kind.remote(self._settings) for _ in range(workers)]
-        self._busy: dict[Any, tuple[Any, Job]] = {}
-        self._facts: dict[str, Any] | None = None
-        self.notices: list[str] = []
-
-    def facts(self) -> dict[str, Any]:
-        if self._facts is None:
-            first, *others = self._idle
-            facts, self.notices = self._ask(first.facts)
-            self._settings = replace(self._settings, batch_size=facts["batch_size"])
-            for actor in others:
-                self._ask(actor.settle, facts["batch_size"])
-            self._facts = facts
-        return dict(self._facts)
-
-    @property
-    def workers(self) -> int:
-        return len(self._idle) + len(self._busy)
-
-    def forecast(self, cells: Mapping[str, int]) -> Forecast:
-        return shared(self._ask(self._idle[0].forecast, dict(cells)), self.workers, sum(cells.values()))
-
-    def free(self) -> bool:
-        return bool(self._idle)
+        super().__init__(settings, [self._kind.remote(settings) for _ in range(workers)])
 
     def submit(self, job: Job) -> None:
         actor = self._idle.pop()
@@ -97,10 +69,9 @@ class RayExecutor:
         if self._owns:
             self._ray.shutdown()
 
-    def _ask(self, method: Any, *arguments: Any) -> Any:
-        """One question while no cell is out. Raises RunError."""
+    def _ask(self, worker: Any, what: str, *arguments: Any) -> Any:
         try:
-            found, fault = self._ray.get(method.remote(*arguments))
+            found, fault = self._ray.get(getattr(worker, what).remote(*arguments))
         except self._ray.exceptions.RayError as error:
             raise RunError(f"a Ray worker could not start: {_first_line(error)}") from None
         if fault is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from fastadasp.errors import FastAdaSPError
+from fastadasp.errors import FastAdaSPError, RunError
 from fastadasp.experiments.identity import cell_identity
 from fastadasp.experiments.probe import Forecast, probe
 from fastadasp.experiments.records import Result
@@ -50,10 +52,52 @@ class Remote:
             return None, str(error)
 
 
-def shared(forecast: Forecast, workers: int, cells: int) -> Forecast:
-    """A forecast for several workers, each with cells of its own."""
-    together = max(1, min(workers, cells))
-    return Forecast(forecast.seconds / together, forecast.about)
+class RemoteExecutor(ABC):
+    """What executors of several `Remote` workers share. Subclasses start the workers, hand out cells and collect.
+
+    Args:
+        idle: the workers; those with a cell are the keys of ``_busy`` or, with the cell, its values.
+    """
+
+    def __init__(self, settings: Settings, idle: list[Any]) -> None:
+        self._settings, self._idle = settings, idle
+        self._busy: dict[Any, Any] = {}
+        self._facts: dict[str, Any] | None = None
+        self.notices: list[str] = []
+
+    def facts(self) -> dict[str, Any]:
+        if self._facts is None:
+            first, *others = self._idle
+            facts, self.notices = self._ask(first, "facts")
+            self._settings = replace(self._settings, batch_size=facts["batch_size"])
+            for worker in others:
+                self._ask(worker, "settle", facts["batch_size"])
+            self._facts = facts
+        return dict(self._facts)
+
+    @property
+    def workers(self) -> int:
+        return len(self._idle) + len(self._busy)
+
+    def forecast(self, cells: Mapping[str, int]) -> Forecast:
+        """That of one worker, for several with cells of their own."""
+        one: Forecast = self._ask(self._idle[0], "forecast", dict(cells))
+        return Forecast(one.seconds / max(1, min(self.workers, sum(cells.values()))), one.about)
+
+    def free(self) -> bool:
+        return bool(self._idle)
+
+    @abstractmethod
+    def _ask(self, worker: Any, what: str, *arguments: Any) -> Any:
+        """The answer of a method of `Remote` while no cell is out. Raises RunError."""
+
+
+def check_workers(workers: int | None, gpus: float | None) -> None:
+    """Raises RunError for numbers that no machine has."""
+    if workers is not None and workers < 1:
+        raise RunError(f"--workers is at least 1, not {workers}")
+    if gpus is not None and gpus < 0:
+        raise RunError(f"--gpus-per-worker is at least 0, not {gpus:g}")
 
 
 def lost(job: Job, facts: Mapping[str, Any], error: str) -> Result:
