@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import uuid
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -120,3 +122,18 @@ def check_length(path: Path, longest: float | None) -> None:
 def _refuse_longer(path: Path, seconds: float, longest: float | None) -> None:
     if longest is not None and seconds > longest + 1e-6:
         raise DataError(f"{path} lasts {seconds:.1f} s; this model hears at most {longest:g} s")
+
+
+def keep_recording(file: Path, wave: NDArray[Any], rate: int) -> None:
+    """Writes mono sound as FLAC of 16 bits, so that a file is there as a whole or not at all.
+
+    Raises:
+        DataError: the folder, which is one of the cache's, cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f"{uuid.uuid4().hex}.part.flac")
+        soundfile.write(part, wave, rate, subtype="PCM_16")
+        part.replace(file)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise DataError(f"recordings cannot be kept in {file.parent}: {error}; set FASTADASP_CACHE") from None

@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from fastadasp.audio import keep_recording
 from fastadasp.contracts.task import CHOOSING, REPORTING
 from fastadasp.demo.prompts import WORDS
 from fastadasp.errors import DataError
@@ -225,13 +226,7 @@ def _made(folder: Path, clip: Clip, kind: Kind, part: str, number: int) -> Path:
             f"clip {clip.name} has other samples than it should (checksum {checksum(wave)}, not {known}): the "
             f"recordings in {folder} were changed, or numpy counts otherwise here"
         )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f"{clip.name}.{id(clip)}.part.flac")
-        soundfile.write(unfinished, wave, RATE, subtype="PCM_16")
-        unfinished.replace(file)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise DataError(f"joined numbers cannot be kept in {file.parent}: {error}; set FASTADASP_CACHE") from None
+    keep_recording(file, wave, RATE)
     return file
 
 

@@ -6,10 +6,8 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from fastadasp.audio import read_audio
-from fastadasp.errors import DataError
+from fastadasp.audio import keep_recording, read_audio
 from fastadasp.files import cache_folder
 
 SILENCE = 0.5
@@ -25,15 +23,7 @@ def join(first: Path, second: Path) -> Path:
     """
     sounds = [read_audio(path, RATE) for path in (first, second)]
     digest = hashlib.sha256(b"|".join(sound.tobytes() for sound in sounds)).hexdigest()[:32]
-    folder = cache_folder() / "recordings"
-    file = folder / f"{digest}-{first.stem}-{second.stem}.flac"[-120:]
+    file = cache_folder() / "recordings" / f"{digest}-{first.stem}-{second.stem}.flac"[-120:]
     if not file.exists():
-        whole = np.concatenate([sounds[0], np.zeros(int(SILENCE * RATE), np.float32), sounds[1]])
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f"{digest}.part.flac")
-            soundfile.write(part, whole, RATE, subtype="PCM_16")
-            part.replace(file)
-        except (OSError, soundfile.SoundFileError) as error:
-            raise DataError(f"recordings cannot be kept in {folder}: {error}; set FASTADASP_CACHE") from None
+        keep_recording(file, np.concatenate([sounds[0], np.zeros(int(SILENCE * RATE), np.float32), sounds[1]]), RATE)
     return file
