@@ -102,21 +102,36 @@ def _budget(entry: Entry) -> str:
 
 
 def check_page(page: Path, preset: str | None = None) -> None:
-    """Raises RunError if `page` cannot be read or has no place to fill, for the preset if there is one."""
-    _split(_read(page), page, preset)
+    """Raises RunError if `page` cannot be read or has no place to fill, for the preset if there is one.
+
+    Args:
+        page: ``page.md``, or ``page.md#NAME`` for the place of that name alone.
+    """
+    file, name, only = _place(page, preset)
+    _split(_read(file), file, name, only)
 
 
 def insert(page: Path, face: Face, tables: Tables, preset: str | None = None) -> None:
     """Fills the place of `page` that is marked by one of `BEGIN` and `END`, the preset's own if it has one.
 
+    Args:
+        page: as for `check_page`.
+
     Raises:
         RunError: there is no such place.
     """
-    before, kind, mark, after = _split(_read(page), page, preset)
+    page, name, only = _place(page, preset)
+    before, kind, mark, after = _split(_read(page), page, name, only)
     whole = "\n".join(markdown(face, heading, entries) for heading, entries in tables)
     filled = whole if kind == "table" else overviews(tables, changes=kind == "changes")
     with told(page, "page"):
         write_whole(page, f"{before}{mark}\n\n{filled}\n{END}{after}")
+
+
+def _place(page: Path, preset: str | None) -> tuple[Path, str | None, bool]:
+    """The file, the name of the place in it, and whether only that place will do."""
+    file, sign, name = str(page).rpartition("#")
+    return (Path(file), name, True) if sign and file and name and not page.exists() else (page, preset, False)
 
 
 def _read(page: Path) -> str:
@@ -126,12 +141,14 @@ def _read(page: Path) -> str:
         raise RunError(f"{page} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _split(text: str, page: Path, preset: str | None) -> tuple[str, str, str, str]:
+def _split(text: str, page: Path, name: str | None, only: bool) -> tuple[str, str, str, str]:
     """What stands before a place, of which kind it is, its mark, and what stands behind it."""
-    own = {} if preset is None else {kind: mark.replace(" -->", f" {preset} -->") for kind, mark in BEGIN.items()}
-    for kind, mark in (*own.items(), *BEGIN.items()):
+    marks = {} if name is None else {kind: mark.replace(" -->", f" {name} -->") for kind, mark in BEGIN.items()}
+    places = [*marks.items(), *(() if only else BEGIN.items())]
+    for kind, mark in places:
         before, found, rest = text.partition(mark)
         _, ended, after = rest.partition(END)
         if found and ended:
             return before, kind, mark, after
-    raise RunError(f"{page} has no place for results: write {' or '.join(BEGIN.values())} and below it {END}")
+    wanted = " or ".join((marks if only else BEGIN).values())
+    raise RunError(f"{page} has no place for results: write {wanted} and below it {END}")
