@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.contracts.task import Task
-from fastadasp.experiments import spread
+from fastadasp.experiments import shares, spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.statistics import FEWEST, LEVEL, least_shown
@@ -231,7 +231,7 @@ class Face:
         if "win/tie/loss" in self.columns:
             out.append("win/tie/loss: clips; equal ranks: not distinguishable")
         if "FLOPs removed" in self.columns:
-            out.append("FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too")
+            out.append(shares.note(entries))
         if set(spread.COLUMNS) <= set(self.columns):
             out.append(spread.NOTE)
         if NET in self.columns:

@@ -78,6 +78,11 @@ class Efficiency(BaseModel):
         description="FLOPs of audio encoder and projector for one clip, counted once by torch's FlopCounterMode; "
         "null if not counted",
     )
+    flops_with_encoder: float | None = Field(
+        default=None,
+        description="FLOPs of audio encoder, projector and decoder's prefill together, mean of a clip; null if not "
+        "counted",
+    )
     flops_removed_with_encoder: float | None = Field(
         default=None,
         description="fraction removed of the decoder's and the encoder's FLOPs together; null if not counted",

@@ -307,6 +307,7 @@ def efficiency(
         own_flops=own,
         flops_removed_net=None if own is None else share(own, 0.0),
         encoder_flops=encoder_flops,
+        flops_with_encoder=None if encoder_flops is None else mean("flops") + encoder_flops,
         flops_removed_with_encoder=None if encoder_flops is None else share(0.0, encoder_flops),
         flops_removed_net_with_encoder=None if own is None or encoder_flops is None else share(own, encoder_flops),
         prefill_seconds=median(prefill[1:] or prefill),  # the first batch warms caches up
