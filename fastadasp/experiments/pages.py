@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,6 +10,7 @@ from fastadasp.errors import RunError
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.tables import Face, Heading, markdown, span, unclear
+from fastadasp.experiments.times import all_times
 from fastadasp.files import read_text, told, write_whole
 
 BEGIN = {
@@ -19,6 +20,8 @@ BEGIN = {
 }
 """What stands before a place that is filled: with tables of every column, with overviews, or with overviews that have
 the change to the baseline. A place may be a preset's own: ``<!-- compare-changes NAME -->``."""
+TIMES = {"times": "<!-- compare-times -->"}
+"""What stands before a further place, for what a clip took. A page may have it beside one of `BEGIN`, or alone."""
 END = "<!-- end -->"
 
 Tables = Sequence[tuple[Heading, Sequence[Entry]]]
@@ -103,20 +106,36 @@ def _budget(entry: Entry) -> str:
 
 def check_page(page: Path, preset: str | None = None) -> None:
     """Raises RunError if `page` cannot be read or has no place to fill, for the preset if there is one."""
-    _split(_read(page), page, preset)
+    text = _read(page)
+    if not any(_split(text, marks, preset) for marks in (BEGIN, TIMES)):
+        raise _no_place(page)
 
 
 def insert(page: Path, face: Face, tables: Tables, preset: str | None = None) -> None:
-    """Fills the place of `page` that is marked by one of `BEGIN` and `END`, the preset's own if it has one.
+    """Fills the place of `page` that is marked by one of `BEGIN` and `END`, and that of `TIMES`; the preset's own if it
+    has one.
 
     Raises:
         RunError: there is no such place.
     """
-    before, kind, mark, after = _split(_read(page), page, preset)
-    whole = "\n".join(markdown(face, heading, entries) for heading, entries in tables)
-    filled = whole if kind == "table" else overviews(tables, changes=kind == "changes")
+    text, found = _read(page), False
+    for marks in (BEGIN, TIMES):
+        place = _split(text, marks, preset)
+        if place is not None:
+            before, kind, mark, after = place
+            text, found = f"{before}{mark}\n\n{_filled(kind, face, tables)}\n{END}{after}", True
+    if not found:
+        raise _no_place(page)
     with told(page, "page"):
-        write_whole(page, f"{before}{mark}\n\n{filled}\n{END}{after}")
+        write_whole(page, text)
+
+
+def _filled(kind: str, face: Face, tables: Tables) -> str:
+    if kind == "times":
+        return all_times(tables)
+    if kind == "table":
+        return "\n".join(markdown(face, heading, entries) for heading, entries in tables)
+    return overviews(tables, changes=kind == "changes")
 
 
 def _read(page: Path) -> str:
@@ -126,12 +145,17 @@ def _read(page: Path) -> str:
         raise RunError(f"{page} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _split(text: str, page: Path, preset: str | None) -> tuple[str, str, str, str]:
-    """What stands before a place, of which kind it is, its mark, and what stands behind it."""
-    own = {} if preset is None else {kind: mark.replace(" -->", f" {preset} -->") for kind, mark in BEGIN.items()}
-    for kind, mark in (*own.items(), *BEGIN.items()):
+def _split(text: str, marks: Mapping[str, str], preset: str | None) -> tuple[str, str, str, str] | None:
+    """What stands before a place, of which kind it is, its mark, and what stands behind it; None if there is none."""
+    own = {} if preset is None else {kind: mark.replace(" -->", f" {preset} -->") for kind, mark in marks.items()}
+    for kind, mark in (*own.items(), *marks.items()):
         before, found, rest = text.partition(mark)
         _, ended, after = rest.partition(END)
         if found and ended:
             return before, kind, mark, after
-    raise RunError(f"{page} has no place for results: write {' or '.join(BEGIN.values())} and below it {END}")
+    return None
+
+
+def _no_place(page: Path) -> RunError:
+    marks = " or ".join((*BEGIN.values(), *TIMES.values()))
+    return RunError(f"{page} has no place for results: write {marks} and below it {END}")
