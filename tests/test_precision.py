@@ -74,9 +74,7 @@ def received_exactly(query: Tensor, key: Tensor, scale: float) -> Tensor:
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("hardware", [False, True])
 @pytest.mark.parametrize("near", [1, 1 << 18])
-def test_scores_against_float64(
-    dtype: torch.dtype, hardware: bool, near: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_against_float64(dtype: torch.dtype, hardware: bool, near: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One head at a time, and several."""
     monkeypatch.setattr(cpu, "multiplies", lambda _: hardware)
     monkeypatch.setattr(received, "_NEAR_ELEMENTS", near)

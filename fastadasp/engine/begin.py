@@ -115,9 +115,7 @@ def _check_supported(session: Session, mask: Any, cache: Any, tokens: int) -> No
         raise ModelError("strategies need the plain [batch, tokens] attention mask; custom 4D masks are not supported")
 
 
-def _check_cache(
-    session: Session, cache: Any, past: int, known: CacheState | None, *, step: bool = False
-) -> None:
+def _check_cache(session: Session, cache: Any, past: int, known: CacheState | None, *, step: bool = False) -> None:
     """Refuses a cache that is not as the last pass left it: its keys could not be told apart.
 
     Args:
