@@ -13,7 +13,7 @@ from fastadasp.ops import clusters_from_leaders, largest, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastadasp import LayerView
+    from fastadasp import LayerView, Workload
 
 
 class Contextual(Merger):
@@ -43,6 +43,11 @@ class Contextual(Merger):
     sites = ("input",)
 
     share: float = Field(default=0.05, gt=0, lt=1, description="contextual tokens, as a share of all")
+
+    def multiply_adds(self, work: Workload) -> int | None:
+        if work.encoder_width is None:
+            return None
+        return work.cosines(work.tokens**2, work.encoder_width) + work.means()
 
     def plan(self, layer: LayerView, select: Tensor, weight: Tensor | None, remove: Tensor) -> TokenPlan:
         import torch

@@ -39,8 +39,8 @@ class EncoderAttention(Scorer):
     )
     of: Literal["all", "own"] = Field(default="all", description='or "own": what a token\'s frames give to each other')
 
-    def multiply_adds(self, work: Workload) -> int | None:
-        return work.encoder
+    def multiply_adds(self, work: Workload) -> int:
+        return 0  # what is read of the encoder is counted once for all that read it
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""

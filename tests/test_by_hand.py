@@ -51,7 +51,7 @@ def test_visionzip_as_published_for_audio() -> None:
     is the first of the rest, token 0; the others, 2, 3 and 5, are added to it as their mean."""
     x = clip(0, 10, 20, 30, 40, 50)
     view = make_view([x], [3])
-    view.encoder = EncoderSeen(torch.zeros(1, 2, 3, 6), torch.zeros(1, 2, 6), x[0].unsqueeze(0))
+    view.encoder = EncoderSeen(torch.zeros(1, 2, 3, 6), torch.zeros(1, 2, 6), x[0].unsqueeze(0), torch.zeros(1))
     importance = torch.tensor([[1.0, 5, 1, 1, 4, 1]])
     made = component("merger", "contextual").plan(view, importance, None, view.remove)
     assert made.cluster[0].tolist() == [0, 1, 0, 0, 2, 0]

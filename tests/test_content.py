@@ -195,6 +195,20 @@ def test_compare_shows_spread_and_the_worst_clip(tmp_path: Path) -> None:
     (_, row) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     assert (row["worst_clip"], float(row["threshold"])) == (ours["worst"]["id"], ours["efficiency"]["threshold"])
     assert float(row["removed_least"]) < float(row["removed_most"])
+    submitted = ("submit", str(tmp_path / "run"), "--output", str(tmp_path / "mine.json"))
+    board = ("leaderboard", str(tmp_path / "mine.json"), "--output", str(tmp_path / "board.html"))
+    for command_, page in (
+        (("report", str(tmp_path / "run"), "--timelines", "0"), tmp_path / "run" / "report.html"),
+        (submitted, tmp_path / "mine.json"),
+        (board, tmp_path / "board.html"),
+    ):
+        code, _, told = run(*command_)
+        assert code == 0, told
+        text = page.read_text(encoding="utf-8")
+        if page.suffix == ".html":
+            assert f"{ours['worst']['id']}: {ours['worst']['value']:.0f} (-{ours['worst']['removed']:.0%})" in text
+            assert f"{ours['efficiency']['threshold']:.4f}" in text
+            assert f"{100 * ours['efficiency']['removed_deviation']:.1f}</td>" in text
     code, _, told = run(*command[:2], "affinity-pooling,prune", *command[3:], "mean-tokens=0.5")
     assert code == 2
     assert "Strategies that can: affinity-pooling" in told

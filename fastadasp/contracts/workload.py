@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-QUERIES_AT_ONCE = 96
+QUERIES_AT_ONCE = 128
 """Queries whose received attention is computed in one step, times all keys up to the last one's: enough for the matrix
 product's full speed."""
 
@@ -25,7 +25,9 @@ class Workload:
         layer: the acting layer, 0-based.
         earlier: the layers before it in which the strategy acted, in their order.
         site: where it acts: ``input``, ``block`` or ``cache``.
-        encoder: multiply-adds of the audio encoder's last attention computed once more; None where that is not known.
+        encoder_width: channels of a key of the audio encoder's last layer, the mean over its heads
+            (`EncoderSeen.keys`); None where that is not known. What is read of the encoder is computed once for all
+            components that need it, and counted apart from them.
 
     Example::
 
@@ -44,7 +46,7 @@ class Workload:
     layer: int = 0
     earlier: tuple[int, ...] = ()
     site: str = "block"
-    encoder: int | None = None
+    encoder_width: int | None = None
 
     @property
     def kept(self) -> int:

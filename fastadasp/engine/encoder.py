@@ -36,11 +36,13 @@ class EncoderSeen:
             heads put together as `Heads` says (first axis), summed over the frames asked and divided by `frames`.
         own: float32 [clips, 2, N], what a token's frames give to each other, the mean over the frames that ask.
         keys: float32 [clips, N, head_dim], the mean over heads and over the token's frames of the keys.
+        products: int64 [clips], the multiply-adds that this took: it is all computed beside the encoder.
     """
 
     received: Tensor
     own: Tensor
     keys: Tensor
+    products: Tensor
 
     @classmethod
     def of(
@@ -85,7 +87,9 @@ class EncoderSeen:
             received += asked[:, None, :, last] @ torch.stack([weights.mean(1), weights.amax(1)], 1)
         received = received[..., : tokens * frames].unflatten(-1, (tokens, frames)).sum(-1) / frames
         keys = key.float().mean(1)[:, : tokens * frames].unflatten(1, (tokens, frames)).mean(2)
-        return cls(received, torch.cat(own, 2), keys)
+        weighed, summed = heads * query.shape[3], len(get_args(Heads)) * asked.shape[1]
+        products = torch.full((windows,), (weighed + summed) * length**2, device=query.device)
+        return cls(received, torch.cat(own, 2), keys, products)
 
     @classmethod
     def of_windows(
@@ -127,7 +131,8 @@ class EncoderSeen:
             own, parts = parts[: len(share)], parts[len(share) :]
             pieces = ((one.received, one.own, one.keys.transpose(1, 2)) for one in own)
             received, mutual, keys = (torch.cat(part, -1) for part in zip(*pieces, strict=True))
-            whole.append(cls(received, mutual, keys.transpose(1, 2)))
+            products = torch.cat([one.products for one in own]).sum().view(1)
+            whole.append(cls(received, mutual, keys.transpose(1, 2), products))
         return cls.together(whole)
 
     @classmethod
@@ -143,12 +148,14 @@ class EncoderSeen:
             torch.cat([pad(one.received, 3) for one in clips]),
             torch.cat([pad(one.own, 2) for one in clips]),
             torch.cat([pad(one.keys, 1) for one in clips]),
+            torch.cat([one.products for one in clips]),
         )
 
     def clip(self, index: int, tokens: int) -> EncoderSeen:
         """One clip's own, of its `tokens`."""
         row = slice(index, index + 1)
-        return EncoderSeen(self.received[row, ..., :tokens], self.own[row, ..., :tokens], self.keys[row, :tokens])
+        received, own, keys = self.received[row, ..., :tokens], self.own[row, ..., :tokens], self.keys[row, :tokens]
+        return EncoderSeen(received, own, keys, self.products[row])
 
     def to(self, device: torch.device | str) -> EncoderSeen:
         """The same on a device."""

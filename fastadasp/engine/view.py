@@ -213,7 +213,7 @@ class LayerView:
             raise StrategyError(
                 f"the audio encoder made {seen.keys.shape[1]} tokens of a clip, but the prompt has {width}"
             )
-        return EncoderSeen(seen.received[..., :width], seen.own[..., :width], seen.keys[:, :width])
+        return EncoderSeen(seen.received[..., :width], seen.own[..., :width], seen.keys[:, :width], seen.products)
 
     def text(self, asker: str = "the strategy") -> tuple[Tensor, Tensor]:
         """Hidden states of the text tokens (neither audio nor padding) in each clip's own sample.

@@ -12,6 +12,7 @@ from fastadasp.counts.shape import DecoderShape
 from fastadasp.inference.own_cost import own_flops
 
 if TYPE_CHECKING:
+    from fastadasp.engine.encoder import EncoderSeen
     from fastadasp.engine.trace import LayerTrace
     from fastadasp.recipes.recipe import Recipe
 
@@ -64,8 +65,8 @@ class Efficiency(BaseModel):
     flops_removed: float = Field(description="fraction of those FLOPs removed against the full model")
     own_flops: float | None = Field(
         default=None,
-        description="FLOPs of what the strategy itself computes in the decoder (scores, choice, means), mean of a "
-        "clip; null where a component does not state them",
+        description="FLOPs of what the strategy itself computes (scores, choice, means; what it reads of the encoder's "
+        "attention), mean of a clip; null where a component does not state them",
     )
     flops_removed_net: float | None = Field(
         default=None,
@@ -125,6 +126,7 @@ def sample_costs(
     prompt: Sequence[int],
     bytes_per_value: int,
     strategy: Recipe | None = None,
+    encoder: EncoderSeen | None = None,
 ) -> list[SampleCost]:
     """Costs of each sample of a traced batch.
 
@@ -132,6 +134,7 @@ def sample_costs(
         layers: the trace; empty for the full model.
         audio, prompt: audio tokens and all tokens of each sample's prompt, before any reduction.
         strategy: what was traced; its own work is counted, too. None for the full model.
+        encoder: what the audio encoder attended to, one row a sample; None where that is not known.
     """
     out = []
     for i, (sound, total) in enumerate(zip(audio, prompt, strict=True)):
@@ -147,7 +150,7 @@ def sample_costs(
                 kv_bytes_full=shape.kv_bytes([total] * shape.layers, bytes_per_value),
                 flops=shape.prefill_flops(path),
                 flops_full=shape.prefill_flops([(total, total)] * shape.layers),
-                own_flops=0 if strategy is None else own_flops(strategy, shape, layers, i, sound, total),
+                own_flops=0 if strategy is None else own_flops(strategy, shape, layers, i, sound, total, encoder),
             )
         )
     return out

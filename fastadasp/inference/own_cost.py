@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastadasp.contracts.components import TokenComponent
@@ -10,34 +11,49 @@ from fastadasp.contracts.workload import Workload
 from fastadasp.counts.shape import DecoderShape
 
 if TYPE_CHECKING:
+    from fastadasp.engine.encoder import EncoderSeen
     from fastadasp.engine.trace import LayerTrace
     from fastadasp.recipes.recipe import Recipe
 
 
 def own_flops(
-    strategy: Recipe, shape: DecoderShape, layers: Sequence[LayerTrace], sample: int, audio: int, prompt: int
+    strategy: Recipe,
+    shape: DecoderShape,
+    layers: Sequence[LayerTrace],
+    sample: int,
+    audio: int,
+    prompt: int,
+    encoder: EncoderSeen | None = None,
 ) -> int | None:
     """FLOPs of a strategy's scores, choices and means in one traced prompt; a multiply-add is two.
 
-    A component that is both `select` and `weight` counts once. Several clips of a prompt are taken as one.
+    A component that is both `select` and `weight` counts once, and so does what is read of the audio encoder. Several
+    clips of a prompt are taken as one.
 
     Args:
         sample: the prompt's place in the traced batch.
         audio, prompt: its audio tokens and all its tokens, before any reduction.
+        encoder: what the audio encoder attended to, one row a prompt; None where that is not known.
 
     Returns:
-        None if a component that has worked does not say what it costs (`TokenComponent.multiply_adds`).
+        None if a component that has worked does not say what it costs (`TokenComponent.multiply_adds`), or reads of the
+        encoder and that is not known.
     """
-    total = 0
+    total, reads = 0, False
     for recipe, work in _workloads(strategy, shape, layers, sample, audio, prompt):
         if work.removed == work.tokens:  # all go, and nobody has to choose
             continue
+        if encoder is not None:
+            work = replace(work, encoder_width=encoder.keys.shape[-1])
         for part in _parts(recipe):
+            reads = reads or "encoder" in part.needed()
             counted = part.multiply_adds(work)
             if counted is None:
                 return None
             total += 2 * counted
-    return total
+    if reads and encoder is None:
+        return None
+    return total + (2 * int(encoder.products[sample]) if reads and encoder is not None else 0)
 
 
 def _parts(recipe: Recipe) -> list[TokenComponent]:

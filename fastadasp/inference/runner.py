@@ -141,7 +141,8 @@ def run_cell(
             for place, text in zip(batch.places, said.texts, strict=True):
                 answers[place] = text
             audio = [clip.audio_tokens for clip in batch.clips]
-            spent = sample_costs(shape, said.layers, audio, [clip.tokens for clip in batch.clips], width, strategy)
+            prompts = [clip.tokens for clip in batch.clips]
+            spent = sample_costs(shape, said.layers, audio, prompts, width, strategy, batch.encoder)
             costs.update(zip(batch.places, spent, strict=True))
             prefill.append(said.prefill)
             decode.append(said.decode)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from fastadasp.experiments import spread
 from fastadasp.leaderboard.boards import COSTS, Board, Entry
 from fastadasp.leaderboard.submission import Submission
 from fastadasp.report.shell import render
@@ -16,7 +17,7 @@ UNITS = {"flops": (1e9, "GFLOPs of the decoder's prefill"), "kv_bytes": (1e6, "M
 def html(submissions: Sequence[Submission], boards: Sequence[Board], title: str = "fastadasp leaderboard") -> str:
     """The boards as a page. Whatever comes from submissions is escaped."""
     shown = [
-        {"board": board, "rows": [cells(entry) for entry in board.entries], "plots": _plots(board)} for board in boards
+        {"board": board, "columns": columns_of(board), "rows": _rows(board), "plots": _plots(board)} for board in boards
     ]
     return render(
         "leaderboard.html",
@@ -25,7 +26,6 @@ def html(submissions: Sequence[Submission], boards: Sequence[Board], title: str 
         title=title,
         submissions=list({one.checksum: one for one in submissions}.values()),
         boards=shown,
-        columns=COLUMNS,
     )
 
 
@@ -38,6 +38,7 @@ COLUMNS = (
     "95 %",
     "change",
     "audio tokens removed",
+    *spread.MEANING,
     "GFLOPs",
     "FLOPs removed",
     "KV MB",
@@ -45,6 +46,19 @@ COLUMNS = (
     "prefill",
     "best for its",
 )
+
+
+def columns_of(board: Board) -> list[str]:
+    """The columns that a board is shown with: with what single clips lose where a budget is one of all clips."""
+    spreads = any(entry.row.threshold is not None for entry in board.entries)
+    return [name for name in COLUMNS if spreads or name not in spread.MEANING]
+
+
+def _rows(board: Board) -> list[list[str]]:
+    shown = columns_of(board)
+    return [
+        [text for name, text in zip(COLUMNS, cells(entry), strict=True) if name in shown] for entry in board.entries
+    ]
 
 
 def cells(entry: Entry) -> list[str]:
@@ -60,6 +74,7 @@ def cells(entry: Entry) -> list[str]:
         "" if span is None else f"{span[0]:.2f} to {span[1]:.2f}",
         "" if entry.change is None else f"{entry.change:+.2f}",
         f"{row.audio_tokens_removed:.1%}",
+        *spread.texts([vars(row)], row.worst).values(),
         f"{row.flops / 1e9:.3g}",
         f"{row.flops_removed:.1%}",
         f"{row.kv_bytes / 1e6:.3g}",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastadasp.errors import RunError
-from fastadasp.experiments.records import TaskFacts
+from fastadasp.experiments.records import TaskFacts, Worst
 from fastadasp.files import parse_json, read_text
 from fastadasp.runs import LoadedRun
 
@@ -87,6 +87,22 @@ class Row(Part):
     flops_removed_with_encoder: float | None = Field(
         description="the same with the encoder's FLOPs; null if not counted"
     )
+    threshold: float | None = Field(
+        default=None, description="threshold that meets a budget of all clips together; null for other budgets"
+    )
+    removed_deviation: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="standard deviation over the clips of the fraction that each lost of its audio tokens",
+    )
+    removed_least: float | None = Field(default=None, ge=0, le=1, description="the least such fraction of a clip")
+    removed_most: float | None = Field(default=None, ge=0, le=1, description="the largest such fraction of a clip")
+    worst: list[Worst] = Field(
+        default_factory=list,
+        description="of each seed the clip with the worst metric by itself: its `id`, `value`, and the fraction "
+        "`removed` of its audio",
+    )
     kv_bytes: float = Field(gt=0, le=1e18, description="bytes of keys and values after the prompt, mean of a clip")
     kv_removed: float = Field(le=1, description="fraction of those bytes removed")
     prefill_seconds: float | None = Field(
@@ -98,6 +114,7 @@ class Row(Part):
     def _sensible(self) -> Row:
         fields = (getattr(self, name) for name in type(self).model_fields)
         numbers = [one for one in fields if isinstance(one, float)] + [*(self.interval or ()), *self.metrics.values()]
+        numbers += [number for one in self.worst for number in (one.value, one.removed)]
         if not all(math.isfinite(number) for number in numbers):
             raise ValueError("a figure is not finite")
         if any(abs(score) > MOST for score in (self.value, *(self.interval or ()))):
@@ -183,6 +200,10 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
             "flops",
             "flops_removed",
             "flops_removed_with_encoder",
+            "threshold",
+            "removed_deviation",
+            "removed_least",
+            "removed_most",
             "kv_bytes",
             "kv_removed",
         )
@@ -198,6 +219,7 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
                 interval=line.interval,
                 metrics=metrics,
                 **known,
+                worst=[cell.worst for cell in done if cell.worst is not None],
                 prefill_seconds=line.prefill_seconds if times else None,
                 decode_seconds=line.decode_seconds if times else None,
             )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastadasp.errors import RunError
-from fastadasp.report.figures import COLUMNS, SHARES, row, times
+from fastadasp.report.figures import EVERY, SHARES, columns_of, row, times
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.report import Report
 
@@ -59,7 +59,7 @@ class Wanted:
     """What a table for a page or a paper is to have.
 
     Attributes:
-        columns: names in `COLUMNS`; None for all, in LaTeX for `NARROW`.
+        columns: names in `EVERY`; None for those that the report's page has, in LaTeX for `NARROW`.
         caption, label: of a LaTeX table; with several tasks the label gets the task's name behind it.
     """
 
@@ -72,17 +72,17 @@ def find_columns(names: Sequence[str]) -> tuple[str, ...]:
     """Columns by their names or the beginnings of these, e.g. ``flops``. Raises RunError."""
     out = []
     for name in names:
-        found = [column for column in COLUMNS if column.lower() == name.lower()]
-        found = found or [column for column in COLUMNS if column.lower().startswith(name.lower())]
+        found = [column for column in EVERY if column.lower() == name.lower()]
+        found = found or [column for column in EVERY if column.lower().startswith(name.lower())]
         if len(found) != 1:
-            raise RunError(f"there is no column {name!r}; there are {', '.join(COLUMNS)}")
+            raise RunError(f"there is no column {name!r}; there are {', '.join(EVERY)}")
         out.append(found[0])
     return tuple(dict.fromkeys(out))
 
 
 def markdown(report: Report, wanted: Wanted | None = None) -> str:
     """A table a task. What stands in a run's files is text here, never markup."""
-    columns = (wanted or Wanted()).columns or tuple(COLUMNS)
+    columns = (wanted or Wanted()).columns or tuple(columns_of(report.lines))
     out = []
     for title, lines in _by_task(report).items():
         head = _head(report, columns)
@@ -174,7 +174,7 @@ def _by_task(report: Report) -> dict[str, list[Line]]:
 
 
 def _texts(report: Report, line: Line, columns: Sequence[str]) -> list[str]:
-    texts = dict(zip(COLUMNS, (text for text, _ in row(line)), strict=True))
+    texts = dict(zip(EVERY, (text for text, _ in row(line)), strict=True))
     run = [report.letter(line.run)] if len(report.sources) > 1 else []
     return [*run, *(texts[name] for name in columns)]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple
 
+from fastadasp.experiments import spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.times import texts
 from fastadasp.report.lines import Line
@@ -30,14 +32,22 @@ COLUMNS = {
 }
 """Columns and what they mean."""
 
+EVERY = {**COLUMNS, **spread.MEANING}
+"""The same with those of budgets over all clips together."""
+
 SHARES = ("audio_tokens_removed", "flops_removed", "flops_removed_net", "kv_removed")
 """Costs that are fractions, in the order of their columns."""
 
 
+def columns_of(lines: Sequence[Line]) -> dict[str, str]:
+    """The columns that these lines are shown with: `EVERY` where a budget is one of all clips together."""
+    return EVERY if any(line.cost("threshold") is not None for line in lines) else COLUMNS
+
+
 def row(line: Line) -> list[tuple[str, float | str | None]]:
-    """A line's cells in the order of `COLUMNS`: the text, and what it is sorted by."""
+    """A line's cells in the order of `EVERY`: the text, and what it is sorted by."""
     if line.value is None:
-        nothing: list[tuple[str, float | str | None]] = [("", None)] * (len(COLUMNS) - 3)
+        nothing: list[tuple[str, float | str | None]] = [("", None)] * (len(EVERY) - 3)
         return [(line.name, line.name), (line.budget, _number(line.budget)), ("failed", None), *nothing]
     won = None if line.wins is None else f"{line.wins}/{line.ties}/{line.losses}"
     tied = "" if line.rank is None else str(line.rank)
@@ -55,6 +65,7 @@ def row(line: Line) -> list[tuple[str, float | str | None]]:
         *((_percent(cost), cost) for cost in map(line.cost, SHARES)),
         *zip(texts(line.spent, full=line.strategy == FULL), astuple(line.spent), strict=True),
         (str(len(line.cells) - sum(cell.error is not None for cell in line.cells)), len(line.cells)),
+        *_spread(line),
     ]
 
 
@@ -68,6 +79,15 @@ def times(line: Line) -> dict[str, float | None]:
         "whole_clip_seconds": one.whole,
         "whole_saved": one.saved,
     }
+
+
+def _spread(line: Line) -> list[tuple[str, float | str | None]]:
+    """What single clips lose, sorted by the mean over seeds; the worst clips by their metric."""
+    done = [cell for cell in line.cells if cell.error is None]
+    worst = [cell.worst for cell in done if cell.worst is not None]
+    texts = spread.texts([cell.efficiency or {} for cell in done], worst)
+    values = [line.cost(name) for name in ("threshold", "removed_most", "removed_deviation")]
+    return list(zip(texts.values(), [*values, worst[0].value if worst else None], strict=True))
 
 
 def _span(interval: tuple[float, float] | None) -> str:

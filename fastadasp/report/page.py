@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastadasp.report import clips, timeline
-from fastadasp.report.figures import COLUMNS, row
+from fastadasp.report.figures import columns_of, row
 from fastadasp.report.report import SAME, Report
 from fastadasp.report.shell import render
 
 
 def html(report: Report, title: str = "fastadasp report") -> str:
     """The report as a page. Whatever comes from runs is escaped; numbers for the script are in one JSON block."""
+    columns = columns_of(report.lines)
     return render(
         "page.html",
         _data(report),
@@ -19,18 +20,18 @@ def html(report: Report, title: str = "fastadasp report") -> str:
         report=report,
         same=SAME,
         differing=report.differing(),
-        columns=COLUMNS,
-        tables=_tables(report),
+        columns=columns,
+        tables=_tables(report, len(columns)),
         several=len(report.sources) > 1,
     )
 
 
-def _tables(report: Report) -> list[dict[str, Any]]:
-    """A table a task: of each line its cells, as (text, number to sort by)."""
+def _tables(report: Report, columns: int) -> list[dict[str, Any]]:
+    """A table a task: of each line its first cells, as (text, number to sort by)."""
     out = []
     for task in dict.fromkeys(line.task for line in report.lines):
         lines = [line for line in report.lines if line.task == task]
-        rows = [(report.letter(line.run), row(line), line.errors) for line in lines]
+        rows = [(report.letter(line.run), row(line)[:columns], line.errors) for line in lines]
         out.append({"task": task, "metric": lines[0].metric, "rows": rows})
     return out
 

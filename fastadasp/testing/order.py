@@ -60,7 +60,7 @@ class Shuffled(LayerView):
         seen, order = self._there().of_encoder(asker), self.order
         received = seen.received.gather(3, order[:, None, None].expand_as(seen.received))
         own = seen.own.gather(2, order[:, None].expand_as(seen.own))
-        return EncoderSeen(received, own, seen.keys.gather(1, order.unsqueeze(-1).expand_as(seen.keys)))
+        return EncoderSeen(received, own, seen.keys.gather(1, order.unsqueeze(-1).expand_as(seen.keys)), seen.products)
 
     def noise(self, stream: int = 0) -> Tensor:
         """The noise of each token, or of each place."""

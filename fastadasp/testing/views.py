@@ -123,7 +123,8 @@ def encoder_of(prompts: Sequence[Prompt]) -> EncoderSeen:
             query, key = (torch.randn(1, KV_HEADS, 2 * tokens, HEAD_DIM, generator=own) for _ in range(2))
             seen.append(EncoderSeen.of(query, key, HEAD_DIM**-0.5, None, 2))
     if not seen:
-        return EncoderSeen(torch.zeros(0, 2, 3, 0), torch.zeros(0, 2, 0), torch.zeros(0, 0, HEAD_DIM))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return EncoderSeen(torch.zeros(0, 2, 3, 0), torch.zeros(0, 2, 0), torch.zeros(0, 0, HEAD_DIM), nothing)
     return EncoderSeen.together(seen)
 
 
@@ -146,8 +147,7 @@ def moved(view: LayerView, move: Callable[[Tensor], Tensor]) -> LayerView:
     spans = view.spans
     given["spans"] = replace(spans, sample=move(spans.sample), start=move(spans.start), counts=move(spans.counts))
     if view.encoder is not None:
-        parts = (view.encoder.received, view.encoder.own, view.encoder.keys)
-        given["encoder"] = EncoderSeen(*map(move, parts))
+        given["encoder"] = EncoderSeen(*(move(getattr(view.encoder, field.name)) for field in fields(EncoderSeen)))
     if view.rotation is not None:
         own = view.rotation
         given["rotation"] = replace(own, cos=move(own.cos), sin=move(own.sin), follows=move(own.follows))
