@@ -2,10 +2,13 @@
 
 python docs/processor_time.py operator     # plan + merge against the loop; scores, and attention with scores
 python docs/processor_time.py prefill      # a prefill of qwen3-asr-0.6b, 3,000 audio tokens; some minutes
+python docs/processor_time.py hour         # one of 15, 30 and 60 minutes of audio in one prompt, in bfloat16; two hours
 """
 
 from __future__ import annotations
 
+import resource
+import subprocess
 import sys
 from collections.abc import Callable
 from statistics import median
@@ -86,7 +89,35 @@ def prefill() -> None:
             print(f"{dtype} {name} {options or ''}: {seconds:.1f} s, {full / seconds:.2f}x", flush=True)
 
 
+def hour() -> None:
+    """Long prompts, each in a process of its own, so that its peak of memory is its own."""
+    for name in ("weighted", "full"):
+        for minutes in (15, 30, 60):
+            subprocess.run([sys.executable, __file__, "minutes", str(minutes), name], check=True)
+
+
+def long_prompt(minutes: int, name: str) -> None:
+    """One prompt at the qwen3-asr-0.6b shape in bfloat16, with half of its audio tokens removed or the model alone."""
+    shape = find_shape("qwen3-asr-0.6b")
+    model = build(shape, "cpu", "bfloat16", "sdpa")
+    prompt = make_prompt(model, round(60 * minutes * shape.rate), 50, 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    chosen = None if name == "full" else fastadasp.load_strategy(name, budget="tokens=0.5")
+    begin = process_time()
+    with applied(chosen, model, prompt):
+        model(inputs_embeds=prompt.embeds, use_cache=True, logits_to_keep=1)
+    seconds, peak = process_time() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"{minutes} min, {prompt.audio:,} audio tokens, {name}: {seconds:.0f} s, peak memory of the process "
+        f"{peak / 1024:,.0f} MB ({before / 1024:,.0f} MB before the prefill)",
+        flush=True,
+    )
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with torch.inference_mode():
-        {"operator": operator, "prefill": prefill}[sys.argv[1]]()
+        if sys.argv[1] == "minutes":
+            long_prompt(int(sys.argv[2]), sys.argv[3])
+        else:
+            {"operator": operator, "prefill": prefill, "hour": hour}[sys.argv[1]]()

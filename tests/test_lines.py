@@ -46,7 +46,7 @@ class Letters(Task):
         return {"same": 100 * float(np.mean([p == r for p, r in zip(predictions, references, strict=True)]))}
 
 
-def result(value: float | None, **changes: float) -> Result:
+def result(value: float | None, **changes: float | str) -> Result:
     """A cell that scored `value` of 100: as many of its answers are right."""
     values: dict[str, Any] = {
         "audio_tokens": 100,

@@ -68,18 +68,23 @@ def test_the_hooks_of_layers_rest_while_nothing_is_padded(name):
     with chosen.apply(model) as trace:
         every = resting(model)
         assert min(every) == 4
+        plain, named = "sdpa", lambda: model.model.language_model.config._attn_implementation
+        assert named() == f"fastadasp_{plain}"
         cache = cache_of(model(**batch(ONE), use_cache=True))
         first, counts = trace.layers, resting(model)
         assert counts == every
         for token in (5, 6):
             model(input_ids=torch.tensor([[token]]), **cache_argument(cache), use_cache=True)
             assert resting(model) == [1, *[0] * (len(every) - 1)]
+            assert named() == plain  # nobody looks at queries and keys
         model(**batch(ONE))
+        assert named() == f"fastadasp_{plain}"
         assert resting(model) == every
         assert [layer.audio_tokens for layer in trace.layers] == [layer.audio_tokens for layer in first]
         model.generate(**batch(*MANY), max_new_tokens=3)
         assert resting(model) == every
     assert hooks_of(model) == 0
+    assert named() == plain
     for module in model.modules():
         assert not module._forward_pre_hooks_with_kwargs
         assert not module._forward_hooks_with_kwargs

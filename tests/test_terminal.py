@@ -43,12 +43,13 @@ def test_a_table_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     command = [*COMPARE, "--strategies", "uniform"]
     narrow = in_terminal([*command, "--output", str(tmp_path / "a")], 80)
     assert max(len(line) for line in narrow.splitlines() if not line.startswith("results: ")) <= 80
-    assert "left out to fit 80 columns: decode, prefill" in narrow
+    assert "left out to fit 80 columns: KV bytes" in narrow
+    assert re.search(r"strategy +budget +encoder +prefill +decode +whole +saved", narrow)
     assert "FLOPs removed" in narrow
     assert "too few clips" in " ".join(narrow.split())
     wide = in_terminal([*command, "--wide", "--output", str(tmp_path / "b")], 80)
     assert "left out" not in wide
-    assert "prefill" in wide
+    assert "KV bytes" in wide
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

@@ -13,6 +13,8 @@ from drawing import Picture
 HERE = Path(__file__).parent
 METRICS = {"asr": ("wer", "WER, %", 35.0, 0.0), "er": ("accuracy", "accuracy, %", 50.0, 100.0)}
 """Metric of each task that is drawn, its label, and the worst and the best value of the axis."""
+NAMES = {"asr-72": "asr"}
+"""What a task's curve is called where it is not the task's name: the clips are those of version 0.1."""
 FIELDS = ("strategy", "task", "budget", "value", "low", "high", "flops_removed", "kv_removed")
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -21,13 +23,13 @@ def write_curves(results: list[Path], anew: bool = False) -> None:
     """curves.csv: quality (percent; mean over seeds) and what was removed (fractions), by strategy, task and budget.
 
     What the folders have takes the place of what stood there, but for the full model; other rows stay. With `anew` no
-    row stays. `asr-72` is called by its earlier name, `asr`.
+    row stays.
     """
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for folder in results:
         for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
             cell = json.loads(line)
-            task = cell["task"].removesuffix("-72")
+            task = NAMES.get(cell["task"], cell["task"])
             if task in METRICS and cell["error"] is None:
                 cells.setdefault((cell["strategy"], task, cell["budget"] or ""), []).append(cell)
     with (HERE / "curves.csv").open(encoding="utf-8", newline="") as file:

@@ -27,7 +27,7 @@ from fastadasp.ops import clusters_from_joins, largest
 
 HEAD_DIM = 128
 _ENOUGH = 0.1
-"""Seconds that a step may be repeated for in a round."""
+"""Seconds that a step is repeated for in a round, whichever step it is."""
 REMOVE = 0.5
 """Fraction of the tokens that goes."""
 _LONGEST = 20.0
@@ -171,9 +171,9 @@ def _row(
 
 
 def _time(step: Callable[[], Any], device: str) -> float:
-    """Seconds of one call. Short steps run a few times in a row: what the step before left in the caches is no cost."""
+    """Seconds of one call. A short step runs again and again: what the step before left in the caches is no cost."""
     begin, taken = perf_counter(), list[float]()
-    while not taken or (len(taken) < 7 and perf_counter() - begin < _ENOUGH):
+    while not taken or perf_counter() - begin < _ENOUGH:
         wait(device)
         start = perf_counter()
         step()

@@ -124,17 +124,20 @@ def compare(
     with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
-        pages.insert(insert, study.face.without_times(), found.tables, preset)
+        pages.insert(insert, study.face, found.tables, preset)
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:
         from fastadasp.experiments.tables import rich_groups, rich_table
+        from fastadasp.experiments.times import rich_times
 
         for heading, entries in found.tables:
             face = study.face.with_power() if power else study.face
             print_table(rich_table(face, heading, entries), face.less, wide)
             if (parts := rich_groups(heading, entries)) is not None:
                 console().print(parts)
+            if (clock := rich_times(heading, entries)) is not None:
+                console().print(clock)
             print()
         for table in presets.paper_tables(preset) if preset else ():
             console().print(table)

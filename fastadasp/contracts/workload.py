@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-QUERIES_AT_ONCE = 96
+QUERIES_AT_ONCE = 128
 """Queries whose received attention is computed in one step, times all keys up to the last one's: enough for the matrix
 product's full speed."""
 

@@ -147,6 +147,22 @@ def unwatch(owner: object, config: PreTrainedConfig, modules: Iterable[nn.Module
     heal(config)
 
 
+def pause(owner: object, config: PreTrainedConfig) -> None:
+    """Until `resume` the owner's watchers are asked nothing: the configuration names the implementation itself.
+
+    A flash implementation stays watched, whose twin also keeps gaps between positions from it.
+    """
+    if not takes_padding(_underneath(config)):
+        _holders.discard((id(config), id(owner)))
+        heal(config)
+
+
+def resume(owner: object, config: PreTrainedConfig) -> None:
+    """Ends `pause`."""
+    _holders.add((id(config), id(owner)))
+    _set(config, _twin(_underneath(config)))
+
+
 def heal(config: PreTrainedConfig) -> None:
     """Lets the configuration name the implementation itself if nobody watches."""
     if not _held(config) and str(config._attn_implementation).startswith(_PREFIX):

@@ -60,7 +60,7 @@ def begin(
         _check_cache(session, cache, past, None)
         return Pass()
     _check_supported(session, mask, cache, tokens)
-    _check_cache(session, cache, past, known)
+    _check_cache(session, cache, past, known, step=length == 1)
     if mask is not None and mask.shape[1] != tokens:
         raise ModelError(
             f"the attention mask covers {mask.shape[1]} positions, "
@@ -115,18 +115,24 @@ def _check_supported(session: Session, mask: Any, cache: Any, tokens: int) -> No
         raise ModelError("strategies need the plain [batch, tokens] attention mask; custom 4D masks are not supported")
 
 
-def _check_cache(session: Session, cache: Any, past: int, known: CacheState | None) -> None:
-    """Refuses a cache that is not as the last pass left it: its keys could not be told apart."""
+def _check_cache(session: Session, cache: Any, past: int, known: CacheState | None, *, step: bool = False) -> None:
+    """Refuses a cache that is not as the last pass left it: its keys could not be told apart.
+
+    Args:
+        step: whether this is a decoding step.
+    """
     if cache is None:
         return
     count = len(session.layers)
-    expected = [unreduced(cache, i, past) for i in range(count)] if known is None else known.lengths()
+    # whatever crops or copies a cache does so to all of its layers: the ends tell while an answer grows
+    asked = (0, count - 1) if known is not None and known.steps and step else range(count)
+    expected = [unreduced(cache, i, past) if known is None else known.layers[i].length + known.steps for i in asked]
     if known is not None and past == 0 and any(expected):
         raise ModelError(
             "the cache was reset, but this transformers keeps its columns and only writes zeros into them; make a "
             "new cache for the next prompt"
         )
-    if [stored(cache, i) for i in range(count)] != expected:
+    if [stored(cache, i) for i in asked] != expected:
         raise ModelError(
             "the cache holds other keys than the last pass with a strategy left in it; a cache of reduced layers "
             "cannot be cropped, copied or filled elsewhere (assisted and prompt lookup decoding do so)"

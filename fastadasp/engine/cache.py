@@ -228,11 +228,8 @@ class GrowingLayer(FirstLayer):
 
 
 def stored(cache: Any, layer: int) -> int:
-    """Columns that a layer of `cache` holds; 0 before it was filled."""
+    """Columns that one layer of `cache` holds; 0 before it was filled."""
     held = cache.layers[layer] if layer < len(getattr(cache, "layers", ())) else None
-    if type(held) is DynamicLayer:  # of which a decoding step asks every one
-        keys = held.keys if held.is_initialized else None
-        return 0 if keys is None or keys.dim() < 4 else keys.shape[-2]
     # both count the tokens that went by, not the keys they hold
     if isinstance(held, FirstLayer | DynamicSlidingWindowLayer) and held.keys is not None:
         return int(held.keys.shape[-2])

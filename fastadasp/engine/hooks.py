@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
-from fastadasp.engine.attention import heal
+from fastadasp.engine.attention import heal, pause, resume
 
 
 class Hook:
@@ -84,15 +85,19 @@ class LayerHooks:
     """The hooks of a session's layers, which rest while no thread is in a pass that needs them.
 
     A module with hooks takes torch's slow way through a call, in every layer of every decoding step. Hooks that rest
-    are off their modules, but keep their places among those of others, and torch's notes on how to call them.
+    are off their modules, but keep their places among those of others, and torch's notes on how to call them. While
+    they rest nobody looks at queries and keys, either.
 
     Args:
         owner: whose hooks they are.
         modules: the modules that carry them.
+        config: gives the configuration of the modules.
     """
 
-    def __init__(self, owner: object, modules: Callable[[], Iterable[nn.Module]]) -> None:
-        self._owner, self._modules = owner, modules
+    def __init__(
+        self, owner: object, modules: Callable[[], Iterable[nn.Module]], config: Callable[[], PreTrainedConfig]
+    ) -> None:
+        self._owner, self._modules, self._config = owner, modules, config
         self._lock = threading.Lock()
         self._away: tuple[_Place, ...] = ()
         self._users, self._awake = 0, False
@@ -106,6 +111,7 @@ class LayerHooks:
                 self._away = tuple(place for module in self._modules() for place in self._places(module))
                 for place in self._away:
                     place.hooks.pop(place.key, None)
+                pause(self._owner, self._config())
 
     def hold(self) -> None:
         """Has them on until `release`; threads may hold them at the same time."""
@@ -126,6 +132,8 @@ class LayerHooks:
                 self._awake = True
 
     def _return(self) -> None:
+        if self._away:
+            resume(self._owner, self._config())
         for place in self._away:
             place.take()
         self._away = ()

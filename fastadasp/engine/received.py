@@ -20,9 +20,6 @@ _BLOCK_ELEMENTS = 2_000_000
 """Attention weights held at once, at most (8 MB in float32; logits and weights stand side by side)."""
 _NEAR_ELEMENTS = 1 << 18
 """On a CPU, weights of one step for each thread, if it can be cut so small: what stays in a core's cache."""
-_ALONE = 1 << 15
-"""On a CPU in half precision, weights of one head from which it is a step of its own: the product of two matrices
-reads the keys where they lie, that of several copies them first."""
 _ASKED = 32
 """Queries of each clip that `attention_of` asks at once."""
 _Steps = Iterator[tuple[slice, slice, slice, int]]
@@ -105,16 +102,13 @@ def _places(shown: Tensor, step: int, asked: int, share: float | None) -> Tensor
     return places.masked_fill(back >= (shown.sum(1, keepdim=True).double() * share).ceil(), -1)
 
 
-def _steps(
-    batch: int, groups: int, shared: int, asked: int, total: int, first: int, gap: int, near: int, alone: int
-) -> _Steps:
+def _steps(batch: int, groups: int, shared: int, asked: int, total: int, first: int, gap: int, near: int) -> _Steps:
     """The stream in steps of bounded size: queries, samples, key/value heads, and how many keys are in sight."""
     rows = max(1, min(QUERIES_AT_ONCE, _BLOCK_ELEMENTS // (shared * total)))
     for begin in range(0, asked, rows):
         end = min(begin + rows, asked)
         seen = first + (end - 1) * gap + 1
-        size = shared * (end - begin) * seen
-        width = 1 if size >= alone else max(1, min(near, _BLOCK_ELEMENTS) // size)
+        width = max(1, min(near, _BLOCK_ELEMENTS) // (shared * (end - begin) * seen))
         samples, heads = max(1, width // groups), min(width, groups)
         for sample in range(0, batch, samples):
             for head in range(0, groups, heads):
@@ -148,8 +142,7 @@ def _streamed(
     near = _NEAR_ELEMENTS * torch.get_num_threads() if key.device.type == "cpu" else _BLOCK_ELEMENTS
     half = key.device.type == "cpu" and key.dtype in (torch.bfloat16, torch.float16)
     wide = half and not cpu.multiplies(key.dtype)
-    alone = _ALONE if half and not wide else near * total
-    for rows, samples, heads, seen in _steps(batch, groups, shared, asked, total, first, gap, near, alone):
+    for rows, samples, heads, seen in _steps(batch, groups, shared, asked, total, first, gap, near):
         block, keys = query[samples, heads, :, rows], key[samples, heads, :seen]
         if wide:
             block, keys = block.float(), keys.float()
@@ -174,7 +167,10 @@ def _streamed(
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The product of the last two axes of tensors with two leading ones, [samples, heads]."""
+    """The product of the last two axes of tensors with two leading ones, [samples, heads].
+
+    That of two matrices reads the keys where they lie; in half precision that of several copies them first.
+    """
     if left.shape[:2] == (1, 1):
         return torch.matmul(left[0, 0], right[0, 0])[None, None]
     return torch.matmul(left, right)

@@ -57,7 +57,7 @@ class Session:
         check_decoder(self.decoder, self.layers[0])
         self.trace, self.encoder_given = Trace(), encoder
         self.calls = Calls()
-        self.layer_hooks = LayerHooks(self, self._modules_of_layers)
+        self.layer_hooks = LayerHooks(self, self._modules_of_layers, lambda: self.config)
         self.allotted: list[int] = []  # columns of a static cache's layers
         self.takes_received = strategy.site != "cache" and strategy.asks_received()
         self._shape: DecoderShape | None = None

@@ -171,8 +171,8 @@ class Worker:
             RunError: this worker's model, data or versions are not those that the cell was ordered with.
             FastAdaSPError: the clips or the model cannot be used, whatever the recipe.
         """
-        from fastadasp.experiments.about import device_name
         from fastadasp.experiments.cell import Scored
+        from fastadasp.inference.machine import device_name
 
         strategy = None if job.recipe is None else Strategy.from_dict(job.recipe)
         identity = cell_identity(strategy, job.task, self.facts)
@@ -228,6 +228,7 @@ class Worker:
             from fastadasp.inference.runner import warm_up
 
             size, examples = self.batch_size, self.read[1][name]
+            flops = encoder_flops(self.loaded, examples[0])  # first, since it warms the encoder up, whose time is taken
             ready = prepare(self.loaded, examples, size, lambda _: self.advance(f"encoding {name}", 0))
             seen = {name: self.calibration[name]} if self.settings.calibrates else {}
             further = prepare(self.loaded, seen[name][0], size, lambda _: None) if seen else {}
@@ -235,7 +236,7 @@ class Worker:
             clips = [ready[str(example.audio), example.instruction] for example in examples]
             if not self._ready:
                 warm_up(self.loaded, clips[0])
-            self._ready[name] = Ready(clips, starts, encoder_flops(self.loaded, examples[0]))
+            self._ready[name] = Ready(clips, starts, flops)
         return self._ready[name]
 
 

@@ -20,6 +20,7 @@ from fastadasp.engine.encoding import listening
 from fastadasp.errors import DataError, ModelError
 from fastadasp.inference.features import FeatureCache
 from fastadasp.inference.load import LoadedModel
+from fastadasp.inference.machine import clock, machine_name
 from fastadasp.models.lookup import adapter_for
 
 SHORTEST = 0.1
@@ -27,11 +28,25 @@ SHORTEST = 0.1
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """What it took to make the audio tokens of a clip, from its features to the decoder's door.
+
+    Attributes:
+        seconds: its share of the batch that it was encoded in.
+        machine: where that was (`machine_name`).
+    """
+
+    seconds: float
+    machine: str
+
+
+@dataclass(frozen=True)
 class ReadyClip:
     """One example as the decoder receives it: `embeds` [T, D] and `span_ids` [T] (0: text).
 
     `side` is what the model needs beside them (`ModelAdapter.side_inputs`), without the dimension of samples; `encoder`
-    what the audio encoder attended to, of families that show it.
+    what the audio encoder attended to, of families that show it; `encoding` what its audio tokens took, where that was
+    measured.
     """
 
     example: Example
@@ -39,6 +54,7 @@ class ReadyClip:
     span_ids: Tensor
     side: dict[str, Tensor] = field(default_factory=dict)
     encoder: EncoderSeen | None = None
+    encoding: Encoding | None = None
 
     @property
     def tokens(self) -> int:
@@ -175,9 +191,12 @@ def encode(
     spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
     counts = [int((span > 0).sum()) for span in spans]
     seen: list[EncoderSeen | None] = [None] * len(counts)
+    took: Encoding | None = None
     if known is None:
         with listening(adapter, model) as heard:
+            begin = clock(loaded.device)
             embeds = decoder_inputs(loaded, inputs)
+            took = Encoding((clock(loaded.device) - begin) / len(examples), machine_name(loaded.device))
         if all(counts):
             seen = heard.clips(counts)
     else:
@@ -192,7 +211,7 @@ def encode(
             row[span > 0] = known[i].to(row.device)
         own = {name: value[i].cpu() for name, value in side.items()}
         one = seen[i]
-        ready.append(ReadyClip(example, row.cpu(), span.cpu(), own, None if one is None else one.to("cpu")))
+        ready.append(ReadyClip(example, row.cpu(), span.cpu(), own, None if one is None else one.to("cpu"), took))
     return ready
 
 
@@ -209,6 +228,7 @@ def prepare(
     cache = FeatureCache(loaded)
     sounds = {path: tokens for path in {e.audio for e in wanted} if (tokens := cache.get(path)) is not None}
     heard: dict[Path, EncoderSeen] = {}
+    took = {path: Encoding(*about) for path in sounds if (about := cache.took(path)) is not None}
     if adapter_for(loaded.model).encoder_attention(loaded.model) is not None:
         heard = {path: seen for path in sounds if (seen := cache.encoder(path)) is not None}
         sounds = {path: tokens for path, tokens in sounds.items() if path in heard}
@@ -225,8 +245,15 @@ def prepare(
                     sounds[clip.example.audio] = clip.embeds[clip.span_ids > 0]
                     if clip.encoder is not None:
                         heard[clip.example.audio] = clip.encoder
-                    cache.put(clip.example.audio, sounds[clip.example.audio], clip.encoder)
-                clip = replace(clip, encoder=heard.get(clip.example.audio))
+                    if (own := clip.encoding) is not None:
+                        took[clip.example.audio] = own
+                    cache.put(
+                        clip.example.audio,
+                        sounds[clip.example.audio],
+                        clip.encoder,
+                        None if own is None else (own.seconds, own.machine),
+                    )
+                clip = replace(clip, encoder=heard.get(clip.example.audio), encoding=took.get(clip.example.audio))
                 ready[str(clip.example.audio), clip.example.instruction] = clip
             progress(len(ready))
     if first:
