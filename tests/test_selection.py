@@ -466,6 +466,8 @@ def test_the_command_sweeps(tmp_path: Path) -> None:
 
 def test_a_sweep_runs_on_none_of_the_clips_that_a_layer_is_chosen_on() -> None:
     from fastadasp.cli.select_layer import Request, _outcome_clips
+    from fastadasp.errors import RunError
+    from fastadasp.experiments.axes import find_task
 
     task = find_task("er")
     seen = task.calibration(16)
@@ -477,7 +479,7 @@ def test_a_sweep_runs_on_none_of_the_clips_that_a_layer_is_chosen_on() -> None:
     few = Request(["er"], ["weighted"], ["flops=0.3"], "transfer-entropy", "model", 16, 5, part="choosing")
     assert len(_outcome_clips(few, task, seen)) == 5
     with pytest.raises(RunError, match="all 24 clips of er are those that the layer is chosen on; --clips takes fewer"):
-        _outcome_clips(request.__class__(**{**vars(few), "limit": None}), task, task.calibration(24))
+        _outcome_clips(replace(few, limit=None), task, task.calibration(24))
 
 
 def test_the_command_asks_another_prompt(tmp_path: Path) -> None:
