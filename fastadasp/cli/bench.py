@@ -111,7 +111,8 @@ def bench(
         raise RunError(f"--{strangers[0]} is about --engine vllm")
     if plot is not None:
         check_picture(plot)
-    place = choose_device(device)
+    with Bar():  # the libraries alone take seconds
+        place = choose_device(device)
     common = {
         "device": place,
         "dtype": choose_dtype(dtype, place),
@@ -119,7 +120,8 @@ def bench(
         "overrides": parse_overrides(set_ or []),
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    plans = [_plan({**one, **changed, **common}) for one in chosen.models]
+    with Bar():
+        plans = [_plan({**one, **changed, **common}) for one in chosen.models]
     rows, operators = list[dict[str, Any]](), list[dict[str, Any]]()
     for one in chosen.operators:
         operators += _operator_rows({**one, "device": place}, as_json)
@@ -146,7 +148,8 @@ def operator(
     """Time one reduction (scores, plan, means) against a plain reimplementation of the released method."""
     from fastadasp.inference.load import choose_device, choose_dtype
 
-    place = choose_device(device)
+    with Bar():  # the libraries alone take seconds
+        place = choose_device(device)
     options = {
         "tokens": _numbers("--tokens", tokens, int),
         "hidden": _numbers("--hidden", hidden, int),
