@@ -80,10 +80,12 @@ def bench(
     """Measure encoder, prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
     if context.invoked_subcommand is not None:
         return
-    from fastadasp.bench import presets, report
-    from fastadasp.inference.load import choose_device, choose_dtype
-    from fastadasp.selection.curve import check_picture
-    from fastadasp.strategy import parse_overrides
+
+    with Bar():  # the libraries alone take seconds
+        from fastadasp.bench import presets, report
+        from fastadasp.inference.load import choose_device, choose_dtype
+        from fastadasp.selection.curve import check_picture
+        from fastadasp.strategy import parse_overrides
 
     chosen = presets.Preset("", (DEFAULTS,)) if preset is None else presets.find_preset(preset)
     given = {
@@ -111,7 +113,7 @@ def bench(
         raise RunError(f"--{strangers[0]} is about --engine vllm")
     if plot is not None:
         check_picture(plot)
-    with Bar():  # the libraries alone take seconds
+    with Bar():
         place = choose_device(device)
     common = {
         "device": place,
@@ -146,14 +148,15 @@ def operator(
     as_json: options.Json = False,
 ) -> None:
     """Time one reduction (scores, plan, means) against a plain reimplementation of the released method."""
-    from fastadasp.inference.load import choose_device, choose_dtype
-
     with Bar():  # the libraries alone take seconds
+        from fastadasp.inference.load import choose_device, choose_dtype
+
         place = choose_device(device)
+        dtypes = [choose_dtype(name, place) for name in split(dtype)]
     options = {
         "tokens": _numbers("--tokens", tokens, int),
         "hidden": _numbers("--hidden", hidden, int),
-        "dtypes": [choose_dtype(name, place) for name in split(dtype)],
+        "dtypes": dtypes,
         "rounds": rounds,
         "device": place,
     }
@@ -186,11 +189,9 @@ def _plan(options: dict[str, Any]) -> Any:
 
 
 def _model_rows(plan: Any, as_json: bool, wide: bool) -> list[dict[str, Any]]:
-    from fastadasp.bench import report
-
     rows: list[dict[str, Any]] = []
     with _progress(as_json) as progress:
-        from fastadasp.bench import grid
+        from fastadasp.bench import grid, report
 
         for part in grid.run(plan, progress):
             rows += part
@@ -216,10 +217,9 @@ def _progress(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any]]:
-    from fastadasp.bench import report
-
     with _progress(as_json) as progress:
         from fastadasp.bench import operator as alone
+        from fastadasp.bench import report
 
         rows = list(alone.run(**options, progress=progress))
     if not as_json:
