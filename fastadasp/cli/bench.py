@@ -119,7 +119,9 @@ def bench(
         "overrides": parse_overrides(set_ or []),
     }
     changed = {name: value for name, value in given.items() if value is not None}
-    plans = [_plan({**one, **changed, **common}) for one in chosen.models]
+    if dtype != "auto":  # which a preset may say itself
+        changed["dtype"] = common["dtype"]
+    plans = [_plan({**common, **one, **changed}) for one in chosen.models]
     rows, operators = list[dict[str, Any]](), list[dict[str, Any]]()
     for one in chosen.operators:
         operators += _operator_rows({**one, "device": place}, as_json)
