@@ -83,7 +83,7 @@ def test_the_table_of_times_in_a_page(tmp_path: Path) -> None:
     assert "| full | - | 300 ms | 80 ms | 20 ms | 400 ms |  |" in text
     assert "| one | flops=0.3 | 300 ms | 60 ms | 20 ms | 380 ms | 5.0% |" in text
     assert "| two" not in text  # it failed
-    assert "batch (4 clips), median of the clips" in text
+    assert "each its share of a batch (4 clips)" in text
     assert "on CPU; fastadasp bench measures" in text
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- compare-times -->\nold\n<!-- end -->\nb\n<!-- compare-table -->\nold\n<!-- end -->\nc\n")
@@ -126,3 +126,22 @@ def test_folders_have_the_times_and_old_ones_none(tmp_path: Path) -> None:
     assert "| uniform | 0.5 |" in (tmp_path / "run" / "times.md").read_text()
     for old in ("comparison", "study"):
         assert all(line.spent == Spent() for line in fastadasp.load_run(OLD / old).lines)
+
+
+def test_the_encoders_attention_is_summed_up_where_a_recipe_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastadasp.inference import clips
+
+    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
+    listened: list[int] = []
+    real = clips.listening
+
+    def counted(*given: object) -> object:
+        listened.append(1)
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(clips, "listening", counted)
+    for place, (name, times) in enumerate((("uniform", 0), ("vispruner", 1), ("vispruner", 1), ("uniform", 1))):
+        found = fastadasp.compare([name], output=tmp_path / str(place), tasks=["er"], limit=2, budgets=[0.5])
+        assert (found.status, len(listened)) == ("finished", times)

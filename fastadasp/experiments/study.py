@@ -111,6 +111,7 @@ class Study:
             prompt=given.prompt,
             named=given.model,
             calibrates=any(recipe.needs_calibration for _, recipe in made),
+            listens=any("encoder" in recipe.needs() for _, recipe in made),
         )
         check_folder(self.settings.model)
         check_map(given.device_map, given.device)

@@ -167,7 +167,7 @@ def note(entries: Sequence[Entry]) -> str:
     cells = [cost for entry in entries for cost in entry.costs]
     sizes = list(dict.fromkeys(str(cost.batch_size) for cost in cells))
     out = [
-        f"a clip's share of its batch ({' or '.join(sizes)} clips), median of the clips; encoder: when its features "
+        f"medians of the clips, each its share of a batch ({' or '.join(sizes)} clips); encoder: when the features "
         "were made; whole: encoder, prefill and decoding; saved: of the full model's whole"
     ]
     if why := why_unknown(cells):

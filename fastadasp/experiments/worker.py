@@ -49,6 +49,8 @@ class Settings:
     """The model as it was named, if it was: some tasks ask its family in words of its own."""
     calibrates: bool = False
     """Whether some start layer has to be chosen."""
+    listens: bool = True
+    """Whether some recipe needs what the audio encoder attends to."""
     device_map: str | None = None
     """``auto`` spreads the model over the devices."""
     workers: int = 1
@@ -229,9 +231,13 @@ class Worker:
 
             size, examples = self.batch_size, self.read[1][name]
             flops = encoder_flops(self.loaded, examples[0])  # first, since it warms the encoder up, whose time is taken
-            ready = prepare(self.loaded, examples, size, lambda _: self.advance(f"encoding {name}", 0))
+            ready = prepare(
+                self.loaded, examples, size, lambda _: self.advance(f"encoding {name}", 0), listen=self.settings.listens
+            )
             seen = {name: self.calibration[name]} if self.settings.calibrates else {}
-            further = prepare(self.loaded, seen[name][0], size, lambda _: None) if seen else {}
+            further = (
+                prepare(self.loaded, seen[name][0], size, lambda _: None, listen=self.settings.listens) if seen else {}
+            )
             starts = Starts(self.loaded, self.read[0], seen, further, self._notice)
             clips = [ready[str(example.audio), example.instruction] for example in examples]
             if not self._ready:
