@@ -12,6 +12,7 @@ from fastadasp import usual
 from fastadasp.display import html_table
 from fastadasp.errors import RunError
 from fastadasp.experiments.statistics import FEWEST, difference, holm
+from fastadasp.report.figures import times
 from fastadasp.report.lines import Line, known_tasks, lines_of, sample_of
 from fastadasp.report.source import Source, read_source
 from fastadasp.selection.cache import warn
@@ -65,7 +66,8 @@ class LoadedRun:
         """A dictionary for each line, with the same keys in each.
 
         ``budget_kind`` is ``tokens``, ``flops``, ``kv`` or ``ratio`` and ``budget`` the fraction removed, both None for
-        the full model. ``value`` and the intervals are in the metric's own units; removed shares are fractions.
+        the full model. ``value`` and the intervals are in the metric's own units; removed shares are fractions. Times
+        are those of a clip, in seconds, None where they are not known.
         """
         return [_row(line) for line in self.lines]
 
@@ -259,6 +261,7 @@ def _row(line: Line) -> dict[str, Any]:
         "difference_high": gap[1],
         "p_holm": line.p_holm,
         **{name: line.cost(name) for name in COSTS},
+        **times(line),
         "error": "; ".join(line.errors) or None,
     }
 

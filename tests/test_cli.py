@@ -79,6 +79,7 @@ def test_compare_prints_a_table_and_writes_its_folder(tmp_path: Path) -> None:
         "times.jsonl",
         "run.json",
         "table.md",
+        "times.md",
         "store",
     }
 

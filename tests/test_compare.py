@@ -120,8 +120,10 @@ def test_flops_budgets_are_met_and_reported_with_the_encoder(tmp_path: Path) -> 
     for cost, name, goal in zip(rest, ("flops", "flops", "kv"), (0.3, 0.5, 0.3), strict=True):
         assert getattr(cost, f"{name}_removed") == pytest.approx(goal, abs=0.002)
         share = full.flops / (full.flops + full.encoder_flops)
+        assert full.flops_with_encoder == full.flops + full.encoder_flops
         assert cost.flops_removed_with_encoder == pytest.approx(cost.flops_removed * share)
-    assert "in brackets with the encoder" in (folder / "table.md").read_text()
+    words = f"({full.flops / 1e9:.3g} GFLOPs a clip in the full model); in brackets with the encoder's counted too"
+    assert f"{words} ({full.flops_with_encoder / 1e9:.3g} GFLOPs)" in (folder / "table.md").read_text()
 
 
 def test_encoder_flops_are_those_of_its_matrix_products(loaded: LoadedModel) -> None:

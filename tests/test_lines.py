@@ -46,7 +46,7 @@ class Letters(Task):
         return {"same": 100 * float(np.mean([p == r for p, r in zip(predictions, references, strict=True)]))}
 
 
-def result(value: float | None, **changes: float) -> Result:
+def result(value: float | None, **changes: float | str) -> Result:
     """A cell that scored `value` of 100: as many of its answers are right."""
     values: dict[str, Any] = {
         "audio_tokens": 100,
@@ -219,6 +219,12 @@ def test_an_overview_of_changes_in_a_presets_own_place(tmp_path: Path) -> None:
     assert page.read_text() == f"{marks[0]}\nold\n<!-- end -->\n{marks[1]}\n\n{text}\n<!-- end -->\n"
     with pytest.raises(RunError, match="no place"):
         check_page(page, "c")
+    named = Path(f"{page}#a")
+    insert(named, COMPARISON, [(HEADING, made)], "b")  # the name in the page's address comes before the preset's
+    assert page.read_text().count(text) == 2
+    page.write_text(f"{page.read_text()}<!-- compare-table -->\n<!-- end -->\n")
+    with pytest.raises(RunError, match=r"write <!-- compare-table c --> or <!-- compare-overview c -->"):
+        check_page(Path(f"{page}#c"), "b")
 
 
 def test_pages_without_a_place(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_plots_are_drawn(runs: tuple[Path, Path], tmp_path: Path) -> None:
     )
     assert run("report", str(runs[0]), *arguments)[0] == 0
     names = sorted(path.name for path in (tmp_path / "p").iterdir())
-    assert names == sorted(f"er-{cost}.{kind}" for cost in ("flops", "kv", "prefill") for kind in ("png", "svg"))
+    assert names == sorted(f"er-{cost}.{kind}" for cost in ("flops", "kv", "whole") for kind in ("png", "svg"))
     assert "weighted" in (tmp_path / "p" / "er-flops.svg").read_text()
 
 

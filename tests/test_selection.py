@@ -464,6 +464,24 @@ def test_the_command_sweeps(tmp_path: Path) -> None:
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_sweep_runs_on_none_of_the_clips_that_a_layer_is_chosen_on() -> None:
+    from fastadasp.cli.select_layer import Request, _outcome_clips
+    from fastadasp.errors import RunError
+    from fastadasp.experiments.axes import find_task
+
+    task = find_task("er")
+    seen = task.calibration(16)
+    for part, count in (("choosing", 8), ("reporting", 63)):
+        request = Request(["er"], ["weighted"], ["flops=0.3"], "transfer-entropy", "model", 16, None, part=part)
+        found = _outcome_clips(request, task, seen)
+        assert len(found) == count
+        assert not {one.audio for one in found} & {one.audio for one in seen}
+    few = Request(["er"], ["weighted"], ["flops=0.3"], "transfer-entropy", "model", 16, 5, part="choosing")
+    assert len(_outcome_clips(few, task, seen)) == 5
+    with pytest.raises(RunError, match="all 24 clips of er are those that the layer is chosen on; --clips takes fewer"):
+        _outcome_clips(replace(few, limit=None), task, task.calibration(24))
+
+
 def test_the_command_asks_another_prompt(tmp_path: Path) -> None:
     given = ("--task", "er", "--clips", "4", "--output", "out.json")
     code, told = in_process(tmp_path, *given)
@@ -482,6 +500,7 @@ def test_the_command_asks_another_prompt(tmp_path: Path) -> None:
         (["--task", "er", "--clips", "0"], "at least 1"),
         (["--task", "er", "--plot", "curve.pdf"], ".png or .svg"),
         (["--task", "er", "--vary", "k=3"], "needs --sweep"),
+        (["--task", "er", "--part", "choosing"], "needs --sweep"),
         (["--task", "er", "--sweep", "--vary", "k"], "parameter=value"),
         (["--task", "er", "--budget", "flops=1.2"], "above 0 and below 1"),
         (["--task", "er", "--set", "layers.kk=3"], "unknown parameter"),

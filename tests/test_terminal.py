@@ -15,15 +15,17 @@ from pathlib import Path
 import pytest
 
 from fastadasp.cli.terminal import split
+from fastadasp.demo import data_path
 
 COMPARE = [sys.executable, "-m", "fastadasp", "compare", "--tasks", "er", "--limit", "4", "--budgets", "0.5"]
 
 
-def in_terminal(command: list[str], columns: int) -> str:
-    """What a command prints to a terminal of so many columns."""
+def in_terminal(command: list[str], columns: int, *, bars: bool = False) -> str:
+    """What a command prints to a terminal of so many columns; with `bars` also what it says there on its way."""
     ours, theirs = pty.openpty()
+    said = theirs if bars else subprocess.DEVNULL
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(command, stdout=theirs, stderr=said, env=environment) as process:
         os.close(theirs)
         out = b""
         while True:
@@ -43,12 +45,22 @@ def test_a_table_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     command = [*COMPARE, "--strategies", "uniform"]
     narrow = in_terminal([*command, "--output", str(tmp_path / "a")], 80)
     assert max(len(line) for line in narrow.splitlines() if not line.startswith("results: ")) <= 80
-    assert "left out to fit 80 columns: decode, prefill" in narrow
+    assert "left out to fit 80 columns: KV bytes" in narrow
+    assert re.search(r"strategy +budget +encoder +prefill +decode +whole +saved", narrow)
     assert "FLOPs removed" in narrow
     assert "too few clips" in " ".join(narrow.split())
     wide = in_terminal([*command, "--wide", "--output", str(tmp_path / "b")], 80)
     assert "left out" not in wide
-    assert "prefill" in wide
+    assert "KV bytes" in wide
+
+
+def test_what_takes_time_has_a_bar_from_its_beginning(tmp_path: Path) -> None:
+    clip = next(data_path().glob("audio/number-*.ogg"))
+    command = [sys.executable, "-m", "fastadasp", "export-embeddings", str(clip), "--output"]
+    shown = in_terminal([*command, str(tmp_path / "clip.safetensors")], 80, bars=True)
+    assert re.search(r"loading the model +\u2501", shown)
+    assert re.search(r"encoding +\u2501", shown)
+    assert "1 recordings" in shown
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

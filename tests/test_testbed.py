@@ -183,6 +183,8 @@ def test_faults_are_one_sentence(
     assert "is not empty" in capsys.readouterr().err
     assert main([str(tmp_path / "new"), *given[:4], "--adapter", str(tmp_path / "none.safetensors")]) == 2
     assert "there is no adapter" in capsys.readouterr().err
+    assert main([str(tmp_path / "new"), *given[:4]]) == 2
+    assert "no trained adapter of the test bed; name a file with --adapter" in capsys.readouterr().err
     assert main([str(tmp_path / "new"), "--encoder", str(tmp_path), *given[2:]]) == 2
     assert "cannot be loaded" in (said := capsys.readouterr().err)
     assert said.count("\n") == 1

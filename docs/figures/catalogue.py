@@ -3,6 +3,7 @@ registry, `catalogue.toml` and `curves.csv`.
 
 python docs/figures/catalogue.py                         # the pages and the pictures
 python docs/figures/catalogue.py --results DIR ...       # also the rows of curves.csv that these folders have
+python docs/figures/catalogue.py --anew --results DIR ...  # those rows alone
 """
 
 from __future__ import annotations
@@ -222,8 +223,9 @@ def build() -> dict[str, str]:
 if __name__ == "__main__":
     options = argparse.ArgumentParser()
     options.add_argument("--results", type=Path, nargs="+", default=[])
+    options.add_argument("--anew", action="store_true", help="curves.csv has what these folders have, and nothing else")
     chosen = options.parse_args()
     if chosen.results:
-        write_curves(chosen.results)
+        write_curves(chosen.results, chosen.anew)
     for path, content in build().items():
         (HERE.parent / path).write_text(content, encoding="utf-8")

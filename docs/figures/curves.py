@@ -19,10 +19,11 @@ FIELDS = ("strategy", "task", "budget", "value", "low", "high", "flops_removed",
 Rows = dict[tuple[str, str], list[dict[str, Any]]]
 
 
-def write_curves(results: list[Path]) -> None:
+def write_curves(results: list[Path], anew: bool = False) -> None:
     """curves.csv: quality (percent; mean over seeds) and what was removed (fractions), by strategy, task and budget.
 
-    What the folders have takes the place of what stood there, but for the full model; other rows stay.
+    What the folders have takes the place of what stood there, but for the full model; other rows stay. With `anew` no
+    row stays.
     """
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for folder in results:
@@ -32,7 +33,7 @@ def write_curves(results: list[Path]) -> None:
             if task in METRICS and cell["error"] is None:
                 cells.setdefault((cell["strategy"], task, cell["budget"] or ""), []).append(cell)
     with (HERE / "curves.csv").open(encoding="utf-8", newline="") as file:
-        lines = {tuple(row[:3]): row for row in csv.reader(file) if row[0] != FIELDS[0]}
+        lines = {tuple(row[:3]): row for row in csv.reader(file) if row[0] != FIELDS[0] and not anew}
     cells = {key: seeds for key, seeds in cells.items() if key[0] != "full" or key not in lines}
     with (HERE / "curves.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")

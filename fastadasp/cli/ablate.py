@@ -81,12 +81,13 @@ def ablate(
     as_json: options.Json = False,
 ) -> None:
     """Run every combination of parts of recipes, keep each result, and say which differences are real."""
-    from fastadasp.demo import model_path
-    from fastadasp.experiments import pages, presets
-    from fastadasp.experiments.comparison import batch_size_of
-    from fastadasp.experiments.drive import Redo
-    from fastadasp.experiments.spec import make_spec, read_file
-    from fastadasp.experiments.study import Options, Study
+    with Bar():  # the libraries alone take seconds
+        from fastadasp.demo import model_path
+        from fastadasp.experiments import pages, presets
+        from fastadasp.experiments.comparison import batch_size_of
+        from fastadasp.experiments.drive import Redo
+        from fastadasp.experiments.spec import make_spec, read_file
+        from fastadasp.experiments.study import Options, Study
 
     content = {} if study is None else read_file(study)
     parts = {"select": select, "weight": weight, "merger": merger, "schedule": schedule, "layers": layers}
@@ -116,12 +117,15 @@ def ablate(
     )
     if preset is not None:
         presets.say_names(preset, plan, say)
-    with asking_about_downloads(yes):
+    with Bar("reading the clips") as bar, asking_about_downloads(yes, bar):
         found = Study(spec, how, say)
         if dry_run:
-            _print_dry_run(found.dry_run(), 1 if executor == "local" else how.workers or 2, as_json)
-            return
-    with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
+            bar.busy("estimating the time")
+            dry = found.dry_run()
+    if dry_run:
+        _print_dry_run(dry, 1 if executor == "local" else how.workers or 2, as_json)
+        return
+    with Bar() as bar, asking_about_downloads(yes, bar), interruptible() as signals:
         findings = found.run(bar.update)
     if insert is not None and findings.finished.status != "cancelled":
         pages.insert(insert, found.face, findings.tables, preset)

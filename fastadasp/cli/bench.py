@@ -185,10 +185,12 @@ def _plan(options: dict[str, Any]) -> Any:
 
 
 def _model_rows(plan: Any, as_json: bool, wide: bool) -> list[dict[str, Any]]:
-    from fastadasp.bench import grid, report
+    from fastadasp.bench import report
 
     rows: list[dict[str, Any]] = []
     with _progress(as_json) as progress:
+        from fastadasp.bench import grid
+
         for part in grid.run(plan, progress):
             rows += part
     if not as_json:
@@ -213,10 +215,11 @@ def _progress(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _operator_rows(options: dict[str, Any], as_json: bool) -> list[dict[str, Any]]:
-    from fastadasp.bench import operator as alone
     from fastadasp.bench import report
 
     with _progress(as_json) as progress:
+        from fastadasp.bench import operator as alone
+
         rows = list(alone.run(**options, progress=progress))
     if not as_json:
         print_table(report.operator_table(rows), ("hidden memory",), wide=True)

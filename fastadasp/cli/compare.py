@@ -72,12 +72,13 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Compare strategies with the full model: quality, tokens, cache, FLOPs and time."""
-    from fastadasp.demo import model_path
-    from fastadasp.experiments import pages, presets
-    from fastadasp.experiments.comparison import comparison
-    from fastadasp.experiments.drive import Redo
-    from fastadasp.experiments.study import Options, Study
-    from fastadasp.strategy import parse_overrides
+    with Bar():  # the libraries alone take seconds
+        from fastadasp.demo import model_path
+        from fastadasp.experiments import pages, presets
+        from fastadasp.experiments.comparison import comparison
+        from fastadasp.experiments.drive import Redo
+        from fastadasp.experiments.study import Options, Study
+        from fastadasp.strategy import parse_overrides
 
     common = presets.Wanted(list(usual.STRATEGIES), list(usual.TASKS), list(usual.BUDGETS))
     plan = common if preset is None else presets.wanted(preset)
@@ -119,22 +120,25 @@ def compare(
     )
     if preset is not None:
         presets.say_names(preset, plan, say)
-    with asking_about_downloads(yes):
+    with Bar("reading the clips") as bar, asking_about_downloads(yes, bar):
         study = Study(spec, how, say)
-    with asking_about_downloads(yes), Bar() as bar, interruptible() as signals:
+    with Bar() as bar, asking_about_downloads(yes, bar), interruptible() as signals:
         found = study.run(bar.update)
     if insert is not None and found.finished.status != "cancelled":
-        pages.insert(insert, study.face.without_times(), found.tables, preset)
+        pages.insert(insert, study.face, found.tables, preset)
     if as_json:
         print(json.dumps(_cells(found), indent=2, ensure_ascii=False))
     else:
         from fastadasp.experiments.tables import rich_groups, rich_table
+        from fastadasp.experiments.times import rich_times
 
         for heading, entries in found.tables:
             face = study.face.with_power() if power else study.face
             print_table(rich_table(face, heading, entries), face.less, wide)
             if (parts := rich_groups(heading, entries)) is not None:
                 console().print(parts)
+            if (clock := rich_times(heading, entries)) is not None:
+                console().print(clock)
             print()
         for table in presets.paper_tables(preset) if preset else ():
             console().print(table)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastadasp.cli import options
-from fastadasp.cli.terminal import say
+from fastadasp.cli.terminal import Bar, say
 from fastadasp.errors import DataError, RunError
 
 
@@ -52,10 +52,18 @@ def export_embeddings(
         model = str(model_path())
     check_folder(model)
 
-    from fastadasp.serving.embeddings import embed, write
+    with Bar("loading the model") as bar:
+        from fastadasp.serving.embeddings import embed, write
 
-    loaded = load_model(model, device, dtype)
-    clips = embed(loaded, recipe, files, batch_size=batch_size)
+        loaded = load_model(model, device, dtype)
+        bar.busy("encoding")
+        clips = embed(
+            loaded,
+            recipe,
+            files,
+            batch_size=batch_size,
+            progress=lambda done: bar.update("encoding", done, len(files)),
+        )
     about = {"model": model, "weights": loaded.weights_hash, "dtype": loaded.dtype}
     if recipe is not None:
         about["strategy"] = json.dumps(recipe.to_dict())

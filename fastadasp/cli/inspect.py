@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastadasp.cli import options
-from fastadasp.cli.terminal import console, say, split
+from fastadasp.cli.terminal import Bar, console, say, split
 from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
@@ -62,14 +62,16 @@ def inspect(
     if model is not None:
         check_folder(model)
 
-    from fastadasp.report import inspection
-    from fastadasp.transcribe.speech_model import TRANSCRIBE
+    with Bar("loading the model") as bar:
+        from fastadasp.report import inspection
+        from fastadasp.transcribe.speech_model import TRANSCRIBE
 
-    loaded = load_model(model or str(model_path()), device, dtype)
-    if note := loaded.knows.unknown([prompt or TRANSCRIBE]):
-        say(f"note: {note}")
-    seen = inspection.inspect(loaded, file, recipes, prompt or TRANSCRIBE, max_new_tokens)
-    with told(path, "picture"):
+        loaded = load_model(model or str(model_path()), device, dtype)
+        if note := loaded.knows.unknown([prompt or TRANSCRIBE]):
+            say(f"note: {note}")
+        bar.busy("answering")
+        seen = inspection.inspect(loaded, file, recipes, prompt or TRANSCRIBE, max_new_tokens)
+    with Bar("drawing"), told(path, "picture"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".html":
             write_whole(path, inspection.html(seen))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fastadasp.cli.options import Json
-from fastadasp.cli.terminal import say
+from fastadasp.cli.terminal import Bar, say
 
 
 def leaderboard(
@@ -39,7 +39,9 @@ def leaderboard(
         return
     with told(output, "leaderboard"):
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(output, html(submissions, boards))
+        with Bar("drawing the boards"):
+            page = html(submissions, boards)
+        write_whole(output, page)
     say(f"leaderboard: {output} ({len(submissions)} submissions, {len(boards)} boards)")
     for board in boards:
         if board.apart:

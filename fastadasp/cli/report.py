@@ -48,9 +48,6 @@ def report(
     from fastadasp.demo import model_path
     from fastadasp.files import told, write_whole
     from fastadasp.report.export import FORMATS, Wanted, find_columns
-    from fastadasp.report.page import html
-    from fastadasp.report.plots import draw
-    from fastadasp.report.report import make_report
 
     for name, number in {"clips": clips, "timelines": timelines}.items():
         if number < 0:
@@ -74,6 +71,10 @@ def report(
     if columns is not None and not wanted.columns:
         raise RunError("--columns names no column")
     with Bar() as bar:
+        from fastadasp.report.page import html
+        from fastadasp.report.plots import draw
+        from fastadasp.report.report import make_report
+
         made = make_report(
             runs,
             clips=clips if page else 0,
@@ -83,7 +84,8 @@ def report(
         )
     made.notes[:0] = note or []
     heading = title or f"fastadasp: {', '.join(source.folder.name for source in made.sources)}"
-    text = html(made, heading) if page else FORMATS[path.suffix](made, wanted)
+    with Bar("writing the page"):
+        text = html(made, heading) if page else FORMATS[path.suffix](made, wanted)
     with told(path, "report"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
@@ -93,5 +95,6 @@ def report(
     for told_ in made.notes[len(note or []) :]:
         say(f"note: {told_}")
     if plots is not None:
-        pictures = draw(made, plots)
+        with Bar("drawing"):
+            pictures = draw(made, plots)
         say(f"plots: {len(pictures)} in {plots}")

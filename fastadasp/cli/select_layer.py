@@ -38,6 +38,7 @@ class Request:
     model: str
     clips: int
     limit: int | None
+    part: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     prompt: str | None = None
@@ -69,6 +70,13 @@ def select_layer(
         list[str] | None, typer.Option("--vary", help="with --sweep: selector parameters to try, e.g. k=3,5")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="with --sweep: clips of the task; default: as for compare")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="with --sweep: choosing or reporting, the part of the clips that the task is run on; those that a "
+            "layer is chosen on are never among them"
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="draw the curve into this PNG or SVG file")] = None,
     output: Annotated[Path | None, typer.Option(help="write all figures into this JSON file")] = None,
     model: options.Model = None,
@@ -91,6 +99,7 @@ def select_layer(
         model=model or str(model_path()),
         clips=clips,
         limit=limit,
+        part=part,
         device=device,
         dtype=dtype,
         prompt=prompt,
@@ -120,6 +129,8 @@ def run(request: Request, out: Console) -> None:
         raise RunError("numbers of clips are at least 1")
     if request.vary and not request.sweep:
         raise RunError("--vary tries parameters against the outcome; it needs --sweep")
+    if request.part and not request.sweep:
+        raise RunError("--part says what the outcome is measured on; it needs --sweep")
     if request.plot:
         check_picture(request.plot)
     if request.output and not request.output.absolute().parent.is_dir():
@@ -254,7 +265,7 @@ def _sweeps(
     from fastadasp.experiments.sweep import sweep
     from fastadasp.inference.clips import prepare
 
-    examples = task.examples(request.limit or task.usual)
+    examples = _outcome_clips(request, task, calibration[0])
     _tell(f"{task.name}: encoding {len(examples)} clips")
     ready = prepare(loaded, [*examples, *calibration[0]], 12, lambda _: None)
 
@@ -264,6 +275,22 @@ def _sweeps(
     for variants in recipes:
         seen = (chosen(calibration[0]), calibration[1])
         yield sweep(loaded, variants, task, chosen(examples), seen, progress=_tell)
+
+
+def _outcome_clips(request: Request, task: Task, calibration: Sequence[Example]) -> list[Example]:
+    """The clips that the task is run on: none of those that layers are chosen on. Raises FastAdaSPError."""
+    if request.part is not None:
+        task = task.of_part(request.part)
+    seen = {example.audio for example in calibration}
+    most = request.limit or (task.usual if request.part is None else None)
+    found = task.examples(None if most is None else most + len(calibration))
+    apart = [example for example in found if example.audio not in seen][:most]
+    if not apart:
+        raise RunError(
+            f"--sweep: all {len(found)} clips of {task.name} are those that the layer is chosen on; "
+            "--clips takes fewer of them"
+        )
+    return apart
 
 
 def _tell(message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fastadasp.cli.terminal import say
+from fastadasp.cli.terminal import Bar, say
 
 
 def submit(
@@ -28,7 +28,9 @@ def submit(
     from fastadasp.leaderboard.submission import submission_of
     from fastadasp.runs import load_run
 
-    found = load_run(run)
+    with Bar("reading the run"):
+        found = load_run(run)
+        found.lines  # noqa: B018  (intervals are drawn here)
     if name is None and found.source.model == str(model_path()):
         name = "the embedded model"
     made = submission_of(found, name, times=not no_times)

@@ -157,7 +157,14 @@ def print_problems() -> None:
 
 
 class Bar:
-    """Progress with the time left, on stderr; silent where stderr is not a terminal."""
+    """Progress with the time left, on stderr; silent where stderr is not a terminal.
+
+    Args:
+        what: what is being done until `update` or `busy` says something else; how long that takes is not known.
+    """
+
+    def __init__(self, what: str = "starting") -> None:
+        self._what = what
 
     def __enter__(self) -> Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -172,25 +179,43 @@ class Bar:
             *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
         )
         self._bar.start()
-        self._task = self._bar.add_task("starting", total=None)
+        self._task = self._bar.add_task(self._what, total=None)
         return self
 
     def update(self, what: str, done: int, total: int) -> None:
         self._bar.update(self._task, description=what, completed=done, total=total)
+
+    def busy(self, what: str) -> None:
+        """Says what is being done, before anything is counted."""
+        self._bar.update(self._task, description=what)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Inside, it is off the terminal, so that a person can be asked something."""
+        self._bar.stop()
+        yield
+        self._bar.start()
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
 
 @contextmanager
-def asking_about_downloads(yes: bool) -> Iterator[None]:
-    """Inside, large downloads are asked about on a terminal, refused elsewhere, and begun at once with `yes`."""
+def asking_about_downloads(yes: bool, bar: Bar) -> Iterator[None]:
+    """Inside, large downloads are asked about on a terminal, refused elsewhere, and begun at once with `yes`.
+
+    Args:
+        bar: what is on the terminal meanwhile.
+    """
     import typer
 
     from fastadasp.tasks.sources.downloads import asking
 
     def ask(question: str) -> bool:
-        return yes or (sys.stdin.isatty() and sys.stderr.isatty() and typer.confirm(question, err=True))
+        if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return yes
+        with bar.away():
+            return typer.confirm(question, err=True)
 
     with asking(ask):
         yield

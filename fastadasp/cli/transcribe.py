@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastadasp.cli import options
-from fastadasp.cli.terminal import console, say
+from fastadasp.cli.terminal import Bar, console, say
 from fastadasp.errors import DataError, FastAdaSPError, RunError
 from fastadasp.files import SOUNDS, convert_hint, recordings_in
 
@@ -61,9 +61,10 @@ def transcribe(
     if model is not None:
         check_folder(model)
 
-    from fastadasp.transcribe.speech_model import TRANSCRIBE, load_speech_model
+    with Bar("loading the model"):
+        from fastadasp.transcribe.speech_model import TRANSCRIBE, load_speech_model
 
-    speech = load_speech_model(model, device, dtype)
+        speech = load_speech_model(model, device, dtype)
     if note := speech.loaded.knows.unknown([prompt or TRANSCRIBE]):
         say(f"note: {note}")
     transcripts: list[Transcript] = []

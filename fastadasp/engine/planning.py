@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from fastadasp.recipes.recipe import Recipe
 
 
-def check_text(strategy: Recipe, spans: AudioSpans, counts: Iterable[tuple[int, ...]]) -> None:
+def check_text(
+    strategy: Recipe,
+    spans: AudioSpans,
+    counts: Iterable[tuple[int, ...]],
+    evicted: Iterable[tuple[int, ...]] = (),
+) -> None:
     """Raises StrategyError if a prompt has no text but the strategy needs some, or is to take all of the audio.
 
     Args:
         spans: the prompts' clips.
-        counts: what each layer takes from each clip, and after these what is evicted from each layer's cache.
+        counts: what each layer takes from each clip.
+        evicted: what goes from each layer's own cache, where other layers keep what they have.
     """
     if 0 not in spans.text:
         return
@@ -33,7 +39,7 @@ def check_text(strategy: Recipe, spans: AudioSpans, counts: Iterable[tuple[int, 
             f"strategy {strategy.name!r} compares audio with text, but sample {sample} has no text tokens beside its "
             "audio"
         )
-    if spans.tokens in _totals(counts):
+    if spans.tokens in (*_totals(counts), *evicted):
         raise StrategyError(
             f"strategy {strategy.name!r} lets all audio leave, but sample {sample} has no text tokens beside its "
             "audio, so nothing would be left"
@@ -41,11 +47,11 @@ def check_text(strategy: Recipe, spans: AudioSpans, counts: Iterable[tuple[int, 
 
 
 def _totals(counts: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
-    """What is gone of each clip after each layer, and what each layer's cache has lost."""
+    """What is gone of each clip after each layer."""
     gone: tuple[int, ...] = ()
     for layer in counts:
         gone = tuple(map(add, gone, layer)) if gone else layer
-        yield from (gone, layer)
+        yield gone
 
 
 def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:

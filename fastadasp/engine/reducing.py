@@ -70,7 +70,7 @@ class ReducingPass(FollowingPass):
             counted = self._may_go if session.strategy.site == "cache" else spans
         lengths = BatchLengths(counted.tokens, counted.samples, self.stream.lengths)
         self._set(batch_removals(session.strategy, len(session.layers), session.shape, lengths))
-        check_text(session.strategy, spans, (*self.removals, *self.evictions))
+        check_text(session.strategy, spans, self.removals, self.evictions)
         if self.acts:
             if positions is None:
                 device = self.stream.spans.start.device

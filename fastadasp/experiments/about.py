@@ -1,8 +1,7 @@
-"""What a run ran on: versions, processor, commit, time."""
+"""What a run ran on: versions, commit, time."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -19,16 +18,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return out
-
-
-def processor() -> str:
-    """The processor's name and cores."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def git_commit() -> str | None:
@@ -48,10 +37,3 @@ def git_commit() -> str | None:
 def now() -> str:
     """The time, ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def device_name(device: str) -> str:
-    """The name of the GPU or processor behind ``cuda`` or ``cpu``."""
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else processor()

@@ -1,7 +1,7 @@
 """The folder of a run of `compare` or `ablate`.
 
 What is computed is written in the order of the axes and is the same whatever happened on the way; what a clock or a
-machine adds stands in files of its own (``times.jsonl``, ``run.json``). Files are replaced as wholes.
+machine adds stands in files of its own (``times.jsonl``, ``times.md``, ``run.json``). Files are replaced as wholes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fastadasp.experiments.axes import budget_value
 from fastadasp.experiments.combinations import Point
 from fastadasp.experiments.drive import Finished
 from fastadasp.experiments.old_format import STUDY
-from fastadasp.experiments.records import TIMES, Cell, Prediction, Record, Result, Run, Standing, Times
+from fastadasp.experiments.records import CLIP_TIMES, TIMES, Cell, Prediction, Record, Result, Run, Standing, Times
 from fastadasp.experiments.statistics import unit_names
 from fastadasp.files import read_text, told, write_whole
 
 RUN, RESULTS, PREDICTIONS = "run.json", "results.jsonl", "predictions.jsonl"
-STATISTICS, CLOCK, TABLE = "statistics.jsonl", "times.jsonl", "table.md"
+STATISTICS, CLOCK, TABLE, TIMES_TABLE = "statistics.jsonl", "times.jsonl", "table.md", "times.md"
 
 FREE = ("baseline",)
 """Arguments that decide no cell, so that a run may go on with others."""
@@ -106,11 +106,12 @@ def write_cells(
         write_whole(folder / RESULTS, _lines(cell_of(p, result, len(examples[p.task])) for p, result in done))
 
 
-def write_tables(folder: Path, standings: Iterable[Standing], table: str) -> None:
-    """Writes what may be said of the cells. Raises RunError."""
+def write_tables(folder: Path, standings: Iterable[Standing], table: str, times: str) -> None:
+    """Writes what may be said of the cells, and the tables of their times. Raises RunError."""
     with told(folder):
         write_whole(folder / STATISTICS, _lines(standings))
         write_whole(folder / TABLE, table)
+        write_whole(folder / TIMES_TABLE, times)
 
 
 def _content(path: Path) -> bool:
@@ -167,6 +168,7 @@ def _times(result: Result) -> Times:
         cell=result.cell,
         prefill_seconds=None if costs is None else costs.prefill_seconds,
         decode_seconds=None if costs is None else costs.decode_seconds,
+        **({} if costs is None else costs.model_dump(include=set(CLIP_TIMES))),
         started=_moment(result.started),
         seconds=round(result.seconds, 3),
         host=result.host,

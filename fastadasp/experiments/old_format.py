@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastadasp.experiments.records import TIMES
+from fastadasp.experiments.records import BATCH_TIMES, TIMES
 
 STUDY = "study.json"
 """What described a study; a comparison had ``run.json``, as today, without `command`."""
@@ -39,7 +39,7 @@ def times_of(line: Values, device_name: str) -> Values:
     """The times that such a line holds."""
     costs = line.get("efficiency")
     known = costs if isinstance(costs, Mapping) else {}
-    found = {name: known.get(name) for name in sorted(TIMES)}
+    found = {name: known.get(name) for name in sorted(BATCH_TIMES)}
     return {"cell": _name(line), **found, "started": "", "seconds": 0.0, "host": "", "device_name": device_name}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,6 +10,7 @@ from fastadasp.errors import RunError
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.tables import Face, Heading, markdown, span, unclear
+from fastadasp.experiments.times import all_times
 from fastadasp.files import read_text, told, write_whole
 
 BEGIN = {
@@ -19,6 +20,8 @@ BEGIN = {
 }
 """What stands before a place that is filled: with tables of every column, with overviews, or with overviews that have
 the change to the baseline. A place may be a preset's own: ``<!-- compare-changes NAME -->``."""
+TIMES = {"times": "<!-- compare-times -->"}
+"""What stands before a further place, for what a clip took. A page may have it beside one of `BEGIN`, or alone."""
 END = "<!-- end -->"
 
 Tables = Sequence[tuple[Heading, Sequence[Entry]]]
@@ -102,21 +105,52 @@ def _budget(entry: Entry) -> str:
 
 
 def check_page(page: Path, preset: str | None = None) -> None:
-    """Raises RunError if `page` cannot be read or has no place to fill, for the preset if there is one."""
-    _split(_read(page), page, preset)
+    """Raises RunError if `page` cannot be read or has no place to fill, for the preset if there is one.
+
+    Args:
+        page: ``page.md``, or ``page.md#NAME`` for the place of that name alone.
+    """
+    file, name, only = _place(page, preset)
+    text = _read(file)
+    if not any(_split(text, marks, name, only) for marks in (BEGIN, TIMES)):
+        raise _no_place(file, name if only else None)
 
 
 def insert(page: Path, face: Face, tables: Tables, preset: str | None = None) -> None:
-    """Fills the place of `page` that is marked by one of `BEGIN` and `END`, the preset's own if it has one.
+    """Fills the place of `page` that is marked by one of `BEGIN` and `END`, and that of `TIMES`; the preset's own if it
+    has one.
+
+    Args:
+        page: as for `check_page`.
 
     Raises:
         RunError: there is no such place.
     """
-    before, kind, mark, after = _split(_read(page), page, preset)
-    whole = "\n".join(markdown(face, heading, entries) for heading, entries in tables)
-    filled = whole if kind == "table" else overviews(tables, changes=kind == "changes")
+    page, name, only = _place(page, preset)
+    text, found = _read(page), False
+    for marks in (BEGIN, TIMES):
+        place = _split(text, marks, name, only)
+        if place is not None:
+            before, kind, mark, after = place
+            text, found = f"{before}{mark}\n\n{_filled(kind, face, tables)}\n{END}{after}", True
+    if not found:
+        raise _no_place(page, name if only else None)
     with told(page, "page"):
-        write_whole(page, f"{before}{mark}\n\n{filled}\n{END}{after}")
+        write_whole(page, text)
+
+
+def _filled(kind: str, face: Face, tables: Tables) -> str:
+    if kind == "times":
+        return all_times(tables)
+    if kind == "table":
+        return "\n".join(markdown(face, heading, entries) for heading, entries in tables)
+    return overviews(tables, changes=kind == "changes")
+
+
+def _place(page: Path, preset: str | None) -> tuple[Path, str | None, bool]:
+    """The file, the name of the place in it, and whether only that place will do."""
+    file, sign, name = str(page).rpartition("#")
+    return (Path(file), name, True) if sign and file and name and not page.exists() else (page, preset, False)
 
 
 def _read(page: Path) -> str:
@@ -126,12 +160,22 @@ def _read(page: Path) -> str:
         raise RunError(f"{page} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _split(text: str, page: Path, preset: str | None) -> tuple[str, str, str, str]:
-    """What stands before a place, of which kind it is, its mark, and what stands behind it."""
-    own = {} if preset is None else {kind: mark.replace(" -->", f" {preset} -->") for kind, mark in BEGIN.items()}
-    for kind, mark in (*own.items(), *BEGIN.items()):
+def _split(text: str, marks: Mapping[str, str], name: str | None, only: bool) -> tuple[str, str, str, str] | None:
+    """What stands before a place, of which kind it is, its mark, and what stands behind it; None if there is none."""
+    own = {} if name is None else {kind: _named(mark, name) for kind, mark in marks.items()}
+    for kind, mark in (*own.items(), *(() if only else marks.items())):
         before, found, rest = text.partition(mark)
         _, ended, after = rest.partition(END)
         if found and ended:
             return before, kind, mark, after
-    raise RunError(f"{page} has no place for results: write {' or '.join(BEGIN.values())} and below it {END}")
+    return None
+
+
+def _named(mark: str, name: str) -> str:
+    return mark.replace(" -->", f" {name} -->")
+
+
+def _no_place(page: Path, name: str | None) -> RunError:
+    known = (*BEGIN.values(), *TIMES.values())
+    marks = " or ".join(known if name is None else (_named(mark, name) for mark in known))
+    return RunError(f"{page} has no place for results: write {marks} and below it {END}")

@@ -11,8 +11,15 @@ from fastadasp.inference.costs import Efficiency
 FORMAT = 1
 """Version of the store's files."""
 
-TIMES = frozenset({"prefill_seconds", "decode_seconds"})
+BATCH_TIMES = frozenset({"prefill_seconds", "decode_seconds"})
+CLIP_TIMES = ("encoder_clip_seconds", "prefill_clip_seconds", "decode_clip_seconds", "encoder_machine", "machine")
+TIMES = BATCH_TIMES | set(CLIP_TIMES)
 """What differs from run to run; it stands in ``times.jsonl``."""
+
+
+def _same(name: str) -> str:
+    """What a cost means, as its own description says."""
+    return str(Efficiency.model_fields[name].description)
 
 
 class Record(BaseModel):
@@ -115,6 +122,11 @@ class Times(Record):
     decode_seconds: float | None = Field(
         description="time of all steps after the prefill, median of a batch but the first, seconds"
     )
+    encoder_clip_seconds: float | None = Field(default=None, description=_same("encoder_clip_seconds"))
+    prefill_clip_seconds: float | None = Field(default=None, description=_same("prefill_clip_seconds"))
+    decode_clip_seconds: float | None = Field(default=None, description=_same("decode_clip_seconds"))
+    encoder_machine: str | None = Field(default=None, description=_same("encoder_machine"))
+    machine: str | None = Field(default=None, description=_same("machine"))
     started: str = Field(description="when the cell was started, ISO 8601, UTC")
     seconds: float = Field(description="how long it took")
     host: str = Field(description="name of the machine")

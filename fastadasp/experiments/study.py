@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastadasp.contracts.task import Example, Task
 from fastadasp.errors import RunError, did_you_mean
 from fastadasp.experiments import folder as files
-from fastadasp.experiments.about import device_name, git_commit, now, versions
+from fastadasp.experiments.about import git_commit, now, versions
 from fastadasp.experiments.combinations import Grid, describe, make_grid, over_run, recipes
 from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
 from fastadasp.experiments.identity import facts_of, origins_of
@@ -22,6 +22,7 @@ from fastadasp.experiments.standings import Entry, apart, standings
 from fastadasp.experiments.statistics import unit_names
 from fastadasp.experiments.store import Store
 from fastadasp.experiments.tables import COMPARISON, STUDY, Face, Heading, markdown
+from fastadasp.experiments.times import all_times
 from fastadasp.experiments.worker import Settings, Worker
 from fastadasp.files import cache_folder
 from fastadasp.selection.cache import Notice
@@ -110,6 +111,7 @@ class Study:
             prompt=given.prompt,
             named=given.model,
             calibrates=any(recipe.needs_calibration for _, recipe in made),
+            listens=any("encoder" in recipe.needs() for _, recipe in made),
         )
         check_folder(self.settings.model)
         check_map(given.device_map, given.device)
@@ -232,13 +234,13 @@ class Study:
         ]
         findings = Findings(finished, tables)
         files.write_cells(self.options.output, finished, tasks, examples)
-        page = self.pages(findings, self.face.without_times())
+        page = self.pages(findings, self.face)
         if failed := [f"- {point}: {error}" for point in finished.points if (error := finished.error(point))]:
             page += "\n" + "\n".join(["**failed**", "", *failed]) + "\n"
         for below in (*(f"{note}\n" for note in self._worker.notes), self.options.appendix):
             page += f"\n{below}" if below else ""
         lines = [entry.standing for entries in found.values() for entry in entries]
-        files.write_tables(self.options.output, lines, page.rstrip() + "\n" if page else "")
+        files.write_tables(self.options.output, lines, page.rstrip() + "\n" if page else "", all_times(tables))
         return findings
 
     def _foretell(self, grid: Grid, executor: Executor) -> None:
@@ -275,6 +277,7 @@ class Study:
         import torch
 
         from fastadasp.inference.clips import prompt_text
+        from fastadasp.inference.machine import device_name
 
         loaded = self._worker.loaded
         bases = [load_strategy(text, **self.spec.fixed) for text in self.spec.axes["strategies"].values()]

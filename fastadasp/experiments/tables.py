@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.contracts.task import Task
-from fastadasp.experiments import spread
+from fastadasp.experiments import flops, spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.statistics import FEWEST, LEVEL, least_shown
@@ -130,14 +130,6 @@ def _size(entry: Entry) -> str:
     return f"{count:.3g} GB"
 
 
-def _time(name: str) -> Callable[[Entry], str]:
-    def shown(entry: Entry) -> str:
-        seconds = fmean(getattr(cost, name) for cost in entry.costs)
-        return f"{1000 * seconds:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
-
-    return shown
-
-
 NET = "net"
 """The column of FLOPs removed less what the strategy computes itself."""
 
@@ -159,8 +151,6 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     "KV bytes": _size,
     "FLOPs removed": _flops,
     NET: _net,
-    "prefill": _time("prefill_seconds"),
-    "decode": _time("decode_seconds"),
     "rank": lambda entry: "" if entry.standing.rank is None else str(entry.standing.rank),
 }
 """What each column says of a line that did not fail."""
@@ -173,28 +163,20 @@ class Face:
     Attributes:
         columns: names in `COLUMNS`, after those that tell lines apart and the metric.
         less: columns that a narrow terminal does without, the first to go first.
-        timed: those that a clock decides; files that have the same bytes in every run do without.
     """
 
     columns: tuple[str, ...]
     less: tuple[str, ...]
-    timed: tuple[str, ...] = ("prefill", "decode")
-
-    def without_times(self) -> Face:
-        """The same for a file that does not depend on clocks."""
-        return Face(tuple(name for name in self.columns if name not in self.timed), self.less, ())
 
     def with_power(self) -> Face:
         """The same with the smallest difference that the clips show."""
         place = 1 + next(i for i, name in enumerate(self.columns) if name in ("change", "difference"))
-        return Face((*self.columns[:place], POWER, *self.columns[place:]), self.less, self.timed)
+        return Face((*self.columns[:place], POWER, *self.columns[place:]), self.less)
 
     def with_spread(self) -> Face:
         """The same with what single clips lose, and the worst one."""
         place = 1 + next(i for i, name in enumerate(self.columns) if name in ("audio left", "tokens removed"))
-        return Face(
-            (*self.columns[:place], *spread.COLUMNS, *self.columns[place:]), (*self.less, *spread.COLUMNS), self.timed
-        )
+        return Face((*self.columns[:place], *spread.COLUMNS, *self.columns[place:]), (*self.less, *spread.COLUMNS))
 
     def header(self, heading: Heading) -> tuple[str, ...]:
         """All columns."""
@@ -231,20 +213,18 @@ class Face:
         if "win/tie/loss" in self.columns:
             out.append("win/tie/loss: clips; equal ranks: not distinguishable")
         if "FLOPs removed" in self.columns:
-            out.append("FLOPs removed: of the decoder's prefill; in brackets with the encoder's counted too")
+            out.append(flops.note(entries))
         if set(spread.COLUMNS) <= set(self.columns):
             out.append(spread.NOTE)
         if NET in self.columns:
             out.append(f"{NET}: the same less what the strategy computes itself (-: it does not say)")
-        if self.timed and set(self.timed) & set(self.columns):
-            out.append("prefill, decode: median of a batch, for orientation; fastadasp bench measures times")
         lines = ["; ".join(out)]
         return "\n".join([*lines, *(_best(self, heading, entries) if "rank" in self.columns else [])])
 
 
 COMPARISON = Face(
-    ("95 %", "change", "95 % of it", "verdict", "audio left", "KV bytes", "FLOPs removed", NET, "prefill", "decode"),
-    ("decode", "prefill", "KV bytes", NET, "95 % of it", "audio left", "95 %", "verdict", "change"),
+    ("95 %", "change", "95 % of it", "verdict", "audio left", "KV bytes", "FLOPs removed", NET),
+    ("KV bytes", NET, "95 % of it", "audio left", "95 %", "verdict", "change"),
 )
 """The columns of `compare`."""
 

@@ -49,6 +49,8 @@ class Settings:
     """The model as it was named, if it was: some tasks ask its family in words of its own."""
     calibrates: bool = False
     """Whether some start layer has to be chosen."""
+    listens: bool = True
+    """Whether some recipe needs what the audio encoder attends to."""
     device_map: str | None = None
     """``auto`` spreads the model over the devices."""
     workers: int = 1
@@ -171,8 +173,8 @@ class Worker:
             RunError: this worker's model, data or versions are not those that the cell was ordered with.
             FastAdaSPError: the clips or the model cannot be used, whatever the recipe.
         """
-        from fastadasp.experiments.about import device_name
         from fastadasp.experiments.cell import Scored
+        from fastadasp.inference.machine import device_name
 
         strategy = None if job.recipe is None else Strategy.from_dict(job.recipe)
         identity = cell_identity(strategy, job.task, self.facts)
@@ -228,14 +230,19 @@ class Worker:
             from fastadasp.inference.runner import warm_up
 
             size, examples = self.batch_size, self.read[1][name]
-            ready = prepare(self.loaded, examples, size, lambda _: self.advance(f"encoding {name}", 0))
+            flops = encoder_flops(self.loaded, examples[0])  # first, since it warms the encoder up, whose time is taken
+            ready = prepare(
+                self.loaded, examples, size, lambda _: self.advance(f"encoding {name}", 0), listen=self.settings.listens
+            )
             seen = {name: self.calibration[name]} if self.settings.calibrates else {}
-            further = prepare(self.loaded, seen[name][0], size, lambda _: None) if seen else {}
+            further = (
+                prepare(self.loaded, seen[name][0], size, lambda _: None, listen=self.settings.listens) if seen else {}
+            )
             starts = Starts(self.loaded, self.read[0], seen, further, self._notice)
             clips = [ready[str(example.audio), example.instruction] for example in examples]
             if not self._ready:
                 warm_up(self.loaded, clips[0])
-            self._ready[name] = Ready(clips, starts, encoder_flops(self.loaded, examples[0]))
+            self._ready[name] = Ready(clips, starts, flops)
         return self._ready[name]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,27 @@ from fastadasp.engine.encoding import listening
 from fastadasp.errors import DataError, ModelError
 from fastadasp.inference.features import FeatureCache
 from fastadasp.inference.load import LoadedModel
+from fastadasp.inference.machine import clock, machine_name
 from fastadasp.models.lookup import adapter_for
 
 SHORTEST = 0.1
 """Seconds to which shorter recordings are padded with silence, so that every encoder gives at least one audio token."""
+
+ENCODED = 2
+"""Clips that a processor encodes at a time. Their states stay in its caches: with 12 a clip takes a sixth longer."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What it took to make the audio tokens of a clip, from its features to the decoder's door.
+
+    Attributes:
+        seconds: its share of the batch that it was encoded in.
+        machine: where that was (`machine_name`).
+    """
+
+    seconds: float
+    machine: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,8 @@ class ReadyClip:
     """One example as the decoder receives it: `embeds` [T, D] and `span_ids` [T] (0: text).
 
     `side` is what the model needs beside them (`ModelAdapter.side_inputs`), without the dimension of samples; `encoder`
-    what the audio encoder attended to, of families that show it.
+    what the audio encoder attended to, of families that show it; `encoding` what its audio tokens took, where that was
+    measured.
     """
 
     example: Example
@@ -39,6 +58,7 @@ class ReadyClip:
     span_ids: Tensor
     side: dict[str, Tensor] = field(default_factory=dict)
     encoder: EncoderSeen | None = None
+    encoding: Encoding | None = None
 
     @property
     def tokens(self) -> int:
@@ -153,12 +173,15 @@ def encode(
     examples: Sequence[Example],
     waves: Sequence[NDArray[np.float32]],
     known: Sequence[Tensor] | None = None,
+    *,
+    listen: bool = True,
 ) -> list[ReadyClip]:
     """Makes one batch ready.
 
     Args:
         waves: each example's sound at the model's rate, float32 [samples].
         known: each example's audio tokens [N, D], where they were encoded before; the encoder does not run then.
+        listen: whether what the encoder attends to is kept, of families that show it.
 
     Raises:
         DataError: a sound became no audio token.
@@ -175,10 +198,13 @@ def encode(
     spans, side = adapter.span_ids(model, ids), adapter.side_inputs(model, inputs)
     counts = [int((span > 0).sum()) for span in spans]
     seen: list[EncoderSeen | None] = [None] * len(counts)
+    took: Encoding | None = None
     if known is None:
-        with listening(adapter, model) as heard:
+        with listening(adapter, model) if listen else nullcontext() as heard:
+            begin = clock(loaded.device)
             embeds = decoder_inputs(loaded, inputs)
-        if all(counts):
+            took = Encoding((clock(loaded.device) - begin) / len(examples), machine_name(loaded.device))
+        if heard is not None and all(counts):
             seen = heard.clips(counts)
     else:
         embeds = model.get_input_embeddings()(ids)
@@ -192,24 +218,34 @@ def encode(
             row[span > 0] = known[i].to(row.device)
         own = {name: value[i].cpu() for name, value in side.items()}
         one = seen[i]
-        ready.append(ReadyClip(example, row.cpu(), span.cpu(), own, None if one is None else one.to("cpu")))
+        ready.append(ReadyClip(example, row.cpu(), span.cpu(), own, None if one is None else one.to("cpu"), took))
     return ready
 
 
 def prepare(
-    loaded: LoadedModel, examples: Sequence[Example], batch_size: int, progress: Callable[[int], None]
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    batch_size: int,
+    progress: Callable[[int], None],
+    *,
+    listen: bool = True,
 ) -> dict[tuple[str, str], ReadyClip]:
     """Makes every example ready, by (recording, instruction); calls `progress(examples done)` after each batch.
 
     A recording asked about several times is encoded once, and not at all if its audio tokens are in the cache
     (`fastadasp.inference.features`). Recordings of like length go into a batch together.
+
+    Args:
+        listen: whether some strategy needs what the encoder attends to (`Recipe.needs`); summing it up takes a sixth of
+            the encoder's own time.
     """
     ready: dict[tuple[str, str], ReadyClip] = {}
     wanted = list({(str(e.audio), e.instruction): e for e in examples}.values())
     cache = FeatureCache(loaded)
     sounds = {path: tokens for path in {e.audio for e in wanted} if (tokens := cache.get(path)) is not None}
     heard: dict[Path, EncoderSeen] = {}
-    if adapter_for(loaded.model).encoder_attention(loaded.model) is not None:
+    took = {path: Encoding(*about) for path in sounds if (about := cache.took(path)) is not None}
+    if listen and adapter_for(loaded.model).encoder_attention(loaded.model) is not None:
         heard = {path: seen for path in sounds if (seen := cache.encoder(path)) is not None}
         sounds = {path: tokens for path, tokens in sounds.items() if path in heard}
     first = [e for path, e in {e.audio: e for e in reversed(wanted)}.items() if path not in sounds]
@@ -217,16 +253,24 @@ def prepare(
     chosen = {(str(e.audio), e.instruction) for e in first}
     again = [e for e in wanted if (str(e.audio), e.instruction) not in chosen]
     for group in (first, again):
-        for begin in range(0, len(group), batch_size):
-            batch = group[begin : begin + batch_size]
+        size = min(batch_size, ENCODED) if group is first and loaded.device == "cpu" else batch_size
+        for begin in range(0, len(group), size):
+            batch = group[begin : begin + size]
             known = [sounds[e.audio] for e in batch] if group is again else None
-            for clip in encode(loaded, batch, [read_clip(e, loaded) for e in batch], known):
+            for clip in encode(loaded, batch, [read_clip(e, loaded) for e in batch], known, listen=listen):
                 if known is None:
                     sounds[clip.example.audio] = clip.embeds[clip.span_ids > 0]
                     if clip.encoder is not None:
                         heard[clip.example.audio] = clip.encoder
-                    cache.put(clip.example.audio, sounds[clip.example.audio], clip.encoder)
-                clip = replace(clip, encoder=heard.get(clip.example.audio))
+                    if (own := clip.encoding) is not None:
+                        took[clip.example.audio] = own
+                    cache.put(
+                        clip.example.audio,
+                        sounds[clip.example.audio],
+                        clip.encoder,
+                        None if own is None else (own.seconds, own.machine),
+                    )
+                clip = replace(clip, encoder=heard.get(clip.example.audio), encoding=took.get(clip.example.audio))
                 ready[str(clip.example.audio), clip.example.instruction] = clip
             progress(len(ready))
     if first:

@@ -78,6 +78,11 @@ class Efficiency(BaseModel):
         description="FLOPs of audio encoder and projector for one clip, counted once by torch's FlopCounterMode; "
         "null if not counted",
     )
+    flops_with_encoder: float | None = Field(
+        default=None,
+        description="FLOPs of audio encoder, projector and decoder's prefill together, mean of a clip; null if not "
+        "counted",
+    )
     flops_removed_with_encoder: float | None = Field(
         default=None,
         description="fraction removed of the decoder's and the encoder's FLOPs together; null if not counted",
@@ -93,6 +98,22 @@ class Efficiency(BaseModel):
     decode_seconds: float = Field(
         description="time of all steps after the prefill, median of a batch but the first, seconds"
     )
+    encoder_clip_seconds: float | None = Field(
+        default=None,
+        description="time of audio encoder and projector for a clip when its features were made: its share of its "
+        "batch, median of the clips, seconds; null where it is not known",
+    )
+    prefill_clip_seconds: float | None = Field(
+        default=None,
+        description="time of the decoder's prefill for a clip: its share of its batch, median of the clips, seconds",
+    )
+    decode_clip_seconds: float | None = Field(
+        default=None, description="the same of all steps after the prefill, seconds"
+    )
+    encoder_machine: str | None = Field(
+        default=None, description="the machine that the features were made on; null where that is not known"
+    )
+    machine: str | None = Field(default=None, description="the machine that the decoder ran on, with its threads")
     new_tokens: float = Field(description="decoding steps of a batch, mean")
     batch_size: int = Field(description="clips in a batch (the last may hold fewer)")
 

@@ -14,6 +14,7 @@ import re
 import uuid
 from dataclasses import fields
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,8 +122,27 @@ class FeatureCache:
             return None
         return found if said == _encoder_digest(found) else None
 
-    def put(self, recording: Path, tokens: Tensor, encoder: EncoderSeen | None = None) -> None:
-        """Keeps the audio tokens of a recording, and what is known of the encoder's attention.
+    def took(self, recording: Path) -> tuple[float, str] | None:
+        """The seconds that a recording's tokens took when they were made, and the machine; None if it is not known."""
+        file = self._file(recording) if self._cap else None
+        if file is None or not is_file(file):
+            return None
+        try:
+            with safe_open(file, framework="pt") as kept:
+                about = kept.metadata() or {}
+            seconds, machine = float(about["seconds"]), about["machine"]
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
+            return None
+        return (seconds, machine) if isfinite(seconds) and seconds > 0 else None
+
+    def put(
+        self,
+        recording: Path,
+        tokens: Tensor,
+        encoder: EncoderSeen | None = None,
+        took: tuple[float, str] | None = None,
+    ) -> None:
+        """Keeps the audio tokens of a recording, what is known of the encoder's attention, and what they took.
 
         A folder that cannot be written is done without.
 
@@ -141,6 +161,8 @@ class FeatureCache:
                 parts = {f"encoder.{field.name}": getattr(encoder, field.name) for field in fields(encoder)}
                 kept |= {name: part.contiguous() for name, part in parts.items()}
                 about["encoder"] = _encoder_digest(encoder)
+            if took is not None:
+                about |= {"seconds": repr(took[0]), "machine": took[1]}
             save_file(kept, part, metadata=about)
             part.replace(file)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fastadasp.inference.clips import Batch, ReadyClip, batches
 from fastadasp.inference.content import settle
 from fastadasp.inference.costs import Efficiency, SampleCost, held_bytes, sample_costs
 from fastadasp.inference.load import LoadedModel
+from fastadasp.inference.machine import clock, machine_name
 from fastadasp.models.lookup import adapter_for
 from fastadasp.recipes.recipe import Recipe
 from fastadasp.upstream.names import cache_of
@@ -83,9 +83,7 @@ class _Stopwatch:
         self.device, self.first, self.steps = device, 0.0, 0
 
     def now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return clock(self.device)
 
     def after_forward(self, module: Any, args: Any, output: Any) -> None:
         self.steps += 1
@@ -136,6 +134,7 @@ def run_cell(
     answers = [""] * len(clips)
     costs: dict[int, SampleCost] = {}
     prefill, decode, steps, held, whole = [], [], list[int](), 0, 0
+    shares: tuple[list[float], list[float]] = [], []
     with no_collector():
         for batch in batches(clips, batch_size, loaded.device):
             said = _generate(loaded, strategy, batch, max_new_tokens, choices)
@@ -147,14 +146,36 @@ def run_cell(
             costs.update(zip(batch.places, spent, strict=True))
             prefill.append(said.prefill)
             decode.append(said.decode)
+            for its, took in zip(shares, (said.prefill, said.decode), strict=True):
+                its += [took / len(batch.clips)] * len(batch.clips)
             steps.append(said.steps)
             held += said.held
             whole += shape.kv_bytes([len(batch.clips) * (batch.mask.shape[1] + said.steps)] * shape.layers, width)
             progress(len(batch.clips))
     ordered = [costs[i] for i in range(len(clips))]
     spent_in_all = efficiency(ordered, prefill, decode, steps, batch_size, encoder_flops)
-    more = {"threshold": threshold, "kv_bytes_end": held / len(clips), "kv_removed_end": 1 - held / whole}
+    more: dict[str, Any] = clip_times(loaded, clips, shares[0], shares[1])
+    more |= {"threshold": threshold, "kv_bytes_end": held / len(clips), "kv_removed_end": 1 - held / whole}
     return Outcome(answers, ordered, spent_in_all.model_copy(update=more))
+
+
+def clip_times(
+    loaded: LoadedModel, clips: Sequence[ReadyClip], prefill: Sequence[float], decode: Sequence[float]
+) -> dict[str, Any]:
+    """The times of a clip, as fields of `Efficiency`. Medians, since one pause of the machine would rule a mean.
+
+    Args:
+        prefill, decode: seconds of each clip, in any order.
+    """
+    known = [clip.encoding for clip in clips if clip.encoding is not None]
+    told = len(known) == len(clips)
+    return {
+        "encoder_clip_seconds": median(one.seconds for one in known) if told else None,
+        "encoder_machine": "; ".join(dict.fromkeys(one.machine for one in known)) if told else None,
+        "prefill_clip_seconds": median(prefill),
+        "decode_clip_seconds": median(decode),
+        "machine": machine_name(loaded.device),
+    }
 
 
 def check_reach(strategy: Recipe, shape: DecoderShape, clips: Sequence[ReadyClip]) -> None:
@@ -307,6 +328,7 @@ def efficiency(
         own_flops=own,
         flops_removed_net=None if own is None else share(own, 0.0),
         encoder_flops=encoder_flops,
+        flops_with_encoder=None if encoder_flops is None else mean("flops") + encoder_flops,
         flops_removed_with_encoder=None if encoder_flops is None else share(0.0, encoder_flops),
         flops_removed_net_with_encoder=None if own is None or encoder_flops is None else share(own, encoder_flops),
         prefill_seconds=median(prefill[1:] or prefill),  # the first batch warms caches up

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastadasp.errors import RunError
-from fastadasp.report.figures import EVERY, SHARES, columns_of, row
+from fastadasp.report.figures import EVERY, SHARES, columns_of, row, times
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.report import Report
 
@@ -39,6 +39,11 @@ _PLAIN = (
     "worst_removed",
     "prefill_seconds",
     "decode_seconds",
+    "encoder_clip_seconds",
+    "prefill_clip_seconds",
+    "decode_clip_seconds",
+    "whole_clip_seconds",
+    "whole_saved",
 )
 """Numbers of a line in CSV; fractions as fractions, nothing rounded."""
 
@@ -134,6 +139,7 @@ def table(report: Report, wanted: Wanted | None = None) -> str:
             "difference_high": None if line.difference_interval is None else line.difference_interval[1],
             **{name: line.cost(name) for name in (*SHARES, *_SPREAD)},
             **_worst(line),
+            **times(line),
         }
         seeds = " ".join(str(cell.seed) for cell in line.cells)
         head = [report.letter(line.run), str(report.sources[line.run].folder), line.task, line.strategy]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from fastadasp.experiments import spread
+from fastadasp.experiments.axes import FULL
+from fastadasp.experiments.times import texts
 from fastadasp.report.lines import Line
 
 COLUMNS = {
@@ -19,7 +22,12 @@ COLUMNS = {
     "FLOPs removed": "of the decoder's prefill",
     "net FLOPs": "the same less what the strategy computes itself; empty where it does not say",
     "KV removed": "bytes of keys and values after the prompt",
-    "prefill": "seconds a batch, median",
+    "encoder": "time of a clip when its features were made, its share of its batch, median; -: not known (a run of an "
+    "earlier version, stored features without their time, or vLLM, which encodes within the prefill)",
+    "prefill": "time of a clip in the decoder, its share of its batch, median",
+    "decode": "the same for all steps after it",
+    "whole": "encoder, prefill and decoding; -: one of them is not known, or another machine did it",
+    "saved": "of the full model's whole",
     "seeds": "how many",
 }
 """Columns and what they mean."""
@@ -55,10 +63,22 @@ def row(line: Line) -> list[tuple[str, float | str | None]]:
         ("" if line.p_holm is None else f"{line.p_holm:.3f}" if line.p_holm >= 0.001 else "< 0.001", line.p_holm),
         (tied, line.rank),
         *((_percent(cost), cost) for cost in map(line.cost, SHARES)),
-        ("" if line.prefill_seconds is None else f"{line.prefill_seconds:.3f} s", line.prefill_seconds),
+        *zip(texts(line.spent, full=line.strategy == FULL), astuple(line.spent), strict=True),
         (str(len(line.cells) - sum(cell.error is not None for cell in line.cells)), len(line.cells)),
         *_spread(line),
     ]
+
+
+def times(line: Line) -> dict[str, float | None]:
+    """What a clip took, in seconds, and the fraction of the whole that is saved, by names for other programs."""
+    one = line.spent
+    return {
+        "encoder_clip_seconds": one.encoder,
+        "prefill_clip_seconds": one.prefill,
+        "decode_clip_seconds": one.decode,
+        "whole_clip_seconds": one.whole,
+        "whole_saved": one.saved,
+    }
 
 
 def _spread(line: Line) -> list[tuple[str, float | str | None]]:

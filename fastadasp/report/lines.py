@@ -13,8 +13,9 @@ import numpy as np
 from fastadasp.contracts.task import Task
 from fastadasp.errors import FastAdaSPError, RunError
 from fastadasp.experiments.axes import FULL, find_task
-from fastadasp.experiments.records import Cell, Prediction
+from fastadasp.experiments.records import Cell, Prediction, Times
 from fastadasp.experiments.statistics import FEWEST, Sample, by_clip, difference, draw, holm, interval, number, rank
+from fastadasp.experiments.times import Spent, spent
 from fastadasp.report.source import Source, key
 from fastadasp.tasks.sources.address import split_task
 
@@ -30,7 +31,9 @@ class Line:
         value: the headline metric, mean over seeds; None if every seed failed.
         baseline: what differences are taken against; None if this is it, or nothing can be said.
         rank: among the lines of a budget; equal ranks are not distinguishable.
-        family: what a reader would call lines of one colour.
+        prefill_seconds, decode_seconds: of a batch.
+        spent: what a clip took.
+        clock: the times of the cells that ran.
     """
 
     run: int
@@ -52,6 +55,8 @@ class Line:
     rank: int | None = None
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
+    spent: Spent = field(default_factory=Spent)
+    clock: list[Times] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -95,11 +100,15 @@ def lines_of(source: Source, run: int, progress: Callable[[], None] = lambda: No
             interval=done[0].interval if len(done) == 1 else None,
             errors=list(dict.fromkeys(cell.error for cell in cells if cell.error is not None)),
         )
-        clock = [source.times.get(cell.cell) for cell in done]
+        line.clock = [one for cell in done if (one := source.times.get(cell.cell)) is not None]
         for name in ("prefill_seconds", "decode_seconds"):
-            known = [value for one in clock if (value := getattr(one, name, None)) is not None]
+            known = [value for one in line.clock if (value := getattr(one, name)) is not None]
             setattr(line, name, fmean(known) if known else None)
         out.append(line)
+    for name in dict.fromkeys(line.task for line in out):
+        own = [line for line in out if line.task == name]
+        for line, times in zip(own, spent([(line.strategy == FULL, line.clock) for line in own]), strict=True):
+            line.spent = times
     if source.standings:
         _take_standings(source, out)
     else:

@@ -53,7 +53,8 @@ def _data(report: Report) -> dict[str, Any]:
             "net": line.cost("flops_removed_net"),
             "kv": line.cost("kv_removed"),
             "tokens": line.cost("audio_tokens_removed"),
-            "prefill": line.prefill_seconds,
+            "prefill": line.spent.prefill,
+            "whole": line.spent.whole,
             "better": _better(report, line.task),
         }
         for line in report.lines

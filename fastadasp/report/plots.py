@@ -9,11 +9,12 @@ from fastadasp.files import told
 from fastadasp.report.lines import Line
 from fastadasp.report.report import Report
 
-COSTS = {"flops": "flops_removed", "kv": "kv_removed", "prefill": "prefill_seconds"}
+COSTS: dict[str, str | None] = {"flops": "flops_removed", "kv": "kv_removed", "whole": None}
+"""Costs by the name of a plot: the fraction that is removed, or none for the time of a clip."""
 NAMES = {
     "flops": "FLOPs of the decoder's prefill removed (%)",
     "kv": "KV bytes removed (%)",
-    "prefill": "prefill of a batch (s)",
+    "whole": "encoder, prefill and decoding of a clip (s)",
 }
 
 
@@ -40,10 +41,11 @@ def _plot(axes: Any, report: Report, task: str, cost: str) -> None:
     series: dict[str, list[tuple[float, float, Line]]] = {}
     several = len(report.sources) > 1
     for line in report.lines:
-        x = line.prefill_seconds if cost == "prefill" else line.cost(COSTS[cost])
+        share = COSTS[cost]
+        x = line.spent.whole if share is None else line.cost(share)
         if line.task == task and line.value is not None and x is not None:
             name = f"{report.letter(line.run)}: {line.name}" if several else line.name
-            series.setdefault(name, []).append((x if cost == "prefill" else 100 * x, line.value, line))
+            series.setdefault(name, []).append((x if share is None else 100 * x, line.value, line))
     markers = "osD^vP*X"
     for place, (name, points) in enumerate(series.items()):
         points.sort(key=lambda point: point[0])
@@ -64,4 +66,7 @@ def _plot(axes: Any, report: Report, task: str, cost: str) -> None:
     axes.set_ylabel(next(line.metric for line in report.lines if line.task == task))
     axes.set_title(task)
     axes.grid(alpha=0.3)
+    if not series:
+        axes.text(0.5, 0.5, "not known of these runs", ha="center", transform=axes.transAxes)
+        return
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fastadasp.errors import FastAdaSPError
+from fastadasp.errors import FastAdaSPError, ModelError
 from fastadasp.testbed.build import DECODER, ENCODER, build
 
 
@@ -15,9 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", help="to be made, or empty")
     parser.add_argument("--encoder", default=ENCODER, help=f"hub id or folder of a Whisper checkpoint ({ENCODER})")
     parser.add_argument("--decoder", default=DECODER, help=f"hub id or folder of the language model ({DECODER})")
-    parser.add_argument("--adapter", help="file with projector and LoRA; needed as long as none is packaged")
+    parser.add_argument("--adapter", help="file with projector and LoRA, made by tools/testbed; none is packaged")
     asked = parser.parse_args(arguments)
     try:
+        if not asked.adapter:
+            raise ModelError("this release has no trained adapter of the test bed; name a file with --adapter")
         folder = build(asked.folder, encoder=asked.encoder, decoder=asked.decoder, adapter=asked.adapter)
     except FastAdaSPError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,16 +17,14 @@ DECODER = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HERE = Path(__file__).parent
 
 
-def build(
-    folder: str | Path, *, encoder: str = ENCODER, decoder: str = DECODER, adapter: str | Path | None = None
-) -> Path:
+def build(folder: str | Path, *, adapter: str | Path, encoder: str = ENCODER, decoder: str = DECODER) -> Path:
     """Writes the test bed as a model folder, which every command takes as ``--model FOLDER``.
 
     Args:
         folder: to be made, or empty.
+        adapter: file with projector and LoRA, made by ``tools/testbed``; no trained one comes with the package.
         encoder: hub id or folder of a Whisper checkpoint; its decoder is not used.
         decoder: hub id or folder of a causal language model with its tokenizer.
-        adapter: file with projector and LoRA; without one, what comes with the package.
 
     Returns:
         The folder. Weights in it are float32, about 620 MB for the parts named above.
@@ -38,7 +36,7 @@ def build(
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise RunError(f"{folder} is not empty; give a folder that is empty or does not exist yet")
-    trained = read_adapter(Path(adapter) if adapter else shipped())
+    trained = read_adapter(Path(adapter))
     tokenizer = _tokenizer(decoder)
     whisper = _part("encoder", encoder, "WhisperForConditionalGeneration")
     text = _part("decoder", decoder, "AutoModelForCausalLM")
@@ -53,14 +51,6 @@ def build(
         shutil.rmtree(folder, ignore_errors=True)
         raise RunError(f"the test bed cannot be written to {folder}: {error}") from None
     return folder
-
-
-def shipped() -> Path:
-    """The adapter that comes with the package. Raises ModelError where none does."""
-    path = HERE / "adapter.safetensors"
-    if not path.is_file():
-        raise ModelError("this release has no trained adapter of the test bed; name a file with --adapter")
-    return path
 
 
 def assemble(whisper: Any, text: Any, trained: Adapter, tokenizer: Any) -> Any:

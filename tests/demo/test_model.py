@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fastadasp.audio import read_audio
-from fastadasp.demo import data_path, prompts
+from fastadasp.demo import data_path, model_path, prompts
+from fastadasp.demo.rows import read_rows
 from tools.demo import evaluate
 from tools.demo.features import FeatureMaker
 from tools.demo.learning import loss_of
@@ -38,7 +39,7 @@ def test_chat_template_gives_the_prompt(demo_model: Model) -> None:
 
 
 def _clip(task: str) -> tuple[dict[str, Any], np.ndarray]:
-    row = evaluate.read_rows(data_path(), [task], 1)[0]
+    row = read_rows(data_path(), [task], 1)[0]
     return row, read_audio(data_path() / row["audio_filepath"])
 
 
@@ -84,19 +85,31 @@ def test_training_loss_is_that_of_the_whole_model(demo_model: Model, monkeypatch
     assert float(mine) == pytest.approx(sum(losses) / sum(weights), abs=0.02)
 
 
-def test_it_transcribes_and_translates(demo_model: Model) -> None:
-    model, processor = demo_model
-    rows = [
-        row for row in evaluate.read_rows(data_path(), ["asr", "st"]) if row["seen_speaker"] and row["duration"] < 8
-    ]
-    rows = [row for task in ("asr", "st") for row in [r for r in rows if r["task"] == task][:6]]
-    scores = {s.task: s.value for s in evaluate.score(rows, evaluate.answer(model, processor, rows, data_path()))}
-    assert scores["asr"] <= 25
-    assert scores["st"] >= 60
+def test_the_models_table(tmp_path: Path) -> None:
+    """A clip of each length: the answers are right for the most part, kept, and set against another model's."""
+    asked = [evaluate.clips_of(name, "choosing", 5) for name in ("asr", "st")]
+    said = evaluate.answers(model_path(), asked, keep=tmp_path)
+    told: list[str] = []
+    assert evaluate.answers(model_path(), asked, keep=tmp_path, tell=told.append) == said
+    assert not told
+    (task, clips), (german, _) = asked
+    lines = list(evaluate.score(task, clips, said[0]))
+    assert lines[0].value <= 25
+    assert next(evaluate.score(german, asked[1][1], said[1])).value >= 60
+    assert [line.clips for line in lines] == [5, 1, 1, 1, 1, 1, 5]
+    assert [line.group.split(" ")[0] for line in lines[1:6]] == ["2.0", "7.6", "13.2", "18.7", "24.3"]
+    against = list(evaluate.score(task, clips, said[0], ["one"] * 5))
+    assert against[0].gap is not None
+    assert against[0].gap.value < -50
+    assert (against[0].gap.wins, against[0].gap.losses) == (5, 0)
+    page = evaluate.markdown(against)
+    assert page.splitlines()[0].endswith("| other model | difference (95 %) | p (Holm) |")
 
 
-def test_evaluation_names_a_missing_test_set(tmp_path: Path) -> None:
-    from fastadasp.errors import DataError
+def test_evaluation_says_what_is_wrong(tmp_path: Path) -> None:
+    from fastadasp.errors import DataError, ModelError
 
     with pytest.raises(DataError, match=r"manifest\.jsonl"):
-        evaluate.read_rows(tmp_path, ["asr"])
+        read_rows(tmp_path, ["asr"])
+    with pytest.raises(ModelError, match="there is no model"):
+        evaluate.answers(tmp_path, [])

@@ -7,7 +7,6 @@ and ``digits.json`` with where each lies and the checksum of every clip that `fa
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -17,8 +16,9 @@ import typer
 from numpy.typing import NDArray
 
 from fastadasp.demo import numbers
-from fastadasp.errors import DataError, FastAdaSPError
+from fastadasp.errors import DataError
 from tools.demo.splits import Recording, load_recordings
+from tools.running import run
 
 BITS = 11
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -76,8 +76,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except FastAdaSPError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(app)

@@ -1,143 +1,257 @@
-"""Accuracy of the embedded model on its packaged test set: ``python -m tools.demo.evaluate``.
+"""Accuracy of the embedded model by length, noise, speaker and absence: ``python -m tools.demo.evaluate``.
 
-The plain model: transformers' own classes, no shortening.
+The plain model, no shortening. The tables are those of the model card. With ``--against`` another model answers the
+same clips, and each line has the paired difference: new weights are judged on the part for choosing.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 import typer
 
-from fastadasp.demo import data_path, model_path, prompts
-from fastadasp.demo.rows import instruction, read_rows
-from fastadasp.errors import DataError, FastAdaSPError, ModelError
-
-METRICS = {"asr": "wer", "st": "bleu", "sqa": "accuracy", "er": "accuracy", "gender": "accuracy"}
-"""Each task's headline metric: word error rate and accuracy in percent, BLEU in points."""
+from fastadasp.contracts.task import CHOOSING, REPORTING, Example, Task
+from fastadasp.demo import model_path
+from fastadasp.errors import DataError, ModelError
+from fastadasp.experiments.axes import find_task
+from fastadasp.experiments.statistics import (
+    FEWEST,
+    Difference,
+    Sample,
+    by_clip,
+    difference,
+    draw,
+    holm,
+    interval,
+    number,
+    unit_names,
+)
+from tools.running import run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+Group = Callable[[Example], str]
+"""What a clip is counted under; empty if under nothing."""
+
+
+def _speakers(example: Example) -> str:
+    return "speakers seen in training" if example.tags["seen_speaker"].lower() == "true" else "unseen speakers"
+
+
+def _length(example: Example) -> str:
+    return example.tags["length"]
+
+
+def _noise(example: Example) -> str:
+    level = int(example.tags["noise_db"])
+    return next(f"SNR {low} to {high} dB" for low, high in ((0, 3), (4, 7), (8, 10)) if low <= level <= high)
+
+
+def _absence(example: Example) -> str:
+    return "what is asked for was not ordered" if example.reference == "none" else "what is asked for was ordered"
+
+
+def _speaker(example: Example) -> str:
+    return f"speaker {example.tags['speaker']}"
+
+
+GROUPS: dict[str, tuple[Group, ...]] = {
+    "asr": (_length, _speakers),
+    "asr-noise": (_noise, _speakers),
+    "asr-fast": (_speakers,),
+    "st": (_length, _speakers),
+    "sqa": (_absence,),
+    "er": (_speakers, _speaker),
+    "gender": (lambda example: example.reference,),
+}
+"""The tasks, and what each of them is divided by."""
+
 
 @dataclass(frozen=True)
-class Score:
-    """One row of the report. `speakers` is all, seen or unseen; `value` is the task's headline metric."""
+class Line:
+    """One line of the table.
+
+    Attributes:
+        group: which clips; empty for all.
+        units: how many recordings they are of.
+        value, interval: the task's headline metric, and its 95 % interval; None for fewer than 20 units.
+        other: the same of the model it is compared with.
+        gap: this model less the other, paired over the clips.
+    """
 
     task: str
-    speakers: str
+    group: str
     clips: int
+    units: int
     metric: str
     value: float
+    interval: tuple[float, float] | None
+    other: float | None = None
+    gap: Difference | None = None
 
 
-def answer(
-    model: Any,
-    processor: Any,
-    rows: list[dict[str, Any]],
-    data: Path,
-    batch: int = 8,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[str]:
-    """The model's answers to manifest lines, greedy, in left-padded batches of clips of similar length."""
-    import torch
-
-    from fastadasp.audio import read_audio
-
-    rate = processor.feature_extractor.sampling_rate
-    order = sorted(range(len(rows)), key=lambda i: (rows[i]["task"] in ("asr", "st"), rows[i]["duration"]))
-    answers = [""] * len(rows)
-    for begin in range(0, len(order), batch):
-        chosen = order[begin : begin + batch]
-        inputs = processor(
-            text=[prompts.build_prompt(instruction(rows[i])) for i in chosen],
-            audio=[read_audio(data / rows[i]["audio_filepath"], rate) for i in chosen],
-            sampling_rate=rate,
-            padding=True,
-            return_tensors="pt",
-        ).to(model.device)
-        with torch.inference_mode():
-            tokens = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-        for index, text in zip(chosen, processor.batch_decode(tokens, skip_special_tokens=True), strict=True):
-            answers[index] = text.strip()
-        progress(begin + len(chosen))
-    return answers
+def clips_of(name: str, part: str, limit: int | None) -> tuple[Task, list[Example]]:
+    """A packaged task, and the first clips of one of its parts; all of them without a limit."""
+    task = find_task(name).of_part(part)
+    return task, task.examples(limit)
 
 
-def score(rows: list[dict[str, Any]], answers: list[str]) -> list[Score]:
-    """Each task's metric over all clips, and apart for seen and unseen speakers where a task has both."""
-    from fastadasp.tasks.metrics import accuracy, bleu, word_error_rate
+def answers(
+    folder: Path,
+    asked: Sequence[tuple[Task, list[Example]]],
+    *,
+    batch: int = 36,
+    device: str = "auto",
+    keep: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[list[str]]:
+    """What the model in `folder` answers to the clips of each task.
 
-    measure = {"wer": word_error_rate, "bleu": bleu, "accuracy": accuracy}
+    Args:
+        keep: a folder for the answers of each task, from which the same clips are read the next time.
+
+    Raises:
+        ModelError: there is no model.
+    """
+    from fastadasp.inference.clips import prepare
+    from fastadasp.inference.load import load_model
+    from fastadasp.inference.runner import run_cell
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"there is no model in {folder}: it has no config.json")
+    loaded = load_model(str(folder), device)
     out = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        pairs = [(row, text) for row, text in zip(rows, answers, strict=True) if row["task"] == task]
-        both = len({row["seen_speaker"] for row, _ in pairs}) > 1
-        for speakers, wanted in (("all", None), ("seen", True), ("unseen", False)):
-            if wanted is not None and not both:
-                continue
-            part = [(row, text) for row, text in pairs if wanted is None or row["seen_speaker"] == wanted]
-            value = measure[METRICS[task]]([text for _, text in part], [row["reference"] for row, _ in part])
-            out.append(Score(task, speakers, len(part), METRICS[task], value[METRICS[task]]))
+    for task, examples in asked:
+        ids = [example.id for example in examples]
+        about = {"model": loaded.weights_hash, "task": task.name, "part": task.part, "ids": ids}
+        file = None if keep is None else keep / f"{task.name}-{task.part}-{len(ids)}-{loaded.weights_hash[:16]}.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
+        if {key: known.get(key) for key in about} != about:
+            tell(f"{folder.name}: {task.name} ({task.part}), {len(ids)} clips")
+            ready = prepare(loaded, examples, min(batch, 12), lambda _: None)
+            clips = [ready[str(example.audio), example.instruction] for example in examples]
+            most = task.max_new_tokens
+            said = run_cell(loaded, None, clips, max_new_tokens=most, batch_size=batch, progress=lambda _: None)
+            known = {**about, "answers": said.predictions}
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(known), encoding="utf-8")
+        out.append(known["answers"])
     return out
+
+
+def score(
+    task: Task, examples: Sequence[Example], own: Sequence[str], others: Sequence[str] | None = None
+) -> Iterator[Line]:
+    """The lines of one task: all clips, and then each group by itself."""
+    places: dict[str, list[int]] = {"": list(range(len(examples)))}
+    for group in GROUPS[task.name]:
+        found: dict[str, list[int]] = {}
+        for place, example in enumerate(examples):
+            found.setdefault(group(example), []).append(place)
+        places |= {name: found[name] for name in sorted(found, key=_by_number)}
+    for name, chosen in places.items():
+        part = [examples[i] for i in chosen]
+        mine = _sample(task, part, [own[i] for i in chosen])
+        if others is None:
+            yield _line(task, name, mine)
+            continue
+        its = _sample(task, part, [others[i] for i in chosen])
+        gap = difference(mine, its, higher_is_better=task.higher_is_better)
+        yield _line(task, name, mine, its.value, gap)
+
+
+def _by_number(name: str) -> tuple[float, str]:
+    first = name.removeprefix("SNR ").split(" ")[0]
+    return (float(first), name) if first.replace(".", "").isdigit() else (0.0, name)
+
+
+def _line(task: Task, name: str, mine: Sample, other: float | None = None, gap: Difference | None = None) -> Line:
+    spread = interval(mine.spread(), mine.size)
+    return Line(task.name, name, mine.clips.shape[1], mine.size, task.metric, mine.value, spread, other, gap)
+
+
+def _sample(task: Task, examples: Sequence[Example], said: Sequence[str]) -> Sample:
+    references = [example.reference for example in examples]
+    units = number(unit_names(task, examples))
+    return Sample(
+        np.array([task.score(said, references)[task.metric]]),
+        np.array([draw(task, said, references, units)]),
+        np.array([by_clip(task, said, references)]),
+        units,
+    )
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The lines as a table of a page; differences are corrected for the table (Holm)."""
+    head = ["task", "clips that count", "clips", "metric", "value (95 %)"]
+    paired = [line for line in lines if line.gap is not None]
+    raised = holm([line.gap.p for line in paired if line.gap is not None])
+    p = {id(line): value for line, value in zip(paired, raised, strict=True)}
+    head += ["other model", "difference (95 %)", "p (Holm)"] if paired else []
+    out = [f"| {' | '.join(head)} |", "|---|---|---:|---|" + "---:|" * (len(head) - 4)]
+    for line in lines:
+        cells = [f"`{line.task}`", line.group or "all", str(line.clips), line.metric.upper()]
+        cells[3] = line.metric if line.metric == "accuracy" else cells[3]
+        cells.append(f"{line.value:.1f}{_span(line.interval)}")
+        if line.gap is not None:
+            few = line.units < FEWEST
+            cells += [f"{line.other:.1f}", f"{line.gap.value:+.1f}{'' if few else _span(line.gap.interval)}"]
+            cells.append(f"{p[id(line)]:.3f}")
+        out.append(f"| {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def _span(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f" ({ends[0]:.1f} to {ends[1]:.1f})"
 
 
 @app.command()
 def main(
     model: Annotated[Path | None, typer.Option(help="model folder; default: the embedded model")] = None,
-    data: Annotated[Path | None, typer.Option(help="test set folder; default: the packaged test set")] = None,
-    tasks: Annotated[str, typer.Option(help="names of tasks, comma-separated")] = ",".join(METRICS),
+    against: Annotated[Path | None, typer.Option(help="another model folder, whose answers are compared")] = None,
+    tasks: Annotated[str, typer.Option(help="names of tasks, comma-separated")] = ",".join(GROUPS),
+    part: Annotated[str, typer.Option(help="reporting, choosing or both: which part of the clips")] = "both",
     limit: Annotated[int | None, typer.Option(min=1, help="clips of each task; default: all")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="clips at a time")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="clips at a time")] = 36,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    keep: Annotated[Path | None, typer.Option(help="folder for the answers, so that the same command goes on")] = None,
     show: Annotated[bool, typer.Option("--show", help="print the wrong answers")] = False,
 ) -> None:
-    """Measure the embedded model on its test set, for speakers seen in training and for others."""
-    asked = [task.strip() for task in tasks.split(",") if task.strip()]
-    for task in asked:
-        if task not in METRICS:
-            raise DataError(f"--tasks: there is no task {task!r}; tasks are {', '.join(METRICS)}")
-    folder, data = model or model_path(), data or data_path()
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"there is no model in {folder}: it has no config.json")
-    rows = read_rows(data, asked, limit)
-    if not rows:
-        raise DataError(f"{data} has no clips for {', '.join(asked) or 'no task'}")
+    """Measure the embedded model by length, noise, speaker and absence, as its model card shows it."""
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    for name in names:
+        if name not in GROUPS:
+            raise DataError(f"--tasks: there is no task {name!r}; tasks are {', '.join(GROUPS)}")
+    parts = {"both": (REPORTING, CHOOSING), REPORTING: (REPORTING,), CHOOSING: (CHOOSING,)}.get(part)
+    if parts is None:
+        raise DataError(f"--part is {REPORTING}, {CHOOSING} or both, not {part!r}")
+    if not names:
+        raise DataError("--tasks names no task")
 
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
-    from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+    def tell(message: str) -> None:
+        typer.echo(message, err=True)
 
-    from fastadasp.inference.load import choose_device
-
-    where = choose_device(device)
-    network = Qwen2AudioForConditionalGeneration.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    network = network.eval().to(where)
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    began = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        job = bar.add_task("answering", total=len(rows))
-        answers = answer(network, processor, rows, data, batch, lambda done: bar.update(job, completed=done))
-    table = Table("task", "speakers", "clips", "metric", "value")
-    for line in score(rows, answers):
-        table.add_row(line.task, line.speakers, str(line.clips), line.metric, f"{line.value:.1f}")
-    console = Console()
-    console.print(table)
-    console.print(f"{len(rows)} questions in {time.monotonic() - began:.0f} s on {where}")
-    if show:
-        for row, text in zip(rows, answers, strict=True):
-            if text != row["reference"]:
-                print(f"{row['id']} ({row['speaker']}): {row['reference']!r} -> {text!r}")
+    for one in parts:
+        asked = [clips_of(name, one, limit) for name in names]
+        folders = [model or model_path(), *([against] if against else [])]
+        said = [answers(folder, asked, batch=batch, device=device, keep=keep, tell=tell) for folder in folders]
+        lines = list[Line]()
+        for place, (task, examples) in enumerate(asked):
+            lines += score(task, examples, said[0][place], said[1][place] if against else None)
+        kept = "the clips to report on" if one == REPORTING else "the clips kept for choosing"
+        other = f", beside {against}" if against else ""
+        print(f"**{folders[0].name}{other}: {kept}**\n\n{markdown(lines)}\n")
+        for (task, examples), texts in zip(asked, said[0], strict=True):
+            for example, text in zip(examples, texts, strict=True):
+                if show and text != example.reference:
+                    print(f"{task.name} {example.id}: {example.reference!r} -> {text!r}")
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except FastAdaSPError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(app)

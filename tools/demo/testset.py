@@ -7,7 +7,6 @@ the part `choosing`, results are reported on the other (`part_of`).
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +16,11 @@ import typer
 
 from fastadasp.contracts.task import CHOOSING, REPORTING
 from fastadasp.demo import prompts
-from fastadasp.errors import DataError, FastAdaSPError
+from fastadasp.errors import DataError
 from tools.demo.audio import DIGITS, RATE, Wave, disturb, join, read
 from tools.demo.corpus import GENDERS, number_questions
 from tools.demo.splits import Recording, fixed_order, load_recordings
+from tools.running import run
 
 SEEN_NUMBERS, UNSEEN_NUMBERS, LONG_NUMBERS = 40, 28, 4
 ORDER_QUESTIONS = 2
@@ -170,8 +170,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except FastAdaSPError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(app)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fastadasp.errors import DataError, FastAdaSPError
+from fastadasp.errors import DataError
+from tools.running import run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -140,8 +140,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        app(standalone_mode=True)
-    except FastAdaSPError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(app)

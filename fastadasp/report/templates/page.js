@@ -89,7 +89,7 @@ function drawCost() {
   const width = Math.max(320, Math.min(900, room));
   const [height, left, bottom, top, right] = [width < 600 ? 330 : 440, 62, 48, 14, 20];
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${task}: quality against cost` });
-  const time = axis === "prefill";
+  const time = axis === "prefill" || axis === "whole";
   const spread = lines.flatMap((line) => [line.value, ...(bars && line.interval ? line.interval : [])]);
   const [low, high] = [Math.min(...spread), Math.max(...spread)];
   const pad = (high - low || 1) * 0.07;

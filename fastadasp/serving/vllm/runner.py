@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastadasp.errors import RunError, StrategyError
 from fastadasp.inference.clips import ReadyClip, prompt_tokens, read_clip
 from fastadasp.inference.costs import SampleCost
 from fastadasp.inference.load import LoadedModel
-from fastadasp.inference.runner import Outcome, efficiency
+from fastadasp.inference.runner import Outcome, clip_times, efficiency
 from fastadasp.models.lookup import adapter_for
 from fastadasp.recipes.recipe import Recipe
 from fastadasp.serving.launch import Checked, architecture_of, checked
@@ -86,7 +87,9 @@ class VllmRunner:
         prefill = [s.first_token_ts - s.scheduled_ts for s in stats]
         decode = [s.last_token_ts - s.first_token_ts for s in stats]
         spent = efficiency(costs, [median(prefill)], [median(decode)], steps, batch_size, encoder_flops)
-        return Outcome([text.strip() for text in texts], costs, spent)
+        # vLLM encodes inside the prefill, and a request's times are those of all that run beside it.
+        times = clip_times(loaded, [replace(clip, encoding=None) for clip in clips], prefill, decode)
+        return Outcome([text.strip() for text in texts], costs, spent.model_copy(update=times))
 
     def _answers(
         self, loaded: LoadedModel, strategy: Recipe | None, clips: Sequence[ReadyClip], new: int, together: int
