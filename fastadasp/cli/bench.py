@@ -112,7 +112,7 @@ def bench(
     if plot is not None:
         check_picture(plot)
     place = choose_device(device)
-    common = {
+    common: dict[str, Any] = {
         "device": place,
         "dtype": choose_dtype(dtype, place),
         "attention": attn,

@@ -154,8 +154,7 @@ class LayerView:
         """Scores [clips, N] that serve `layers` layers, the one where they are made included.
 
         A clip's count begins at the first layer where it loses something, so that a batch gives it what it gets alone.
-        After a reduction a cluster has its members' sum. Nothing is carried on at site ``cache``, where each head keeps
-        tokens of its own.
+        After a reduction a cluster has its members' sum. At site ``cache`` nothing is carried on.
 
         Args:
             name: of the scores; those of one name are the same.
