@@ -2,6 +2,8 @@
 
 python docs/processor_time.py operator     # plan + merge against the loop; scores, and attention with scores
 python docs/processor_time.py prefill      # a prefill of qwen3-asr-0.6b, 3,000 audio tokens; some minutes
+python docs/processor_time.py scores       # exact scores of 90,000 tokens against their attention; ten minutes
+python docs/processor_time.py steps        # what a strategy adds to a decoding step of 32 layers
 python docs/processor_time.py hour         # one of 15, 30 and 60 minutes of audio in one prompt, in bfloat16; two hours
 """
 
@@ -11,11 +13,12 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from statistics import median
+from statistics import median, quantiles
 from time import process_time
 from typing import Any
 
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import fastadasp
 from fastadasp.bench import released
@@ -23,11 +26,12 @@ from fastadasp.bench.measure import applied, make_prompt
 from fastadasp.bench.operator import HEAD_DIM, Case
 from fastadasp.bench.shapes import build, find_shape
 from fastadasp.engine.received import attend, received_attention
+from fastadasp.upstream.names import cache_argument, cache_of
 
 DTYPES = ("float32", "bfloat16")
 SIZES = [(tokens, hidden) for hidden in (1024, 4096) for tokens in (750, 3000, 6000, 24000)]
 PREFILLS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("weighted", {}), ("fastadasp-dense", {}), ("fastadasp-dense", {"weight.layers": 4}),
+    ("weighted", {}), ("fastadasp-dense", {}), ("fastadasp-dense-fast", {}),
 )  # fmt: skip
 
 
@@ -89,6 +93,41 @@ def prefill() -> None:
             print(f"{dtype} {name} {options or ''}: {seconds:.1f} s, {full / seconds:.2f}x", flush=True)
 
 
+def scores() -> None:
+    """Exact scores of 90,000 tokens at qwen3-asr-0.6b's width, and the attention of the same layer."""
+    case = Case.make(90_000, 1024, "bfloat16", "cpu")
+    ours = taken(lambda: received_attention(case.query, case.key, HEAD_DIM**-0.5, spans=case.spans), 1, 0)
+    theirs = taken(
+        lambda: torch.nn.functional.scaled_dot_product_attention(case.query, case.key, case.key, is_causal=True), 1, 0
+    )
+    print(f"90,000 x 1024 bfloat16: scores {ours:.0f} s, attention {theirs:.0f} s, {ours / theirs:.2f} of it")
+
+
+def steps() -> None:
+    """Decoding steps of a small model with 32 layers; the cache has the plain model's length, so nothing is saved."""
+    config = Qwen2Config(
+        vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=32, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=4096,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+    prompt = make_prompt(model, 200, 50, 1)
+    chosen = {name: fastadasp.load_strategy(name, budget="ratio=0.0001") for name in ("weighted", "fastadasp-dense")}
+    found: dict[str, list[float]] = {name: [] for name in ("plain", *chosen)}
+    for turn in range(25):
+        for place in range(len(found)):
+            name = list(found)[(place + turn) % len(found)]
+            with applied(chosen.get(name), model, prompt):
+                cache = cache_of(model(inputs_embeds=prompt.embeds, use_cache=True, logits_to_keep=1))
+                one = {"input_ids": torch.tensor([[5]]), **cache_argument(cache), "use_cache": True}
+                found[name].append(taken(lambda one=one: model(**one), 40))  # type: ignore[misc]
+    for name, times in found.items():
+        more = quantiles([t - p for t, p in zip(times[1:], found["plain"][1:], strict=True)], n=4)
+        print(
+            f"{name}: {median(times[1:]) * 1e3:.2f} ms a step; more than plain: "
+            + ", ".join(f"{x * 1e3:.3f}" for x in more)
+        )
+
+
 def hour() -> None:
     """Long prompts, each in a process of its own, so that its peak of memory is its own."""
     for name in ("weighted", "full"):
@@ -120,4 +159,4 @@ if __name__ == "__main__":
         if sys.argv[1] == "minutes":
             long_prompt(int(sys.argv[2]), sys.argv[3])
         else:
-            {"operator": operator, "prefill": prefill, "hour": hour}[sys.argv[1]]()
+            {"operator": operator, "prefill": prefill, "scores": scores, "steps": steps, "hour": hour}[sys.argv[1]]()

@@ -64,13 +64,15 @@ class ReceivedAttention(Scorer):
 
     def importance(self, layer: LayerView) -> Tensor:
         """Sums of attention weights, at least 0, float32 [clips, N]."""
-        found = layer.find(str(self), self.layers)
-        if found is None:
+
+        def received() -> Tensor:
             found = layer.received_attention(self.queries, self.which)
             earlier = layer.carried(self.name)
             found = found if earlier is None else found + earlier
             layer.carry(self.name, found)
-            layer.keep(str(self), found)
+            return found
+
+        found = layer.shared(str(self), self.layers, received)
         if self.per_query:
             found = found / layer.tokens_from().clamp_min(1)
         return found if self.recent is None else self._with_recent(found, layer, self.recent)

@@ -33,6 +33,14 @@ _PAPER = {
     "new_tokens": 80,
 }
 _HALF = {"strategies": ("weighted", "fastadasp-dense"), "budgets": ("flops=0.5",)}
+_CPU = {
+    "shape": "qwen3-asr-0.6b",
+    "seconds": (240,),
+    "strategies": ("weighted", "fastadasp-dense", "fastadasp-dense-fast"),
+    "budgets": ("flops=0.5",),
+    "new_tokens": 1,
+    "rounds": 3,
+}
 
 PRESETS = {
     "paper": Preset("Tables 3 and 4 of the paper: 120 and 240 s, beams 1 and 5", (_PAPER,), paper=True),
@@ -51,9 +59,9 @@ PRESETS = {
         paper=True,
     ),
     "cpu": Preset(
-        "every target that a CPU can show, the hour of audio apart",
-        ({"shape": "qwen3-asr-0.6b", "seconds": (240,), "new_tokens": 1, "rounds": 3, **_HALF},),
-        ({"tokens": (64, 750, 6000), "hidden": (4096,), "dtypes": ("float32",), "rounds": 5},),
+        "every target that a CPU can show, the hour of audio apart, in float32 and bfloat16",
+        tuple({**_CPU, "dtype": dtype} for dtype in ("float32", "bfloat16")),
+        ({"tokens": (750, 3000, 24000), "hidden": (1024, 4096), "dtypes": ("float32", "bfloat16"), "rounds": 3},),
     ),
 }  # fmt: skip
 

@@ -115,15 +115,17 @@ def bench(
         check_picture(plot)
     with Bar():
         place = choose_device(device)
-    common = {
+    common: dict[str, Any] = {
         "device": place,
         "dtype": choose_dtype(dtype, place),
         "attention": attn,
         "overrides": parse_overrides(set_ or []),
     }
     changed = {name: value for name, value in given.items() if value is not None}
+    if dtype != "auto":  # which a preset may say itself
+        changed["dtype"] = common["dtype"]
     with Bar():
-        plans = [_plan({**one, **changed, **common}) for one in chosen.models]
+        plans = [_plan({**common, **one, **changed}) for one in chosen.models]
     rows, operators = list[dict[str, Any]](), list[dict[str, Any]]()
     for one in chosen.operators:
         operators += _operator_rows({**one, "device": place}, as_json)

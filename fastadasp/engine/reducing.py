@@ -55,7 +55,7 @@ class ReducingPass(FollowingPass):
         self._received: Tensor | None = None
         self._rotary: Any = None  # what the current layer rotates its queries by
         self._positions: Tensor | None = None
-        self._kept: dict[str, tuple[int, Tensor]] = {}
+        self._kept: dict[str, tuple[tuple[int | None, ...], Tensor]] = {}
         self._done: set[tuple[int, str]] = set()
         self._chosen: dict[int, Any] = {}  # what caches that evict again keep in mind
         self._traced: list[LayerTrace] = []

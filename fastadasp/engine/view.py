@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +13,7 @@ from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.received import Which, attention_of, received_attention
 from fastadasp.engine.rotation import Rotation
-from fastadasp.engine.spans import AudioSpans
+from fastadasp.engine.spans import AudioSpans, send
 from fastadasp.errors import StrategyError
 
 
@@ -34,7 +35,7 @@ class LayerView:
         token_valid: bool [B, T], False for padding among the hidden states; None where no sample is padded.
         remove: int64 [clips], how many tokens each clip loses here; None where that is not known.
         removals: `remove` as host integers; None where that is not known.
-        kept: scores that scorers of earlier layers left for this one, see `keep`.
+        kept: scores of earlier layers with the layer each clip's are of, see `shared`.
         value: values [B, key/value heads, past + T, head_dim] of the same attention; None where there is none.
         rotation: how its queries were turned by their positions; None where that is not known.
         encoder: what the audio encoder's last layer attended to, see `of_encoder`; None where it is not known.
@@ -65,7 +66,7 @@ class LayerView:
     token_valid: Tensor | None = None
     remove: Tensor | None = None
     removals: tuple[int, ...] | None = None
-    kept: dict[str, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
+    kept: dict[str, tuple[tuple[int | None, ...], Tensor]] = field(default_factory=dict, repr=False)
     value: Tensor | None = None
     rotation: Rotation | None = None
     encoder: EncoderSeen | None = None
@@ -149,17 +150,32 @@ class LayerView:
         own = self._attention()[1][:, :, -self.states.shape[1] :]
         return cosine_to_next_key(own, self.spans)
 
-    def keep(self, name: str, scores: Tensor) -> None:
-        """Leaves scores [clips, N] for later layers, which find them with `find`; a cluster gets its members' sum.
+    def shared(self, name: str, layers: int, make: Callable[[], Tensor]) -> Tensor:
+        """Scores [clips, N] that serve `layers` layers, the one where they are made included.
 
-        Not carried on at site ``cache``, where each head keeps tokens of its own.
+        A clip's count begins at the first layer where it loses something, so that a batch gives it what it gets alone.
+        After a reduction a cluster has its members' sum. At site ``cache`` nothing is carried on.
+
+        Args:
+            name: of the scores; those of one name are the same.
+            layers: 1 or more.
+            make: computes them for this layer, float32 [clips, N]; called where some clip needs them.
         """
-        self.kept[name] = (self.layer_index, scores)
-
-    def find(self, name: str, layers: int) -> Tensor | None:
-        """Scores [clips, N] that were left under this name at this layer or one of the `layers` - 1 before it."""
-        layer, scores = self.kept.get(name, (-layers, None))
-        return scores if self.layer_index - layer < layers else None
+        rows = len(self.valid)
+        before, old = self.kept.get(name, ((None,) * rows, None))
+        serves = [at is not None and self.layer_index - at < layers for at in before]
+        acts = [True] * rows if self.removals is None else [k > 0 for k in self.removals]
+        if old is not None and all(served or not acting for served, acting in zip(serves, acts, strict=True)):
+            return old
+        made = make()
+        if old is not None and any(serves):
+            made = old.where(send([serves], old.device)[0].bool().unsqueeze(1), made)
+        now = zip(before, serves, acts, strict=True)
+        self.kept[name] = (
+            tuple(at if served else self.layer_index if acting else None for at, served, acting in now),
+            made,
+        )
+        return made
 
     def carry(self, name: str, scores: Tensor) -> None:
         """Leaves scores [clips, N] with the keys, for when this layer's cache evicts again while the answer grows.

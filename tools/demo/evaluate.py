@@ -78,6 +78,7 @@ class Line:
 
     Attributes:
         group: which clips; empty for all.
+        units: how many recordings they are of.
         value, interval: the task's headline metric, and its 95 % interval; None for fewer than 20 units.
         other: the same of the model it is compared with.
         gap: this model less the other, paired over the clips.
@@ -86,6 +87,7 @@ class Line:
     task: str
     group: str
     clips: int
+    units: int
     metric: str
     value: float
     interval: tuple[float, float] | None
@@ -171,7 +173,7 @@ def _by_number(name: str) -> tuple[float, str]:
 
 def _line(task: Task, name: str, mine: Sample, other: float | None = None, gap: Difference | None = None) -> Line:
     spread = interval(mine.spread(), mine.size)
-    return Line(task.name, name, mine.clips.shape[1], task.metric, mine.value, spread, other, gap)
+    return Line(task.name, name, mine.clips.shape[1], mine.size, task.metric, mine.value, spread, other, gap)
 
 
 def _sample(task: Task, examples: Sequence[Example], said: Sequence[str]) -> Sample:
@@ -198,7 +200,7 @@ def markdown(lines: Sequence[Line]) -> str:
         cells[3] = line.metric if line.metric == "accuracy" else cells[3]
         cells.append(f"{line.value:.1f}{_span(line.interval)}")
         if line.gap is not None:
-            few = line.clips < FEWEST
+            few = line.units < FEWEST
             cells += [f"{line.other:.1f}", f"{line.gap.value:+.1f}{'' if few else _span(line.gap.interval)}"]
             cells.append(f"{p[id(line)]:.3f}")
         out.append(f"| {' | '.join(cells)} |")
