@@ -30,9 +30,7 @@ from fastadasp.upstream.names import cache_argument, cache_of
 
 DTYPES = ("float32", "bfloat16")
 SIZES = [(tokens, hidden) for hidden in (1024, 4096) for tokens in (750, 3000, 6000, 24000)]
-PREFILLS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("weighted", {}), ("fastadasp-dense", {}), ("fastadasp-dense-fast", {}),
-)  # fmt: skip
+PREFILLS = ("weighted", "fastadasp-dense", "fastadasp-dense-fast")
 
 
 def taken(step: Callable[[], Any], times: int, warm: int = 1) -> float:
@@ -83,14 +81,14 @@ def prefill() -> None:
     for dtype in DTYPES:
         model = build(find_shape("qwen3-asr-0.6b"), "cpu", dtype, "sdpa")
         prompt, full = make_prompt(model, 3000, 50, 1), 0.0
-        for name, options in (("full", {}), *PREFILLS):
-            chosen = None if name == "full" else fastadasp.load_strategy(name, budget="flops=0.5", **options)
+        for name in ("full", *PREFILLS):
+            chosen = None if name == "full" else fastadasp.load_strategy(name, budget="flops=0.5")
             with applied(chosen, model, prompt):
                 seconds = taken(
                     lambda m=model, p=prompt: m(inputs_embeds=p.embeds, use_cache=True, logits_to_keep=1), 2
                 )  # type: ignore[misc]
             full = full or seconds
-            print(f"{dtype} {name} {options or ''}: {seconds:.1f} s, {full / seconds:.2f}x", flush=True)
+            print(f"{dtype} {name}: {seconds:.1f} s, {full / seconds:.2f}x", flush=True)
 
 
 def scores() -> None:

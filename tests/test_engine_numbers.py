@@ -17,6 +17,7 @@ from tiny import (
     embed,
     error,
     greedy,
+    names_with_spans,
     strategy,
     strategy_names,
     text_model,
@@ -29,8 +30,7 @@ from fastadasp.engine.received import received_attention
 from fastadasp.upstream.names import cache_argument, cache_of
 
 NAMES = strategy_names()
-WITH_SPANS = [name for name in NAMES if "encoder" not in strategy(name).needs()]
-"""Those that know all from embeddings; tests/test_encoder.py has the others."""
+WITH_SPANS = names_with_spans()
 POSITIONS = ("original", "compact")
 
 

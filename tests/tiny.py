@@ -181,6 +181,11 @@ def strategy_names() -> list[str]:
     return [*installed.values(), *RECIPES]
 
 
+def names_with_spans() -> list[str]:
+    """Those that know all from embeddings; tests/test_encoder.py has the others."""
+    return [name for name in strategy_names() if "encoder" not in strategy(name).needs()]
+
+
 def error(ours: Tensor, theirs: Tensor) -> float:
     """Relative error in the norm."""
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())

@@ -42,7 +42,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def label(estimate: Estimate) -> str:
     """A selector by its parameters, as one name."""
-    return " ".join(f"{key}={value}" for key, value in sorted(estimate.selector.items()) if key != "layer")
+    return _named(estimate.selector)
+
+
+def _named(parameters: Mapping[str, object]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(parameters.items()) if key != "layer")
 
 
 def means(sweeps: Sequence[Sweep]) -> dict[str, tuple[float, int, float]]:
@@ -118,8 +122,7 @@ def default_selector() -> str:
     from fastadasp.strategy import get_registry
 
     made = get_registry().get("layer-selector", "transfer-entropy")()
-    known = {"name": made.name, **made.parameters()}
-    return " ".join(f"{key}={value}" for key, value in sorted(known.items()) if key != "layer")
+    return _named({"name": made.name, **made.parameters()})
 
 
 @app.command()

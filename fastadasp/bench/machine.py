@@ -1,12 +1,13 @@
-"""The machine that a measurement was made on: device, clocks, versions, memory, and how to wait for it."""
+"""The machine that a measurement was made on: device, clocks, versions and memory."""
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from fastadasp.inference.machine import cpu_field, processor_name
 
 _PACKAGES = ("torch", "transformers", "triton", "fastadasp")
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -25,25 +26,12 @@ def machine(device: str) -> dict[str, Any]:
     if device == "cuda":
         return {"device": torch.cuda.get_device_name(), "clocks": _gpu_clocks(), "threads": None, "versions": versions}
     threads = torch.get_num_threads()
-    return {"device": _processor(), "clocks": _cpu_clock(), "threads": threads, "versions": versions}
-
-
-def _processor() -> str:
-    names = _cpu_field("model name")
-    return names[0] if names else platform.processor() or platform.machine()
+    return {"device": processor_name(), "clocks": _cpu_clock(), "threads": threads, "versions": versions}
 
 
 def _cpu_clock() -> str:
-    clocks = _cpu_field("cpu MHz")
+    clocks = cpu_field("cpu MHz")
     return f"{float(clocks[0]):.0f} MHz" if clocks else "unknown"
-
-
-def _cpu_field(name: str) -> list[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(name)]
 
 
 def _gpu_clocks() -> str:
@@ -54,14 +42,6 @@ def _gpu_clocks() -> str:
         return "unknown"
     sm, memory, top = (part.strip() for part in done.stdout.splitlines()[0].split(","))
     return f"SM {sm} (of {top}), memory {memory}"
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was given."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
 
 
 def reset_peak(device: str) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.bench.machine import held_bytes, peak_bytes, reset_peak, wait
+from fastadasp.bench.machine import held_bytes, peak_bytes, reset_peak
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.inference.costs import sample_costs
+from fastadasp.inference.machine import wait
 from fastadasp.models.lookup import adapter_for
 from fastadasp.upstream.names import cache_of
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from fastadasp.bench.grid import FULL
 from fastadasp.errors import RunError
+from fastadasp.inference.machine import time_text
 
 Row = dict[str, Any]
 
@@ -53,10 +54,10 @@ def model_table(rows: Sequence[Row]) -> Table:
             "budget": row["budget"] or "-",
             "s": f"{row['seconds']:g}",
             "beams": str(row["beams"]),
-            "encoder": _ms(row["encoder_s"] / each),
-            "prefill": _ms(row["prefill_s"] / each),
-            "decode": "" if row["decode_s"] is None else _ms(row["decode_s"] / each),
-            "whole": _ms(row["whole_s"] / each),
+            "encoder": time_text(row["encoder_s"] / each),
+            "prefill": time_text(row["prefill_s"] / each),
+            "decode": "" if row["decode_s"] is None else time_text(row["decode_s"] / each),
+            "whole": time_text(row["whole_s"] / each),
             "\u00b1": f"{_spread(row):.0%}",
             "saved": "" if row["strategy"] == FULL else f"{row['whole_saved']:.0%}",
             "speed-up": f"{row['prefill_speedup']:.2f}x",
@@ -96,8 +97,8 @@ def served_table(rows: Sequence[Row]) -> Table:
             f"{row['requests_per_s']:.3g} ({_pair(row['requests_per_s_quartiles'], 2).replace(' -> ', '-')})",
             f"{row['throughput_ratio']:.2f}x",
             f"{row['tokens_per_s']:.1f}",
-            _ms(row["first_token_s"]),
-            _ms(row["last_token_s"]),
+            time_text(row["first_token_s"]),
+            time_text(row["last_token_s"]),
         )
     table.caption = about(rows[0], f"medians of {rows[0]['rounds']} interleaved rounds, quartiles in brackets")
     return table
@@ -115,10 +116,10 @@ def operator_table(rows: Sequence[Row]) -> Table:
             str(row["tokens"]),
             str(row["hidden"]),
             row["dtype"],
-            _ms(row["score_s"]),
-            _ms(row["merge_s"]),
-            "too large" if row["released_score_s"] is None else _ms(row["released_score_s"]),
-            _ms(row["released_merge_s"]),
+            time_text(row["score_s"]),
+            time_text(row["merge_s"]),
+            "too large" if row["released_score_s"] is None else time_text(row["released_score_s"]),
+            time_text(row["released_merge_s"]),
             f"{row['merge_ratio']:.1f}x",
             "" if row["operator_ratio"] is None else f"{row['operator_ratio']:.1f}x",
             _bytes(row["score_bytes"]),
@@ -216,10 +217,6 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place > 1 else "left", no_wrap=True)
     return table
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _busy(rows: Sequence[Row]) -> str:

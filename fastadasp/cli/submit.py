@@ -30,10 +30,9 @@ def submit(
 
     with Bar("reading the run"):
         found = load_run(run)
-        found.lines  # noqa: B018  (intervals are drawn here)
-    if name is None and found.source.model == str(model_path()):
-        name = "the embedded model"
-    made = submission_of(found, name, times=not no_times)
+        if name is None and found.source.model == str(model_path()):
+            name = "the embedded model"
+        made = submission_of(found, name, times=not no_times)
     path = output or run / "submission.json"
     with told(path, "submission"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -91,10 +91,6 @@ class CacheState:
         """Whether any layer holds padding."""
         return any(keys.valid is not None for keys in self.layers)
 
-    def lengths(self) -> list[int]:
-        """Columns of every layer."""
-        return [keys.length + self.steps for keys in self.layers]
-
     def settled(self) -> CacheState:
         """The same with the steps among the keys."""
         if not self.steps:

@@ -185,9 +185,7 @@ class Face:
 
     def row(self, entry: Entry, names: Sequence[str]) -> tuple[str, ...]:
         """One line as text; `names` are the columns that tell lines apart."""
-        line = entry.standing
-        own = {"strategy": line.strategy, **line.axes, "budget": "-" if line.budget is None else str(line.budget)}
-        head = tuple(own.get(name, "") for name in names)
+        line, head = entry.standing, names_of(entry, names)
         if line.value is None or not entry.costs:
             return (*head, "failed", *("",) * len(self.columns))
         return (*head, f"{line.value:.1f}", *(COLUMNS[name](entry) for name in self.columns))
@@ -276,10 +274,8 @@ def groups(heading: Heading, entries: Sequence[Entry]) -> tuple[list[str], list[
         return [], []
     out: list[tuple[str, ...]] = []
     for entry in entries:
-        line = entry.standing
-        own = {"strategy": line.strategy, **line.axes, "budget": "-" if line.budget is None else str(line.budget)}
         values = [f"{fmean(one[name] for one in entry.metrics):.1f}" if entry.metrics else "" for name in names]
-        out.append((*(own.get(name, "") for name in heading.names), *values))
+        out.append((*names_of(entry, heading.names), *values))
     shown = [name.removeprefix(metric).strip("[]") for name in names]
     heads = ["no option named" if name == "no_answer" else name if "=" in name else f"mean by {name}" for name in shown]
     return [*heading.names, *heads], out
@@ -296,6 +292,13 @@ def rich_groups(heading: Heading, entries: Sequence[Entry]) -> Table | None:
     for one in cells:
         table.add_row(*one)
     return table
+
+
+def names_of(entry: Entry, names: Sequence[str]) -> tuple[str, ...]:
+    """What tells a line apart, as text."""
+    line = entry.standing
+    own = {"strategy": line.strategy, **line.axes, "budget": "-" if line.budget is None else str(line.budget)}
+    return tuple(own.get(name, "") for name in names)
 
 
 def _best(face: Face, heading: Heading, entries: Sequence[Entry]) -> list[str]:

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
-from fastadasp.experiments.tables import Heading
+from fastadasp.experiments.tables import Heading, names_of
+from fastadasp.inference.machine import time_text
 
 COLUMNS = ("encoder", "prefill", "decode", "whole", "saved")
 """The columns after those that tell lines apart."""
@@ -98,9 +99,7 @@ def why_unknown(cells: Sequence[Clocked]) -> str:
     found = machines(cells)
     if not any(cell.prefill_clip_seconds is not None for cell in cells):
         return "an earlier version of fastadasp, which took no times of single clips, ran these cells"
-    if any(cell.encoder_clip_seconds is None for cell in cells) and not any(
-        cell.encoder_clip_seconds is not None for cell in cells
-    ):
+    if all(cell.encoder_clip_seconds is None for cell in cells):
         return (
             "nobody measured the encoder: vLLM runs it within the prefill, and an earlier version kept the features "
             "without their time (fastadasp cache --clear features makes them anew)"
@@ -111,10 +110,8 @@ def why_unknown(cells: Sequence[Clocked]) -> str:
 
 
 def shown(seconds: float | None) -> str:
-    """A time as text, as ``fastadasp bench`` writes it."""
-    if seconds is None:
-        return UNKNOWN
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    """A time as text."""
+    return UNKNOWN if seconds is None else time_text(seconds)
 
 
 def texts(one: Spent, *, full: bool) -> tuple[str, ...]:
@@ -188,9 +185,7 @@ def _rows(heading: Heading, entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     times = spent([(entry.standing.strategy == FULL, entry.costs) for entry in ran])
     out = []
     for entry, one in zip(ran, times, strict=True):
-        line = entry.standing
-        own = {"strategy": line.strategy, **line.axes, "budget": "-" if line.budget is None else str(line.budget)}
-        out.append((*(own.get(name, "") for name in heading.names), *texts(one, full=line.strategy == FULL)))
+        out.append((*names_of(entry, heading.names), *texts(one, full=entry.standing.strategy == FULL)))
     return out
 
 

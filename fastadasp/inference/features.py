@@ -12,11 +12,12 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 VARIABLE = "FASTADASP_FEATURES"
 """Environment variable: the most that the folder may hold, e.g. ``500MB`` or ``20GB``; 0 for no cache."""
 USUAL = "2GB"
+T = TypeVar("T")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -95,45 +97,47 @@ class FeatureCache:
 
     def get(self, recording: Path) -> Tensor | None:
         """The audio tokens of a recording, [N, D] on the host; None if they are not there, or damaged."""
+        if self._cap:
+            self._asked[recording] = self._file(recording)
+
+        def tokens(kept: Any, about: dict[str, str]) -> Tensor | None:
+            found = kept.get_tensor("tokens")
+            os.utime(self._asked[recording])  # used now
+            usable = about.get("sha256") == _digest(found) and found.ndim == 2 and bool(found.isfinite().all())
+            return found if usable else None
+
+        return self._read(recording, tokens)
+
+    def _read(self, recording: Path, what: Callable[[Any, dict[str, str]], T | None]) -> T | None:
+        """What a recording's file and its header say; None if it is not there, or damaged."""
         if not self._cap:
             return None
-        file = self._asked[recording] = self._file(recording)
+        file = self._asked.get(recording) or self._file(recording)
         if not is_file(file):
             return None
         try:
             with safe_open(file, framework="pt") as kept:
-                found, said = kept.get_tensor("tokens"), (kept.metadata() or {}).get("sha256")
-            os.utime(file)  # used now
+                return what(kept, kept.metadata() or {})
         except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
             return None
-        usable: bool = said == _digest(found) and found.ndim == 2 and bool(found.isfinite().all())
-        return found if usable else None
 
     def encoder(self, recording: Path) -> EncoderSeen | None:
         """What was kept of the encoder's attention, with the same recording's tokens; None if it is not there."""
-        file = self._file(recording) if self._cap else None
-        if file is None or not is_file(file):
-            return None
-        try:
-            with safe_open(file, framework="pt") as kept:
-                found = EncoderSeen(*(kept.get_tensor(f"encoder.{field.name}") for field in fields(EncoderSeen)))
-                said = (kept.metadata() or {}).get("encoder")
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
-            return None
-        return found if said == _encoder_digest(found) else None
+
+        def seen(kept: Any, about: dict[str, str]) -> EncoderSeen | None:
+            found = EncoderSeen(*(kept.get_tensor(f"encoder.{field.name}") for field in fields(EncoderSeen)))
+            return found if about.get("encoder") == _encoder_digest(found) else None
+
+        return self._read(recording, seen)
 
     def took(self, recording: Path) -> tuple[float, str] | None:
         """The seconds that a recording's tokens took when they were made, and the machine; None if it is not known."""
-        file = self._file(recording) if self._cap else None
-        if file is None or not is_file(file):
-            return None
-        try:
-            with safe_open(file, framework="pt") as kept:
-                about = kept.metadata() or {}
-            seconds, machine = float(about["seconds"]), about["machine"]
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError):
-            return None
-        return (seconds, machine) if isfinite(seconds) and seconds > 0 else None
+
+        def cost(_: Any, about: dict[str, str]) -> tuple[float, str] | None:
+            seconds = float(about["seconds"])
+            return (seconds, about["machine"]) if isfinite(seconds) and seconds > 0 else None
+
+        return self._read(recording, cost)
 
     def put(
         self,

@@ -5,34 +5,62 @@ from __future__ import annotations
 import os
 import platform
 import time
+from functools import cache
 from pathlib import Path
 
-import torch
+
+def cpu_field(name: str) -> list[str]:
+    """What the system says of each core under this name; empty where it says nothing (Linux alone does)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(name)]
+
+
+@cache
+def processor_name() -> str:
+    """The processor's name."""
+    names = cpu_field("model name")
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def processor() -> str:
     """The processor's name and cores."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 def device_name(device: str) -> str:
     """The name of the GPU or processor behind ``cuda`` or ``cpu``."""
-    return torch.cuda.get_device_name() if device == "cuda" else processor()
+    if device != "cuda":
+        return processor()
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def machine_name(device: str) -> str:
     """What times depend on: the machine, its GPU or processor and, of a processor, the threads that torch takes."""
+    import torch
+
     threads = "" if device == "cuda" else f", {torch.get_num_threads()} thread(s)"
     return f"{platform.node()}: {device_name(device)}{threads}"
 
 
+def time_text(seconds: float) -> str:
+    """A time for people: milliseconds below a second, three digits."""
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was given."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def clock(device: str) -> float:
     """Seconds on a clock, once the device has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    wait(device)
     return time.perf_counter()

@@ -82,13 +82,10 @@ class _Stopwatch:
     def __init__(self, device: str) -> None:
         self.device, self.first, self.steps = device, 0.0, 0
 
-    def now(self) -> float:
-        return clock(self.device)
-
     def after_forward(self, module: Any, args: Any, output: Any) -> None:
         self.steps += 1
         if self.steps == 1:
-            self.first = self.now()
+            self.first = clock(self.device)
 
 
 @contextmanager
@@ -222,7 +219,7 @@ def _generate(
     with work as trace:
         handle = loaded.model.register_forward_hook(watch.after_forward)
         try:
-            begin = watch.now()
+            begin = clock(loaded.device)
             said = loaded.model.generate(
                 inputs_embeds=batch.embeds,
                 attention_mask=batch.mask,
@@ -233,7 +230,7 @@ def _generate(
                 output_logits=choices is not None,
                 **batch.side,
             )
-            end = watch.now()
+            end = clock(loaded.device)
         finally:
             handle.remove()
     if choices is None:
