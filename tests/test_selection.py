@@ -431,7 +431,13 @@ def test_a_sweep_sets_estimate_beside_outcome(tmp_path: Path) -> None:
     made = prepare(model, examples, 4, lambda _: None)
     chosen = [made[str(e.audio), e.instruction] for e in examples]
     variants = [recipe({"name": "transfer-entropy", "k": k}, "flops=0.4") for k in (2, 3)]
-    found = sweep(model, variants, task, chosen, (chosen, "these"))
+    told: list[tuple[str, int, int]] = []
+    found = sweep(model, variants, task, chosen, (chosen, "these"), progress=lambda *at: told.append(at))
+    cells = 4 * (1 + len(found.outcome))
+    assert [at for at in told if at[0].endswith("choosing")] == [
+        ("er weighted flops=0.4: choosing", done, cells) for done in range(cells)
+    ]
+    assert told[-1] == ("er weighted flops=0.4: outcome", cells, cells)
     assert set(found.outcome) == set(found.outcome_full) == set(found.estimates[0].losses)
     assert [estimate.selector["k"] for estimate in found.estimates] == [2, 3]
     for estimate in found.estimates:

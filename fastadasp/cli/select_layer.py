@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastadasp.cli import options
-from fastadasp.cli.terminal import console, say, split
+from fastadasp.cli.terminal import Bar, console, say, split
 from fastadasp.errors import RunError, StrategyError
 
 if TYPE_CHECKING:
@@ -136,10 +135,12 @@ def run(request: Request, out: Console) -> None:
     if request.output and not request.output.absolute().parent.is_dir():
         raise RunError(f"--output {request.output}: there is no folder {request.output.absolute().parent}")
     recipes = _recipes(request)
-    tasks = [asked(find_task(text), request.named, request.prompt) for text in request.tasks]
-    examples = [calibration_examples(task, request.clips) for task in tasks]
+    with Bar("reading the clips"):
+        tasks = [asked(find_task(text), request.named, request.prompt) for text in request.tasks]
+        examples = [calibration_examples(task, request.clips) for task in tasks]
     check_folder(request.model)
-    loaded = load_model(request.model, request.device, request.dtype)
+    with Bar("loading the model"):
+        loaded = load_model(request.model, request.device, request.dtype)
 
     from fastadasp.experiments import curves
 
@@ -242,16 +243,19 @@ def _choices(
     from fastadasp.selection.select import select_layer
 
     for (recipe,) in recipes:
-        yield select_layer(
-            loaded,
-            recipe,
-            calibration[0],
-            label=task.name,
-            clips_from=calibration[1],
-            max_new_tokens=task.max_new_tokens,
-            cached=request.cached,
-            notice=say,
-        )
+        with Bar(f"{task.name}: encoding") as bar:
+            made = select_layer(
+                loaded,
+                recipe,
+                calibration[0],
+                label=task.name,
+                clips_from=calibration[1],
+                max_new_tokens=task.max_new_tokens,
+                cached=request.cached,
+                notice=say,
+                progress=bar.update,
+            )
+        yield made
 
 
 def _sweeps(
@@ -266,15 +270,18 @@ def _sweeps(
     from fastadasp.inference.clips import prepare
 
     examples = _outcome_clips(request, task, calibration[0])
-    _tell(f"{task.name}: encoding {len(examples)} clips")
-    ready = prepare(loaded, [*examples, *calibration[0]], 12, lambda _: None)
+    every = [*examples, *calibration[0]]
+    with Bar(f"{task.name}: encoding") as bar:
+        ready = prepare(loaded, every, 12, lambda done: bar.update(f"{task.name}: encoding", done, len(every)))
 
     def chosen(given: Sequence[Example]) -> list[Any]:
         return [ready[str(e.audio), e.instruction] for e in given]
 
     for variants in recipes:
         seen = (chosen(calibration[0]), calibration[1])
-        yield sweep(loaded, variants, task, chosen(examples), seen, progress=_tell)
+        with Bar(f"{task.name}: choosing") as bar:
+            swept = sweep(loaded, variants, task, chosen(examples), seen, progress=bar.update)
+        yield swept
 
 
 def _outcome_clips(request: Request, task: Task, calibration: Sequence[Example]) -> list[Example]:
@@ -291,9 +298,3 @@ def _outcome_clips(request: Request, task: Task, calibration: Sequence[Example])
             "--clips takes fewer of them"
         )
     return apart
-
-
-def _tell(message: str) -> None:
-    """Progress for a person at a terminal."""
-    if sys.stderr.isatty():
-        say(message)

@@ -65,7 +65,7 @@ def sweep(
     calibration: tuple[Sequence[ReadyClip], str],
     *,
     batch_size: int = 12,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Sweep:
     """Runs the task at every candidate layer.
 
@@ -73,28 +73,38 @@ def sweep(
         strategies: one recipe with the layer selectors to try; alike in all but `layers`.
         clips: of the outcome.
         calibration: what the selectors see, and what those clips are.
+        progress: called with (what is being done, how much of it is done, of how much).
 
     Raises:
         StrategyError: no layer meets the budget.
     """
     first = strategies[0]
     lengths = [(clip.tokens - clip.audio_tokens, clip.audio_tokens) for clip in clips]
+    budget = common_budget(first)
+    about = f"{task.name} {first.name} {budget}"
     begin = time.monotonic()
     seen = Calibration(
         loaded,
         first,
         calibration[0],
-        common_budget(first),
+        budget,
         lengths=lengths,
         max_new_tokens=task.max_new_tokens,
         batch_size=batch_size,
+        progress=lambda done, total: progress(f"{about}: choosing", done, total),
     )
     choices = []
     for strategy in strategies:
         selector = selector_of(strategy)
-        progress(f"{task.name} {first.name} {seen.budget}: {selector.name}")
         choices.append((selector, check_choice(selector, selector.choose(seen), seen), time.monotonic() - begin))
         begin = time.monotonic()
+
+    done, cells = 0, 1 + len(seen.candidates)
+
+    def tell(clips_more: int) -> None:
+        nonlocal done
+        done += clips_more
+        progress(f"{about}: outcome", done, cells * len(clips))
 
     def answers(strategy: Recipe | None) -> list[str]:
         return run_cell(
@@ -103,7 +113,7 @@ def sweep(
             clips,
             max_new_tokens=task.max_new_tokens,
             batch_size=batch_size,
-            progress=lambda _: None,
+            progress=tell,
             choices=task.choices,
         ).predictions
 
@@ -111,7 +121,6 @@ def sweep(
     full = answers(None)
     said: dict[int, list[str]] = {}
     for layer in seen.candidates:
-        progress(f"{task.name} {first.name} {seen.budget}: layer {layer}")
         said[layer] = answers(seen.at(layer))
 
     def score(given: Sequence[str], wanted: Sequence[str]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -103,18 +103,21 @@ class Calibration:
         lengths: Sequence[Length] = (),
         max_new_tokens: int = 32,
         batch_size: int = 12,
+        progress: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         """Finds the candidates; nothing runs yet.
 
         Args:
             lengths: further prompts that a candidate has to be able to shorten.
             max_new_tokens: longest answer.
+            progress: called with (runs of a clip so far, runs if every candidate is asked for).
 
         Raises:
             StrategyError: no layer at all can meet the budget.
         """
         self.loaded, self.strategy, self.clips, self.budget = loaded, strategy, tuple(clips), budget
         self._max_new_tokens, self._batch_size = max_new_tokens, batch_size
+        self._progress, self._runs = progress, 0
         self._decoder = adapter_for(loaded.model).decoder(loaded.model)
         shape = DecoderShape.of(self._decoder.config)
         self.num_layers = shape.layers
@@ -181,6 +184,8 @@ class Calibration:
 
     def _run(self, clip: ReadyClip, answer: Tensor, strategy: Recipe | None) -> tuple[Tensor, ...]:
         """One clip's `Features`, field by field. One clip at a time: nothing is padded."""
+        self._progress(self._runs, len(self.clips) * (1 + len(self.candidates)))
+        self._runs += 1
         model, device, length = self.loaded.model, self.loaded.device, clip.tokens
         spans = clip.span_ids.to(device).unsqueeze(0)
         seen: list[Tensor] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -59,6 +59,7 @@ def select_layer(
     ready: Mapping[tuple[str, str], ReadyClip] | None = None,
     cached: bool = True,
     notice: Notice = warn,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Selection:
     """The strategy's layer selector, at work on these examples.
 
@@ -69,6 +70,7 @@ def select_layer(
         ready: examples that are already prepared, by (recording, instruction).
         cached: take the choice from the cache where it is there and not stale, and put a new one in.
         notice: is told about stale and damaged entries.
+        progress: called with (what is being done, how much of it is done, of how much).
 
     Raises:
         StrategyError: the selector needs no calibration, or no layer meets the budget.
@@ -117,9 +119,18 @@ def select_layer(
     if cached and (found := read_entry(path, source, notice)):
         return found
     if ready is None:
-        ready = prepare(loaded, examples, len(examples), lambda _: None)
+        ready = prepare(
+            loaded, examples, len(examples), lambda done: progress(f"{label}: encoding", done, len(examples))
+        )
     chosen = [ready[str(e.audio), e.instruction] for e in examples]
-    calibration = Calibration(loaded, strategy, chosen, budget, max_new_tokens=max_new_tokens)
+    calibration = Calibration(
+        loaded,
+        strategy,
+        chosen,
+        budget,
+        max_new_tokens=max_new_tokens,
+        progress=lambda done, total: progress(f"{label}: {strategy.name}", done, total),
+    )
     choice = check_choice(selector, open_selector.choose(calibration), calibration)
     selection = Selection.model_validate(
         source
