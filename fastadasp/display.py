@@ -1,4 +1,4 @@
-"""What notebooks show of objects: small tables of HTML, in which everything is escaped."""
+"""Small tables: of HTML, in which everything is escaped, as notebooks show objects; and of Markdown for pages."""
 
 from __future__ import annotations
 
@@ -14,3 +14,17 @@ def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object
 
     body = "".join(line("td", row) for row in rows)
     return f"<table><caption>{html.escape(caption)}</caption>{line('th', head) if head else ''}{body}</table>"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "l") -> list[str]:
+    """The lines of a table; cells are Markdown as they are.
+
+    Args:
+        align: "l" or "r" for each column; those that it does not reach are "r".
+    """
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    rules = "".join("---|" if side == "l" else "---:|" for side in align.ljust(len(head), "r"))
+    return [line(head), "|" + rules, *map(line, rows)]

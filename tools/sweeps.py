@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from fastadasp.display import markdown_table
 from fastadasp.errors import RunError
 from fastadasp.experiments.sweep import Estimate, Sweep
 from tools.running import run
@@ -80,32 +81,31 @@ def report(sweeps: Sequence[Sweep], default: str) -> str:
     Args:
         default: the selector that users get, as `label` calls it.
     """
-    out = ["| task | strategy | FLOPs removed | clips | metric from the first layer on (full model) | between halves |"]
-    out += ["|---|---|---|---:|---|---:|"]
+    head = ["task", "strategy", "FLOPs removed", "clips", "metric from the first layer on (full model)"]
+    rows = []
     for one in sweeps:
         outcome = " ".join(f"{value:.1f}" for value in one.outcome.values())
         halves = "-" if one.halves is None else f"{one.halves:.2f}"
-        name = f"| `{one.task}` | `{one.strategy}` | {one.budget} | {one.clips} "
-        out.append(f"{name}| {outcome} ({one.full:.1f}) | {halves} |")
+        about = [f"`{one.task}`", f"`{one.strategy}`", one.budget, str(one.clips)]
+        rows.append([*about, f"{outcome} ({one.full:.1f})", halves])
+    out = markdown_table([*head, "between halves"], rows, "lllrl")
     clear = [one for one in sweeps if one.halves is not None and one.halves >= RELIABLE]
     out += ["", f"{len(clear)} of {len(sweeps)} sweeps tell layers apart (between halves at least {RELIABLE}).", ""]
-    out += ["| chosen on | reported on | sweeps | selector | rank correlation | within 1 point | points behind |"]
-    out += ["|---|---|---:|---|---:|---:|---:|"]
+    rows = []
     for first, second in (HALVES, HALVES[::-1]):
         own, other = ([one for one in clear if one.task in half] for half in (first, second))
         if not own or not other:
-            out.append(f"| {', '.join(first)} | {', '.join(second)} | {len(other)} | too few clear sweeps | | | |")
+            rows.append([", ".join(first), ", ".join(second), str(len(other)), "too few clear sweeps", "", "", ""])
             continue
         figures = means(other)
         for name in dict.fromkeys((best(means(own)), default)):
             if name in figures:
                 correlation, near, behind = figures[name]
                 which = f"{name}{' (the default)' if name == default else ''}"
-                out.append(
-                    f"| {', '.join(first)} | {', '.join(second)} | {len(other)} | {which} | {correlation:.2f} "
-                    f"| {near} of {len(other)} | {behind:.1f} |"
-                )
-    return "\n".join(out)
+                points = [f"{correlation:.2f}", f"{near} of {len(other)}", f"{behind:.1f}"]
+                rows.append([", ".join(first), ", ".join(second), str(len(other)), which, *points])
+    head = ["chosen on", "reported on", "sweeps", "selector", "rank correlation", "within 1 point", "points behind"]
+    return "\n".join([*out, *markdown_table(head, rows, "llrl")])
 
 
 def read(file: Path) -> Sweep:

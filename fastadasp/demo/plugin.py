@@ -10,8 +10,11 @@ from fastadasp.demo.prompts import INSTRUCTIONS
 from fastadasp.demo.task import NumbersTask
 from fastadasp.tasks.manifest import ManifestTask
 
-USUAL = 50
-"""Clips of spoken numbers that a comparison takes unless it is told to take more, so that the first is a short one."""
+USUAL = 32
+"""Clips of spoken numbers that a comparison takes unless it is told to take more, so that the first is a short one.
+
+The first are a fair mix of lengths and speakers.
+"""
 
 
 @hookimpl
@@ -51,6 +54,7 @@ def fastadasp_tasks() -> list[Task]:
             instruction=ask("er"),
             where={"task": "er"},
             parts="part",
+            usual=48,
             max_new_tokens=8,
             summary="emotion of a German speaker: angry, happy, neutral, sad",
         ),

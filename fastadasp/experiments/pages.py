@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from fastadasp.display import markdown_table
 from fastadasp.errors import RunError
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
@@ -49,10 +50,9 @@ def _overview(heading: Heading, entries: Sequence[Entry], changes: bool) -> str:
         rows.setdefault(name, {})[fraction] = own + (_change(entry) if changes else _figure(entry))
     full = next((_figure(entry) for entry in entries if entry.standing.strategy == FULL), "-")
     head = ["strategy", *(f"{first} -{float(fraction):.0%}" for fraction in fractions)]
-    out = [f"**{heading.title}; full model {full}**", "", f"| {' | '.join(head)} |"]
-    out += ["|---|" + "---:|" * len(fractions)]
-    out += [f"| {name} | {' | '.join(cells.get(f, '') for f in fractions)} |" for name, cells in rows.items()]
-    return "\n".join([*out, "", _note(heading, entries, first, changes)]) + "\n"
+    table = markdown_table(head, ([name, *(cells.get(f, "") for f in fractions)] for name, cells in rows.items()))
+    title = f"**{heading.title}; full model {full}**"
+    return "\n".join([title, "", *table, "", _note(heading, entries, first, changes)]) + "\n"
 
 
 def _note(heading: Heading, entries: Sequence[Entry], first: str, changes: bool) -> str:

@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastadasp.counts.budget import BudgetKind
+from fastadasp.display import markdown_table
 from fastadasp.errors import RunError, UnknownNameError
 from fastadasp.experiments.field import Field, read_field
 from fastadasp.experiments.published import Data, Figures, Named, Publication, read_published
@@ -210,7 +211,5 @@ def paper_markdown(name: str) -> str:
     """The published figures for ``table.md``."""
     lines = list[str]()
     for figures in figures_of(name):
-        lines += [f"**{figures.title}**", "", f"| {' | '.join(figures.header)} |"]
-        lines += ["|---|---|" + "---:|" * (len(figures.header) - 2)]
-        lines += [*(f"| {' | '.join(row)} |" for row in figures.rows), ""]
+        lines += [f"**{figures.title}**", "", *markdown_table(figures.header, figures.rows, "ll"), ""]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.contracts.task import Task
+from fastadasp.display import markdown_table
 from fastadasp.experiments import flops, spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
@@ -251,15 +252,13 @@ def rich_table(face: Face, heading: Heading, entries: Sequence[Entry]) -> Table:
 def markdown(face: Face, heading: Heading, entries: Sequence[Entry]) -> str:
     """For a page."""
     header, left = face.header(heading), len(heading.names) - 1
-    out = [f"**{heading.title}**", "", f"| {' | '.join(header)} |"]
-    out += ["|" + "---|" * left + "---:|" * (len(header) - left)]
-    out += [f"| {' | '.join(face.row(entry, heading.names))} |" for entry in entries]
+    rows = (face.row(entry, heading.names) for entry in entries)
+    out = [f"**{heading.title}**", "", *markdown_table(header, rows, "l" * left)]
     sentences = face.note(heading, entries).split("\n")
     out += ["", *(f"{sentence}  " for sentence in sentences[:-1]), sentences[-1]]
     parts, cells = groups(heading, entries)
     if parts:
-        out += ["", f"| {' | '.join(parts)} |", "|" + "---|" * left + "---:|" * (len(parts) - left)]
-        out += [f"| {' | '.join(line)} |" for line in cells]
+        out += ["", *markdown_table(parts, cells, "l" * left)]
     return "\n".join(out) + "\n"
 
 

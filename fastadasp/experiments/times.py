@@ -14,6 +14,7 @@ from typing import Protocol
 from rich import box
 from rich.table import Table
 
+from fastadasp.display import markdown_table
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
 from fastadasp.experiments.tables import Heading, names_of
@@ -143,15 +144,8 @@ def markdown_times(heading: Heading, entries: Sequence[Entry]) -> str:
     rows = _rows(heading, entries)
     if not rows:
         return ""
-    header, left = (*heading.names, *COLUMNS), len(heading.names) - 1
-    out = [
-        f"**{_title(heading)}**",
-        "",
-        f"| {' | '.join(header)} |",
-        "|" + "---|" * left + "---:|" * (len(header) - left),
-    ]
-    out += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*out, "", note(entries)]) + "\n"
+    table = markdown_table((*heading.names, *COLUMNS), rows, "l" * (len(heading.names) - 1))
+    return "\n".join([f"**{_title(heading)}**", "", *table, "", note(entries)]) + "\n"
 
 
 def all_times(tables: Sequence[tuple[Heading, Sequence[Entry]]]) -> str:

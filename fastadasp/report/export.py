@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fastadasp.display import markdown_table
 from fastadasp.errors import RunError
 from fastadasp.report.figures import EVERY, SHARES, columns_of, row, times
 from fastadasp.report.lines import Line, known_tasks
@@ -86,8 +87,8 @@ def markdown(report: Report, wanted: Wanted | None = None) -> str:
     out = []
     for title, lines in _by_task(report).items():
         head = _head(report, columns)
-        out += [f"**{_md(title)}**", "", _line(head), "|" + "---|" * len(head)]
-        out += [_line([_md(text) for text in _texts(report, line, columns)]) for line in lines] + [""]
+        rows = ([_md(text) for text in _texts(report, line, columns)] for line in lines)
+        out += [f"**{_md(title)}**", "", *markdown_table(head, rows, "l" * len(head)), ""]
     return "\n".join([*out, *(f"- {_md(note)}" for note in report.notes)]).rstrip() + "\n"
 
 
@@ -191,10 +192,6 @@ def _best(report: Report, lines: Sequence[Line]) -> set[int]:
         value = float(line.value if higher else -line.value)  # type: ignore[operator,arg-type]
         best[line.budget] = max(best.get(line.budget, value), value)
     return {i for i, line in usable if abs(float(line.value or 0.0)) == abs(best[line.budget])}
-
-
-def _line(texts: list[str]) -> str:
-    return f"| {' | '.join(texts)} |"
 
 
 def _md(text: str) -> str:

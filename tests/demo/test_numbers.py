@@ -44,8 +44,10 @@ def test_clips_are_as_planned(kind: numbers.Kind) -> None:
     assert min(shares) >= 110
     assert {len(clip.digits) for clip in made} == set(range(2, 21))
     assert len({clip.digits for clip in made}) == 600
-    first = made[:50]
-    assert {clip.digits[0].seen for clip in first} == {True, False}
+    first = made[:32]  # what a comparison takes by itself: a fair mix
+    assert 12 <= sum(clip.digits[0].seen for clip in first) <= 20
+    few, _ = np.histogram(lengths[:32], edges)
+    assert min(few) >= 5
     assert all(len({d.speaker for d in clip.digits}) == 1 for clip in made)
     if kind == "noise":
         assert {clip.decibels for clip in made} == set(range(11))
@@ -119,7 +121,7 @@ def test_dice_are_those_of_splitmix64() -> None:
 
 def test_the_task_reads_parts_and_few_clips(cache: Path) -> None:
     task = get_registry().get("task", "asr")
-    assert (task.part, task.usual) == (REPORTING, 50)
+    assert (task.part, task.usual) == (REPORTING, 32)
     few = task.examples(3)
     assert [soundfile.info(e.audio).samplerate for e in few] == [8000] * 3
     assert len(list(cache.rglob("*.flac"))) == 3

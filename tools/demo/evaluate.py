@@ -17,6 +17,7 @@ import typer
 
 from fastadasp.contracts.task import CHOOSING, REPORTING, Example, Task
 from fastadasp.demo import model_path
+from fastadasp.display import markdown_table
 from fastadasp.errors import DataError, ModelError
 from fastadasp.experiments.axes import find_task
 from fastadasp.experiments.statistics import (
@@ -194,7 +195,7 @@ def markdown(lines: Sequence[Line]) -> str:
     raised = holm([line.gap.p for line in paired if line.gap is not None])
     p = {id(line): value for line, value in zip(paired, raised, strict=True)}
     head += ["other model", "difference (95 %)", "p (Holm)"] if paired else []
-    out = [f"| {' | '.join(head)} |", "|---|---|---:|---|" + "---:|" * (len(head) - 4)]
+    rows = []
     for line in lines:
         cells = [f"`{line.task}`", line.group or "all", str(line.clips), line.metric.upper()]
         cells[3] = line.metric if line.metric == "accuracy" else cells[3]
@@ -203,8 +204,8 @@ def markdown(lines: Sequence[Line]) -> str:
             few = line.units < FEWEST
             cells += [f"{line.other:.1f}", f"{line.gap.value:+.1f}{'' if few else _span(line.gap.interval)}"]
             cells.append(f"{p[id(line)]:.3f}")
-        out.append(f"| {' | '.join(cells)} |")
-    return "\n".join(out)
+        rows.append(cells)
+    return "\n".join(markdown_table(head, rows, "llrl"))
 
 
 def _span(ends: tuple[float, float] | None) -> str:
