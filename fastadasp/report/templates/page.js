@@ -53,6 +53,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
     table.tBodies[0].append(...rows.map(([row]) => row));
   }));
+  // Wide tables scroll sideways; what names a line stays, unless it would take half of a narrow screen.
+  const named = several ? 3 : 2;
+  const lefts = heads.slice(0, named + 1).map((head) => head.offsetLeft);
+  if (lefts[named] > table.parentElement.clientWidth / 2) continue;
+  for (const row of table.rows) {
+    [...row.cells].slice(0, named).forEach((cell, column) => {
+      cell.classList.add("stays");
+      cell.style.left = `${lefts[column] - lefts[0]}px`;
+    });
+  }
 }
 
 // --- quality against cost ---------------------------------------------------------------------------------------
