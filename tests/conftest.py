@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores; before torch is imported
@@ -26,6 +27,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests keep is not the user's."""
     os.environ["FASTADASP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def no_grad(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nothing is differentiated but in tests of gradients."""
+    import torch
+
+    with torch.set_grad_enabled("gradient" in request.node.name):
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,14 +9,10 @@ from tiny import MANY, ONE, Sample, audio_model, batch, cache_lengths, error, gr
 from fastadasp import ModelError
 from fastadasp.upstream.names import cache_argument, cache_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 TOLERANCE = 1e-5
 NAMES = strategy_names()
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

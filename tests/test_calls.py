@@ -19,11 +19,7 @@ from fastadasp.models.lookup import adapter_for
 from fastadasp.strategy import get_registry
 from fastadasp.upstream.names import cache_argument, cache_of
 
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 # ---- models that cannot be used ----

@@ -24,15 +24,11 @@ from fastadasp import ModelError, StrategyError
 from fastadasp.counts.schedule import layer_ratios, removals
 from fastadasp.upstream.names import cache_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 NAMES = strategy_names()
 POSITIONS = ("original", "compact")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad(request):
-    with torch.set_grad_enabled("gradient" in request.node.name):
-        yield
 
 
 # ---- nothing removed ----

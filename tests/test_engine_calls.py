@@ -24,15 +24,11 @@ from transformers import DynamicCache
 from fastadasp import ModelError
 from fastadasp.upstream.names import cache_argument, cache_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 NAMES = strategy_names()
 WITH_SPANS = names_with_spans()
 POSITIONS = ("original", "compact")
-
-
-@pytest.fixture(autouse=True)
-def _no_grad(request):
-    with torch.set_grad_enabled("gradient" in request.node.name):
-        yield
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

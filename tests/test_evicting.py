@@ -14,13 +14,9 @@ from fastadasp import ModelError, StrategyError, testing
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.upstream.names import cache_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 SHAPE = DecoderShape.of(audio_model().config.text_config)
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

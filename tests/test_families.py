@@ -20,6 +20,8 @@ from fastadasp.models.lookup import adapter_for
 from fastadasp.strategy import get_registry
 from fastadasp.upstream.names import cache_argument, cache_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 TOLERANCE = 1e-5
 ENCODER = [name for name in strategy_names() if "encoder" in strategy(name).needs()]
 """Those that look at the audio encoder, which few families show."""
@@ -27,12 +29,6 @@ NAMES = [name for name in strategy_names() if name not in (*RECIPES, *ENCODER)]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 TEXTS = ((5, 6, 7), (3, 4), (9,))
 """Prompts with two clips, one and none."""
-
-
-@pytest.fixture(autouse=True)
-def _no_grad(request: pytest.FixtureRequest) -> Any:
-    with torch.set_grad_enabled("gradient" in request.node.name):
-        yield
 
 
 def variant(family: str, name: str) -> tuple[str, str, str]:

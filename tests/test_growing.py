@@ -21,15 +21,11 @@ from fastadasp.engine.session import attention_window
 from fastadasp.models.lookup import adapter_for
 from fastadasp.upstream.names import cache_argument, cache_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 WAYS = {"audio": {"kv": 0.3}, "any": {"tokens": 0.5}}
 """A budget for each choice of keys that an answer makes go again."""
 STEPS = 10
-
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
 
 
 def growing(name, evicts="any", every=3, **changes):

@@ -12,11 +12,7 @@ from tiny import AUDIO, LAYERS, MANY, ONE, audio_model, batch, embed, error, str
 from fastadasp import ModelError, StrategyError
 from fastadasp.upstream.names import cache_argument, cache_of
 
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def _kept_by_hand(model: Any, inputs: dict[str, Any], positions: Any, name: str) -> tuple[Any, Any]:

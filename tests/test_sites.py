@@ -10,11 +10,7 @@ import fastadasp
 from fastadasp import StrategyError
 from fastadasp.upstream.names import cache_argument, cache_of
 
-
-@pytest.fixture(autouse=True)
-def _no_grad():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 def test_each_head_evicts_what_its_own_queries_look_at_least():

@@ -13,14 +13,10 @@ from transformers import CompileConfig, StaticCache
 from fastadasp import ModelError
 from fastadasp.upstream.names import cache_argument, cache_of
 
+pytestmark = pytest.mark.usefixtures("no_grad")
+
 NAMES = ("weighted", "fastadasp-dense", "prune", "h2o", "weighted+h2o", "average-merge")
 LONG = (Sample((5, 1, 1, 1, 7), (50, 50, 50, 50), seed=5), Sample((9, 1, 3), (50, 50), seed=6))
-
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Any:
-    with torch.no_grad():
-        yield
 
 
 def answers(model: Any, inputs: dict[str, Any], **options: Any) -> Any:
