@@ -36,9 +36,10 @@ part() {
   [ "$got" -le 1 ] || exit "$got"
   [ "$got" = 0 ] || code=1
 }
-# encode NAME CLIPS TASKS: the encoder runs once for each clip; what is kept is used by every part, and so are these cells.
+# encode NAME CLIPS TASKS: the encoder runs once for each clip; what is kept, its attention too, is used by every part, and so are
+# these cells.
 encode() {
-  (part "$1" "" "$2" --tasks "$3" --budgets flops=0.5 --strategies uniform) >/dev/null
+  (part "$1" "" "$2" --tasks "$3" --budgets flops=0.5 --strategies sa-map-encoder) >/dev/null
 }
 several=(--power)
 [ "$workers" -le 1 ] || several+=(--executor processes --workers "$workers")
@@ -46,6 +47,7 @@ several=(--power)
 encode encode-asr whole asr &
 first=$!
 encode encode-more 150 asr-noise,asr-fast
+encode encode-others whole er,sqa,gender
 wait "$first"
 part flops field-flops whole --preset field-flops --tasks asr,er,sqa,gender --budgets flops=0.3,flops=0.5 "${several[@]}"
 part flops-more field-flops-more 150 --preset field-flops --tasks asr-noise,asr-fast,st --budgets flops=0.5 "${several[@]}"
