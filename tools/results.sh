@@ -4,7 +4,7 @@
 # Every installed strategy against the full model, with paired differences, Holm-corrected: what shortens the sequence at equal FLOPs,
 # what evicts keys and values at equal bytes, and budgets that follow content. Goes on where it stopped when it is called again with
 # the same OUT; parts share finished cells (OUT/store) and encoded clips (the feature cache). Each part is put into the page once it is
-# finished. About 2.5 processor hours on this project's machine (2 cores, two workers): docs/results.md says how that is made up.
+# finished. Hours on two cores: docs/results.md says how that is made up.
 #
 #   tools/results.sh OUT --limit 4 --strategies uniform,weighted   a trial: nothing is put into the page
 #   RESULTS_PAGE=copy.md tools/results.sh OUT                      another page with the same marks
@@ -50,8 +50,8 @@ encode encode-more 150 asr-noise,asr-fast
 encode encode-others whole er,sqa,gender
 wait "$first"
 part flops field-flops whole --preset field-flops --tasks asr,er,sqa,gender --budgets flops=0.3,flops=0.5 "${several[@]}"
-part flops-more field-flops-more 150 --preset field-flops --tasks asr-noise,asr-fast,st --budgets flops=0.5 "${several[@]}"
-part content content whole --strategies affinity-pooling,weighted,average-merge,dual-affinity-pooling --tasks asr \
+part kv field-kv 300 --preset field-kv --tasks asr --budgets kv=0.3,kv=0.5 "${several[@]}"
+part content content 300 --strategies affinity-pooling,weighted,average-merge,dual-affinity-pooling --tasks asr \
   --budgets flops=0.5,mean-flops=0.5 "${several[@]}"
-part kv field-kv whole --preset field-kv --tasks asr --budgets kv=0.3,kv=0.5 "${several[@]}"
+part flops-more field-flops-more 150 --preset field-flops --tasks asr-noise,asr-fast,st --budgets flops=0.5 "${several[@]}"
 exit "$code"
