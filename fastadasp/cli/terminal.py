@@ -160,11 +160,12 @@ class Bar:
     """Progress with the time left, on stderr; silent where stderr is not a terminal.
 
     Args:
-        what: what is being done until `update` or `busy` says something else; how long that takes is not known.
+        what: what is being done until `update` or `busy` says something else.
+        total: how much `advance` counts up to; None if that is not known yet.
     """
 
-    def __init__(self, what: str = "starting") -> None:
-        self._what = what
+    def __init__(self, what: str = "starting", total: float | None = None) -> None:
+        self._what, self._total = what, total
 
     def __enter__(self) -> Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -179,11 +180,15 @@ class Bar:
             *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
         )
         self._bar.start()
-        self._task = self._bar.add_task(self._what, total=None)
+        self._task = self._bar.add_task(self._what, total=self._total)
         return self
 
     def update(self, what: str, done: int, total: int) -> None:
         self._bar.update(self._task, description=what, completed=done, total=total)
+
+    def advance(self, amount: float) -> None:
+        """Counts on, by as much of the total as was done."""
+        self._bar.advance(self._task, amount)
 
     def busy(self, what: str) -> None:
         """Says what is being done, before anything is counted."""

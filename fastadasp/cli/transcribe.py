@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastadasp.cli import options
-from fastadasp.cli.terminal import Bar, console, say
+from fastadasp.cli.terminal import Bar, say
 from fastadasp.errors import DataError, FastAdaSPError, RunError
 from fastadasp.files import SOUNDS, convert_hint, recordings_in
 
@@ -43,6 +43,7 @@ def transcribe(
     quiet: Annotated[bool, typer.Option("--quiet", help="do not say on stderr what was removed")] = False,
 ) -> None:
     """Write down what is said in recordings."""
+    from fastadasp.audio import file_seconds
     from fastadasp.inference.load import check_folder
     from fastadasp.strategy import load_strategy, parse_overrides
 
@@ -69,7 +70,7 @@ def transcribe(
         say(f"note: {note}")
     transcripts: list[Transcript] = []
     failed = 0
-    with _Bar(paths) as bar:
+    with Bar("transcribing", total=sum(map(file_seconds, paths))) as bar:
         answers = speech.transcribe_files(
             paths,
             recipe,
@@ -130,29 +131,3 @@ def _removed(name: str, transcripts: Sequence[Transcript]) -> str:
     tokens, left = sum(t.audio_tokens for t in transcripts), sum(t.audio_tokens_left for t in transcripts)
     saved = 1 - sum(t.flops for t in transcripts) / sum(t.flops_full for t in transcripts)
     return f"{name}: {1 - left / tokens:.0%} of the audio tokens, {saved:.0%} of the decoder's prefill FLOPs removed"
-
-
-class _Bar:
-    """Seconds of audio that are done, on stderr; silent where stderr is not a terminal."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        from fastadasp.audio import file_seconds
-
-        shown = console(stderr=True)
-        columns = (TextColumn("transcribing"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=shown, transient=True, disable=not shown.is_terminal
-        )
-        self._task = self._bar.add_task("", total=sum(map(file_seconds, paths)))
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, seconds: float) -> None:
-        self._bar.advance(self._task, seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -236,16 +237,30 @@ STUDY = Face(
 
 def rich_table(face: Face, heading: Heading, entries: Sequence[Entry]) -> Table:
     """For the terminal."""
-    table = Table(title=heading.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.caption, table.caption_justify = face.note(heading, entries), "left"
-    for place, column in enumerate(face.header(heading)):
-        table.add_column(column, justify="left" if place < len(heading.names) - 1 else "right", no_wrap=True)
+    rows = [face.row(entry, heading.names) for entry in entries]
+    table = rich_lines(heading.title, heading, face.header(heading), rows, fold=False)
+    table.caption = face.note(heading, entries)
+    return table
+
+
+def rich_lines(
+    title: str, heading: Heading, header: Sequence[str], rows: Sequence[Sequence[str]], *, fold: bool = True
+) -> Table:
+    """Lines as text for the terminal: what tells them apart stands at the left, a space between strategies.
+
+    Args:
+        fold: long cells go on in the next line where the terminal is narrow.
+    """
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(header):
+        side: Literal["left", "right"] = "left" if place < len(heading.names) - 1 else "right"
+        table.add_column(column, justify=side, no_wrap=not fold, overflow="fold")
     last = FULL
-    for entry in entries:
-        if entry.standing.strategy != last:
+    for row in rows:
+        if row[0] != last:
             table.add_section()
-        last = entry.standing.strategy
-        table.add_row(*face.row(entry, heading.names))
+        last = row[0]
+        table.add_row(*row)
     return table
 
 
@@ -285,12 +300,7 @@ def rich_groups(heading: Heading, entries: Sequence[Entry]) -> Table | None:
     header, cells = groups(heading, entries)
     if not header:
         return None
-    table = Table(title=f"{heading.task.name}: parts, in %", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(header):
-        table.add_column(column, justify="left" if place < len(heading.names) - 1 else "right")
-    for one in cells:
-        table.add_row(*one)
-    return table
+    return rich_lines(f"{heading.task.name}: parts, in %", heading, header, cells)
 
 
 def names_of(entry: Entry, names: Sequence[str]) -> tuple[str, ...]:

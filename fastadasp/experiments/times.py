@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from rich import box
 from rich.table import Table
 
 from fastadasp.display import markdown_table
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
-from fastadasp.experiments.tables import Heading, names_of
+from fastadasp.experiments.tables import Heading, names_of, rich_lines
 from fastadasp.inference.machine import time_text
 
 COLUMNS = ("encoder", "prefill", "decode", "whole", "saved")
@@ -126,16 +125,8 @@ def rich_times(heading: Heading, entries: Sequence[Entry]) -> Table | None:
     rows = _rows(heading, entries)
     if not rows:
         return None
-    table = Table(title=_title(heading), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.caption, table.caption_justify = note(entries), "left"
-    for place, column in enumerate((*heading.names, *COLUMNS)):
-        table.add_column(column, justify="left" if place < len(heading.names) - 1 else "right", overflow="fold")
-    last = FULL
-    for row in rows:
-        if row[0] != last:
-            table.add_section()
-        last = row[0]
-        table.add_row(*row)
+    table = rich_lines(_title(heading), heading, (*heading.names, *COLUMNS), rows)
+    table.caption = note(entries)
     return table
 
 
