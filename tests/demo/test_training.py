@@ -7,13 +7,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from fastadasp.errors import DataError
 from tools.demo import audio, corpus
 from tools.demo.corpus import Clip
+from tools.demo.features import FeatureMaker
 from tools.demo.learning import SHARES, Sampler
 from tools.demo.splits import Recording
 
@@ -101,3 +104,27 @@ def test_a_wrong_model_to_go_on_from(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--init" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_features_that_are_made_are_not_made_again(
+    demo_model: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = demo_model
+    maker = FeatureMaker(model.model.audio_tower, processor.feature_extractor)
+    question = [("gender", ("Who?",), "female")]
+    monkeypatch.setattr(corpus, "sounds", lambda *_: ((TONE[: 8000 + 320 * i], question, str(i)) for i in range(3)))
+
+    def build(keep: Path | None) -> list[Clip]:
+        return corpus.build([], maker, corpus.Sizes(), 0, 1, lambda _: None, keep)
+
+    made = build(tmp_path)
+    assert [len(clip.features) for clip in made] == [maker.tokens(TONE[: 8000 + 320 * i]) for i in range(3)]
+    whole = build(None)
+    monkeypatch.setattr(maker, "many", None)
+    for again, clip, first in zip(build(tmp_path), made, whole, strict=True):
+        torch.testing.assert_close(again.features, clip.features, rtol=0, atol=0)
+        torch.testing.assert_close(first.features, clip.features, rtol=0, atol=0)
+        assert (again.questions, again.group) == (clip.questions, clip.group)
+    monkeypatch.setattr(corpus, "sounds", lambda *_: ((TONE[: 9000 + 640 * i], question, str(i)) for i in range(3)))
+    with pytest.raises(DataError, match="features of other sounds"):
+        build(tmp_path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastadasp.demo import prompts
+from fastadasp.errors import DataError
 from tools.demo import synthetic
 from tools.demo.audio import DIGITS, GERMAN, LONGEST, RATE, Wave, augment, disturb, join, noise, read, stretch
 from tools.demo.features import FeatureMaker
@@ -167,21 +171,33 @@ def build(
     seed: int,
     workers: int,
     progress: Callable[[int], None],
+    keep: Path | None = None,
 ) -> list[Clip]:
-    """The corpus with encoder features; calls `progress(clips done)`."""
+    """The corpus with encoder features; calls `progress(clips done)`.
+
+    Args:
+        keep: folder for the features of each batch, from which they are read when the same corpus is built again.
+    """
     clips: list[Clip] = []
-    batch: list[Spoken] = []
-
-    def flush() -> None:
-        made = maker.many([wave for wave, _, _ in batch], workers)
-        for (_, asked, group), features in zip(batch, made, strict=True):
-            clips.append(Clip(features, asked, group))
-        batch.clear()
+    for number, batch in enumerate(_batched(sounds(recordings, sizes, seed), 128)):
+        waves = [wave for wave, _, _ in batch]
+        if keep is None:
+            made = maker.many(waves, workers)
+        elif (file := keep / f"{number:04}.pt").is_file():
+            made = torch.load(file, weights_only=True)
+            if [len(features) for features in made] != [maker.tokens(wave) for wave in waves]:
+                raise DataError(f"{file} has the features of other sounds; remove {keep} to make them anew")
+        else:
+            made = maker.many(waves, workers)
+            torch.save(made, keep / "part.new")
+            (keep / "part.new").replace(file)
+        clips += [Clip(features, asked, group) for (_, asked, group), features in zip(batch, made, strict=True)]
         progress(len(clips))
-
-    for item in sounds(recordings, sizes, seed):
-        batch.append(item)
-        if len(batch) == 128:
-            flush()
-    flush()
     return clips
+
+
+def _batched(items: Iterable[Spoken], size: int) -> Iterator[list[Spoken]]:
+    """`size` at a time, the last ones fewer."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

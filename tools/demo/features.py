@@ -29,7 +29,7 @@ class FeatureMaker:
         tower = self.tower
         padded = np.concatenate([wave, np.zeros(1600, np.float32)])[: 30 * RATE]
         mel = self.extractor(padded, sampling_rate=RATE, padding="longest", return_tensors="pt").input_features
-        length = (len(wave) // 160 - 1) // 2 + 1
+        length = _frames(wave)
         hidden = functional.gelu(tower.conv1(mel))
         hidden = functional.gelu(tower.conv2(hidden)).permute(0, 2, 1)[:, :length]
         hidden = hidden + tower.embed_positions.weight[: hidden.shape[1]]
@@ -40,6 +40,10 @@ class FeatureMaker:
         features: Tensor = tower.layer_norm(hidden)[0].half()
         return features
 
+    def tokens(self, wave: Wave) -> int:
+        """How many audio tokens a sound [samples] has."""
+        return _frames(wave) // 2
+
     def many(self, waves: Sequence[Wave], workers: int) -> list[Tensor]:
         """Features of several clips, `workers` at a time with one thread each."""
         threads = torch.get_num_threads()
@@ -49,3 +53,7 @@ class FeatureMaker:
                 return list(pool.map(self, waves))
         finally:
             torch.set_num_threads(threads)
+
+
+def _frames(wave: Wave) -> int:
+    return (len(wave) // 160 - 1) // 2 + 1

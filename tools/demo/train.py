@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -92,13 +93,19 @@ def main(
             stored = torch.load(cache, weights_only=True)
             clips = [corpus.Clip(*one) for one in stored]
         else:
-            total = sum(1 for _ in recordings)
-            counting = bar.add_task("features", total=None, note=f"{total} recordings")
+            counting = bar.add_task("features", total=None, note=f"{len(recordings)} recordings")
             maker = FeatureMaker(model.model.audio_tower, processor.feature_extractor)
-            clips = corpus.build(
-                recordings, maker, sizes, seed, workers, lambda n: bar.update(counting, completed=n, note=f"{n} clips")
-            )
+            parts = out / "features"
+            if not resume:
+                shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir(exist_ok=True)
+
+            def tell(n: int) -> None:
+                bar.update(counting, completed=n, note=f"{n} clips")
+
+            clips = corpus.build(recordings, maker, sizes, seed, workers, tell, parts)
             torch.save([(clip.features, clip.questions, clip.group) for clip in clips], cache)
+            shutil.rmtree(parts)
             bar.update(counting, total=len(clips))
         model.to(where)
         state = None
