@@ -1,9 +1,14 @@
-"""Small tables: of HTML, in which everything is escaped, as notebooks show objects; and of Markdown for pages."""
+"""Small tables of HTML, in which everything is escaped, and of Markdown, whose cells stay; differences as text."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+
+
+def signed(value: float, decimals: int = 1) -> str:
+    """A difference with its sign; what rounds to nothing is +0.0, never -0.0."""
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}"
 
 
 def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

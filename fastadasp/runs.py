@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp import usual
-from fastadasp.display import html_table
+from fastadasp.display import html_table, signed
 from fastadasp.errors import RunError
 from fastadasp.experiments.statistics import FEWEST, difference, holm
 from fastadasp.report.figures import times
@@ -277,7 +277,7 @@ def _texts(line: Line) -> list[str]:
     span = "" if line.interval is None else f"{line.interval[0]:.1f} to {line.interval[1]:.1f}"
     value = "failed" if line.value is None else f"{line.value:.1f}"
     gap, flops = line.difference, line.cost("flops_removed")
-    tail = ["" if gap is None else f"{gap:+.1f}", "" if flops is None else f"{flops:.1%}"]
+    tail = ["" if gap is None else signed(gap), "" if flops is None else f"{flops:.1%}"]
     return [line.task, line.name, line.budget, line.metric, value, span, *tail]
 
 

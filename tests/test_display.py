@@ -8,7 +8,7 @@ import pytest
 from tiny import ONE, audio_model, batch, strategy
 
 import fastadasp
-from fastadasp.display import html_table
+from fastadasp.display import html_table, signed
 from fastadasp.engine.trace import Trace
 from fastadasp.transcribe.speech_model import Segment, Transcript
 
@@ -19,6 +19,12 @@ def test_cells_are_text() -> None:
     for word in ("<b>", "<i>", "<script>"):
         assert word not in shown
         assert word.replace("<", "&lt;").replace(">", "&gt;") in shown
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.04, "+0.0"), (0.04, "+0.0"), (-0.06, "-0.1"), (12.34, "+12.3")])
+def test_a_difference_that_rounds_to_nothing_has_no_minus(value: float, text: str) -> None:
+    assert signed(value) == text
+    assert signed(value / 10, 2) == f"{text[0]}{float(text[1:]) / 10:.2f}"
 
 
 def test_a_strategy_shows_its_parts() -> None:

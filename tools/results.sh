@@ -50,8 +50,12 @@ encode encode-more 150 asr-noise,asr-fast
 encode encode-others whole er,sqa,gender
 wait "$first"
 part flops field-flops whole --preset field-flops --tasks asr,er,sqa,gender --budgets flops=0.3,flops=0.5 "${several[@]}"
+part uniform field-uniform whole --preset field-flops --tasks asr --budgets flops=0.3,flops=0.5 --baseline uniform \
+  "${several[@]}"
 part kv field-kv 300 --preset field-kv --tasks asr --budgets kv=0.3,kv=0.5 "${several[@]}"
 part content content 300 --strategies affinity-pooling,weighted,average-merge,dual-affinity-pooling --tasks asr \
   --budgets flops=0.5,mean-flops=0.5 "${several[@]}"
 part flops-more field-flops-more 150 --preset field-flops --tasks asr-noise,asr-fast,st --budgets flops=0.5 "${several[@]}"
+part uniform-more field-uniform-more 150 --preset field-flops --tasks asr-noise,asr-fast,st --budgets flops=0.5 \
+  --baseline uniform "${several[@]}"
 exit "$code"

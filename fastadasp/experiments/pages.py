@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from fastadasp.display import markdown_table
+from fastadasp.display import markdown_table, signed
 from fastadasp.errors import RunError
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
@@ -96,7 +96,7 @@ def _change(entry: Entry) -> str:
     if line.value is None or line.difference is None:
         return _figure(entry)
     within = span(line.difference_interval)
-    text = f"{line.value:.1f} ({line.difference:+.1f}{', ' if within else ''}{within})"
+    text = f"{line.value:.1f} ({signed(line.difference)}{', ' if within else ''}{within})"
     return (text if unclear(entry) else f"**{text}**") + _other(entry)
 
 

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from fastadasp.contracts.task import Task
-from fastadasp.display import markdown_table
+from fastadasp.display import markdown_table, signed
 from fastadasp.experiments import flops, spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.standings import Entry
@@ -82,7 +82,7 @@ def span(interval: tuple[float, float] | None) -> str:
 
 def _difference(entry: Entry) -> str:
     value = entry.standing.difference
-    return "" if value is None else f"{value:+.1f}"
+    return "" if value is None else signed(value)
 
 
 def _least(entry: Entry) -> str:

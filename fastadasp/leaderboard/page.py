@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from fastadasp.display import signed
 from fastadasp.experiments import spread
 from fastadasp.leaderboard.boards import COSTS, Board, Entry
 from fastadasp.leaderboard.submission import Submission
@@ -72,7 +73,7 @@ def cells(entry: Entry) -> list[str]:
         row.budget,
         f"{row.value:.2f}",
         "" if span is None else f"{span[0]:.2f} to {span[1]:.2f}",
-        "" if entry.change is None else f"{entry.change:+.2f}",
+        "" if entry.change is None else signed(entry.change, 2),
         f"{row.audio_tokens_removed:.1%}",
         *spread.texts([vars(row)], row.worst).values(),
         f"{row.flops / 1e9:.3g}",

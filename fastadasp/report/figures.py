@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple
 
+from fastadasp.display import signed
 from fastadasp.experiments import spread
 from fastadasp.experiments.axes import FULL
 from fastadasp.experiments.times import texts
@@ -56,7 +57,7 @@ def row(line: Line) -> list[tuple[str, float | str | None]]:
         (line.budget, _number(line.budget)),
         (f"{line.value:.2f}{_span(line.interval)}", line.value),
         (
-            "" if line.difference is None else f"{line.difference:+.2f}{_span(line.difference_interval)}",
+            "" if line.difference is None else signed(line.difference, 2) + _span(line.difference_interval),
             line.difference,
         ),
         (won or "", line.wins),

@@ -17,7 +17,7 @@ import typer
 
 from fastadasp.contracts.task import CHOOSING, REPORTING, Example, Task
 from fastadasp.demo import model_path
-from fastadasp.display import markdown_table
+from fastadasp.display import markdown_table, signed
 from fastadasp.errors import DataError, ModelError
 from fastadasp.experiments.axes import find_task
 from fastadasp.experiments.statistics import (
@@ -202,7 +202,7 @@ def markdown(lines: Sequence[Line]) -> str:
         cells.append(f"{line.value:.1f}{_span(line.interval)}")
         if line.gap is not None:
             few = line.units < FEWEST
-            cells += [f"{line.other:.1f}", f"{line.gap.value:+.1f}{'' if few else _span(line.gap.interval)}"]
+            cells += [f"{line.other:.1f}", f"{signed(line.gap.value)}{'' if few else _span(line.gap.interval)}"]
             cells.append(f"{p[id(line)]:.3f}")
         rows.append(cells)
     return "\n".join(markdown_table(head, rows, "llrl"))
