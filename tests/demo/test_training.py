@@ -114,12 +114,13 @@ def test_features_that_are_made_are_not_made_again(
     question = [("gender", ("Who?",), "female")]
     monkeypatch.setattr(corpus, "sounds", lambda *_: ((TONE[: 8000 + 320 * i], question, str(i)) for i in range(3)))
 
-    def build(keep: Path | None) -> list[Clip]:
+    def build(keep: Path) -> list[Clip]:
         return corpus.build([], maker, corpus.Sizes(), 0, 1, lambda _: None, keep)
 
     made = build(tmp_path)
     assert [len(clip.features) for clip in made] == [maker.tokens(TONE[: 8000 + 320 * i]) for i in range(3)]
-    whole = build(None)
+    (tmp_path / "other").mkdir()
+    whole = build(tmp_path / "other")
     monkeypatch.setattr(maker, "many", None)
     for again, clip, first in zip(build(tmp_path), made, whole, strict=True):
         torch.testing.assert_close(again.features, clip.features, rtol=0, atol=0)

@@ -171,7 +171,7 @@ def build(
     seed: int,
     workers: int,
     progress: Callable[[int], None],
-    keep: Path | None = None,
+    keep: Path,
 ) -> list[Clip]:
     """The corpus with encoder features; calls `progress(clips done)`.
 
@@ -181,9 +181,8 @@ def build(
     clips: list[Clip] = []
     for number, batch in enumerate(_batched(sounds(recordings, sizes, seed), 128)):
         waves = [wave for wave, _, _ in batch]
-        if keep is None:
-            made = maker.many(waves, workers)
-        elif (file := keep / f"{number:04}.pt").is_file():
+        file = keep / f"{number:04}.pt"
+        if file.is_file():
             made = torch.load(file, weights_only=True)
             if [len(features) for features in made] != [maker.tokens(wave) for wave in waves]:
                 raise DataError(f"{file} has the features of other sounds; remove {keep} to make them anew")
