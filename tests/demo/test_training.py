@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fastadasp.errors import DataError
-from tools.demo import audio, corpus
+from tools.demo import audio, corpus, learning
 from tools.demo.corpus import Clip
 from tools.demo.features import FeatureMaker
 from tools.demo.learning import SHARES, Sampler
@@ -95,6 +95,31 @@ def test_long_clips_wait() -> None:
     assert {len(made._draw()[0]) for _ in range(300)} == {10}
     made.longest = 750
     assert {len(made._draw()[0]) for _ in range(300)} == {10, 700}
+
+
+def test_training_begins_with_short_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sampler({"voice F": 20, "voice M": 20}, lengths=(10, 700))
+    seen: list[int] = []
+
+    def loss_of(model: Any, batch: list[Any], *_: Any) -> torch.Tensor:
+        seen.extend(len(features) for features, _ in batch)
+        return torch.stack([weight.sum() for weight in model.parameters()]).sum()
+
+    monkeypatch.setattr(learning, "loss_of", loss_of)
+    model: Any = torch.nn.Linear(2, 2)
+    model.device, model.model = torch.device("cpu"), SimpleNamespace(audio_tower=torch.nn.Identity())
+    saved: list[int] = []
+    learning.train(
+        model,
+        lambda text: SimpleNamespace(input_ids=[0] * len(text)),
+        made.clips,
+        learning.Plan(steps=2),
+        tmp_path / "log.jsonl",
+        lambda state: saved.append(state["step"]),
+        lambda done, note: None,
+    )
+    assert saved == [2]
+    assert set(seen) == {10}
 
 
 def test_a_wrong_model_to_go_on_from(tmp_path: Path) -> None:

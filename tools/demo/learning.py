@@ -199,13 +199,15 @@ def train(
     torch.set_num_threads(threads)
     began, saved, smooth = time.monotonic() - used, time.monotonic(), math.nan
     sampler = Sampler(clips, tokenizer, plan.tokens, rng)
-    for batch in sampler:
+    batches = iter(sampler)
+    while True:
         seconds = time.monotonic() - began
         done = max(step / plan.steps, seconds / 60 / plan.minutes)
-        grown = 1.0 if plan.growing <= 0 else min(1.0, done / plan.growing)
-        sampler.longest = round((6 + 24 * grown) * TOKENS_A_SECOND)
         if done >= 1:
             break
+        grown = 1.0 if plan.growing <= 0 else min(1.0, done / plan.growing)
+        sampler.longest = round((6 + 24 * grown) * TOKENS_A_SECOND)
+        batch = next(batches)  # after `longest`, which the first draw follows too
         rate = plan.rate * min(1.0, (step + 1) / plan.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for group in optimiser.param_groups:
             group["lr"] = rate
