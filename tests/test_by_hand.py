@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_baselines import clip
+from drawn_clips import clip
 from test_methods import make_view, plan
 from test_plugins import component
 

@@ -13,13 +13,9 @@ from command import run
 
 from fastadasp.cli.cache import KINDS, in_bytes, weigh
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ONE = ("compare", "--tasks", "er", "--strategies", "prune", "--budgets", "0.5", "--limit", "2", "--output")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def shown() -> dict[str, tuple[int, int]]:
@@ -29,9 +25,9 @@ def shown() -> dict[str, tuple[int, int]]:
     return {row["name"]: (row["files"], row["bytes"]) for row in json.loads(done.stdout)["kept"]}
 
 
-def test_features_are_found_by_another_process_and_can_be_removed(home: Path, tmp_path: Path) -> None:
+def test_features_are_found_by_another_process_and_can_be_removed(own_cache: Path, tmp_path: Path) -> None:
     assert run(*ONE, str(tmp_path / "a"))[0] == 0
-    files = {path: path.read_bytes() for path in (home / "features").rglob("*.safetensors")}
+    files = {path: path.read_bytes() for path in (own_cache / "features").rglob("*.safetensors")}
     assert len(files) == 2
     assert shown()["features"] == (2, sum(len(content) for content in files.values()))
     code = (
@@ -53,12 +49,12 @@ def test_features_are_found_by_another_process_and_can_be_removed(home: Path, tm
     assert (tmp_path / "a" / "results.jsonl").read_bytes() == (tmp_path / "b" / "results.jsonl").read_bytes()
     code_, told = run("cache", "--clear", "features,layers")
     assert (code_, "removed 2 files of features" in told) == (0, True)
-    assert not (home / "features").exists()
+    assert not (own_cache / "features").exists()
     assert run("cache", "--clear", "all")[0] == 0
 
 
-def test_what_cannot_be_removed_is_named(home: Path) -> None:
-    (home / "own").mkdir(parents=True)
+def test_what_cannot_be_removed_is_named(own_cache: Path) -> None:
+    (own_cache / "own").mkdir(parents=True)
     for given, said in (
         ("feature", "not 'feature'. Did you mean 'features'?"),
         ("../x", "not '../x'"),
@@ -67,7 +63,7 @@ def test_what_cannot_be_removed_is_named(home: Path) -> None:
         code, told = run("cache", "--clear", given)
         assert (code, said in told, told.count("\n")) == (2, True, 1), told
     assert run("cache", "--clear", "all")[0] == 0
-    assert (home / "own").exists()  # what is not ours stays
+    assert (own_cache / "own").exists()  # what is not ours stays
 
 
 def test_sizes_in_words(tmp_path: Path) -> None:

@@ -18,12 +18,9 @@ from fastadasp.demo.prompts import build_prompt
 from fastadasp.inference.load import load_model
 from fastadasp.serving.embeddings import read
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 CLIPS = [str(path) for path in sorted(data_path().glob("audio/number-*.ogg"))[:3]]
-
-
-@pytest.fixture(autouse=True)
-def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
 
 
 def test_a_file_holds_features_places_and_counts(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_study import FACTS
+from study_cases import FACTS
 
 from fastadasp import RunError, Task
 from fastadasp.contracts.task import Example

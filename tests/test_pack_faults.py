@@ -8,18 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from benchmark_rows import write
 from command import run
-from test_packs import write
 
 from fastadasp import DataError
 from fastadasp.experiments.axes import find_task
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 HOME = "clean/test/0000.parquet"
-
-
-@pytest.fixture(autouse=True)
-def own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

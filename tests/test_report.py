@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import numpy as np
 import pytest
 import soundfile
 from command import run
+from report_page import Page, recording
 
-from fastadasp.demo import data_path, model_path
+from fastadasp.demo import model_path
 from fastadasp.inference.clips import encode, read_clip
 from fastadasp.inference.load import load_model
 from fastadasp.report.timeline import BANDS, follow_tokens, spectrogram
@@ -44,41 +44,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def copy(runs: tuple[Path, Path], tmp_path: Path) -> Path:
     """The comparison, to be damaged."""
     return Path(shutil.copytree(runs[0], tmp_path / "run"))
-
-
-class Page(HTMLParser):
-    """What a browser would find: links, tables, the data."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.tables: list[list[list[str]]] = []
-        self.data: Any = None
-        self.tags: list[str] = []
-        self._open = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        given = dict(attrs)
-        assert not any(name.startswith("on") for name in given), f"{tag} has a handler of its own"
-        self.links += [str(given[name]) for name in ("src", "href") if name in given]
-        self._open = "data" if given.get("id") == "data" else tag
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_data(self, data: str) -> None:
-        if self._open == "data":
-            self.data = json.loads(data)
-        elif self._open in ("td", "th", "button") and self.tables and self.tables[-1] and self.tables[-1][-1]:
-            self.tables[-1][-1][-1] += data
-
-    def handle_endtag(self, tag: str) -> None:
-        self._open = ""
 
 
 def page(*arguments: str, output: Path) -> Page:
@@ -354,55 +319,6 @@ def test_wrong_arguments(arguments: tuple[str, ...], words: str, copy: Path) -> 
     code, told = run("report", *(word.format(run=copy) for word in arguments))
     assert code == 2
     assert re.search(words, " ".join(told.split())), told
-
-
-def recording(folder: Path) -> Path:
-    wave, rate = soundfile.read(next(data_path().glob("audio/number-*.ogg")))
-    soundfile.write(folder / "talk.mp3", wave[: 3 * rate], rate)
-    return folder / "talk.mp3"
-
-
-@pytest.mark.parametrize("kind", ["html", "png", "svg"])
-def test_inspect_draws(kind: str, tmp_path: Path) -> None:
-    output = tmp_path / f"t.{kind}"
-    strategies = "weighted,prune,h2o"
-    code, told = run("inspect", str(recording(tmp_path)), "--strategy", strategies, "--output", str(output))
-    assert code == 0, told
-    if kind != "html":
-        assert output.stat().st_size > 5000
-        return
-    shown = Page(output.read_text())
-    assert all(link.startswith(("#", "data:")) for link in shown.links)
-    assert [line["name"] for line in shown.data["lines"]] == ["full", *strategies.split(",")]
-    (clip,) = shown.data["clips"]
-    assert set(clip["answers"]) == {"0", "1", "2", "3"}
-    assert [len(one["layers"]) for _, _, one in shown.data["timelines"]] == [1, 1, 0]  # h2o takes keys, not tokens
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("nowhere.wav",), "there is no recording nowhere.wav"),
-        (("text.wav",), "cannot be read as audio"),
-        (("talk.mp3", "--strategy", "wieghted"), "weighted"),
-        (("talk.mp3", "--strategy", ","), "names no strategy"),
-        (("talk.mp3", "--budget", "1.5"), "1.5"),
-        (("talk.mp3", "--output", "t.gif"), r"ends in '\.gif'"),
-        (("talk.mp3", "--strategy", "fastadasp-sparse"), "chosen for a task"),
-        (("talk.mp3", "--max-new-tokens", "0"), "at least 1, not 0"),
-        (("talk.mp3", "--model", "no-such-folder/model"), "no-such-folder"),
-    ],
-)
-def test_inspect_refuses(
-    arguments: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    recording(tmp_path)
-    (tmp_path / "text.wav").write_text("no sound")
-    code, told = run("inspect", *arguments)
-    assert code == 2, told
-    assert re.search(words, told), told
-    assert not list(tmp_path.glob("*.html"))
 
 
 def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

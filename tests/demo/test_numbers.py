@@ -18,18 +18,14 @@ from fastadasp.errors import DataError
 from fastadasp.strategy import get_registry
 from fastadasp.tasks.manifest import ManifestTask
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 FOLDER = data_path() / "digits"
 KINDS: tuple[numbers.Kind, ...] = ("plain", "noise", "fast")
 
 
 def plans(kind: numbers.Kind, part: str) -> list[numbers.Clip]:
     return [numbers.plan(FOLDER, kind, part, number) for number in range(numbers.COUNTS[part])]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FASTADASP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,12 +115,12 @@ def test_dice_are_those_of_splitmix64() -> None:
     assert [dice.below(1 << 64) for _ in range(3)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
-def test_the_task_reads_parts_and_few_clips(cache: Path) -> None:
+def test_the_task_reads_parts_and_few_clips(own_cache: Path) -> None:
     task = get_registry().get("task", "asr")
     assert (task.part, task.usual) == (REPORTING, 32)
     few = task.examples(3)
     assert [soundfile.info(e.audio).samplerate for e in few] == [8000] * 3
-    assert len(list(cache.rglob("*.flac"))) == 3
+    assert len(list(own_cache.rglob("*.flac"))) == 3
     chosen = task.calibration(2)
     assert [e.tags["part"] for e in chosen] == [CHOOSING] * 2
     assert not {e.id for e in chosen} & {e.id for e in few}
