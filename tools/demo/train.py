@@ -117,7 +117,6 @@ def main(
             torch.save({**progress_state, "model": model.state_dict()}, out / "checkpoint.new")
             (out / "checkpoint.new").replace(out / "checkpoint.pt")
             weights = {name: value.detach().to("cpu", torch.float16) for name, value in model.state_dict().items()}
-            model.config.dtype = torch.float16
             model.save_pretrained(out / "model", state_dict=weights, max_shard_size="15MB")
             processor.save_pretrained(out / "model")
             known_tasks = json.dumps(knows(), ensure_ascii=False, indent=2) + "\n"
