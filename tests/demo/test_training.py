@@ -61,8 +61,10 @@ def test_where_nothing_is_ordered_every_slot_is_none(monkeypatch: pytest.MonkeyP
     other = [Recording("digits", Path("x.flac"), "theo", False, True, {"digit": 1})]
     made = list(corpus._absent(other, corpus.Sizes(absent=6), np.random.default_rng(0)))
     assert len(made) == 6
-    assert {answer for _, asked, _ in made for _, _, answer in asked} == {"none"}
+    assert {answer for _, asked, _ in made for task, _, answer in asked if task == "sqa"} == {"none"}
     assert sum(not wave.any() for wave, _, _ in made) == 2
+    unspoken = [[answer for task, _, answer in asked if task != "sqa"] for _, asked, _ in made]
+    assert unspoken == [["", ""], ["", ""], []] * 2  # silence, noise, speech of another kind
 
 
 def sampler(groups: dict[str, int], lengths: tuple[int, ...] = (10,)) -> Sampler:

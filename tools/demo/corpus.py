@@ -50,7 +50,7 @@ class Sizes:
     lengths: int = 1200
     """Numbers of 2 to 30 s in equal shares."""
     absent: int = 300
-    """Clips of no order at all, silence among them: each slot is answered `none`."""
+    """Clips of no order at all: each slot is answered `none`, and transcripts of silence and noise are empty."""
 
 
 def number_questions(digits: list[int]) -> list[Question]:
@@ -142,7 +142,7 @@ def _numbers(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> 
 
 
 def _absent(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> Iterator[Spoken]:
-    """Clips without an order: silence, noise, digits and read speech."""
+    """Clips without an order: silence and noise, of which a transcript is empty, too; digits and read speech."""
     other = [r for r in train if r.folder in ("digits", "voices")]
     for turn in range(sizes.absent):
         length = int(rng.uniform(1, 10) * RATE)
@@ -152,7 +152,8 @@ def _absent(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> I
             wave = noise(length, rng) * np.float32(10 ** rng.uniform(-4, -1))
         else:
             wave = augment(read(other[int(rng.integers(len(other)))].path)[:length], rng)
-        yield wave, order_questions({}), "no order"
+        unspoken = number_questions([]) if turn % 3 < 2 else []
+        yield wave, order_questions({}) + unspoken, "no order"
 
 
 def _slower(wave: Wave, copy: int, rng: np.random.Generator) -> Wave:
