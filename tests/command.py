@@ -12,18 +12,24 @@ from typing import Any
 from fastadasp.cli.app import main
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    """Exit code and stderr of a command."""
-    told, code = io.StringIO(), 0
+def run_whole(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    out, told, code = io.StringIO(), io.StringIO(), 0
     saved, sys.argv = sys.argv, ["fastadasp", *arguments]
-    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
         try:
             main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:
             sys.argv = saved
-    return code, told.getvalue()
+    return code, out.getvalue(), told.getvalue()
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit code and stderr of a command."""
+    code, _, told = run_whole(*arguments)
+    return code, told
 
 
 def compare(model: Path, output: Path, *arguments: str) -> dict[str, dict[str, Any]]:

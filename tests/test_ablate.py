@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
 import kill_study
 import pytest
+from command import run_whole
 
 import fastadasp
 from fastadasp import Scorer, hookimpl
-from fastadasp.cli.app import main
 from fastadasp.experiments.records import Cell, Prediction, Run, Standing, Times
 
 
 def ablate(folder: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a study in `folder`, without the start of another process."""
-    out, told, code = io.StringIO(), io.StringIO(), 0
-    saved, sys.argv = sys.argv, ["fastadasp", "ablate", *arguments]
-    with contextlib.chdir(folder), contextlib.redirect_stderr(told), contextlib.redirect_stdout(out):
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            sys.argv = saved
-    return code, out.getvalue(), told.getvalue()
+    with contextlib.chdir(folder):
+        return run_whole("ablate", *arguments)
 
 
 RAY = importlib.util.find_spec("ray") is not None

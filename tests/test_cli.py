@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from command import run
 
 from fastadasp.demo import model_path
 
@@ -26,20 +26,8 @@ def fastadasp(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedP
 
 def in_process(folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and stderr of a small comparison, without the start of another process."""
-    from fastadasp.cli.app import main
-
-    out = str(folder / "out")
-    told, argv = io.StringIO(), ["fastadasp", "compare", "--tasks", "er", "--limit", "1", "--output", out, *arguments]
-    code = 0
-    with contextlib.chdir(folder), contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
-        saved, sys.argv = sys.argv, argv
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        finally:
-            sys.argv = saved
-    return code, told.getvalue()
+    with contextlib.chdir(folder):
+        return run("compare", "--tasks", "er", "--limit", "1", "--output", str(folder / "out"), *arguments)
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command import run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -92,18 +94,5 @@ def test_the_command_refuses_wrong_input(arguments: list[str], words: str, tmp_p
 
 def in_process(folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and stderr of the command, without the start of another process."""
-    import contextlib
-    import io
-
-    from fastadasp.cli.app import main
-
-    told, saved, code = io.StringIO(), sys.argv, 0
-    with contextlib.chdir(folder), contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
-        sys.argv = ["fastadasp", "select-layer", *arguments]
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        finally:
-            sys.argv = saved
-    return code, told.getvalue()
+    with contextlib.chdir(folder):
+        return run("select-layer", *arguments)
