@@ -12,14 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
+from fastadasp.demo import model_path
 from fastadasp.errors import DataError
-from tools.demo import audio, corpus, learning
+from tools.demo import audio, average, corpus, learning
+from tools.demo.architecture import load_model, save_model
 from tools.demo.corpus import Clip
 from tools.demo.features import FeatureMaker
 from tools.demo.learning import SHARES, Sampler
 from tools.demo.splits import Recording
 
+SMALL = {
+    "audio_config": {"d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 1, "encoder_ffn_dim": 8},
+    "text_config": {"model_type": "qwen2", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8}
+    | {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1},
+}
 TONE = (0.5 * np.sin(2 * np.pi * 200 * np.arange(2 * audio.RATE) / audio.RATE)).astype(np.float32)
 
 
@@ -131,6 +139,26 @@ def test_a_wrong_model_to_go_on_from(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--init" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_weights_are_averaged(demo_model: tuple[Any, Any], tmp_path: Path) -> None:
+    model, processor = demo_model
+    state = model.state_dict()
+    save_model(tmp_path / "other", model, processor, {name: value + 0.5 for name, value in state.items()})
+    average.main([model_path(), tmp_path / "other"], tmp_path / "mean")
+    made = load_model(tmp_path / "mean")[0].state_dict()
+    for name, value in state.items():
+        torch.testing.assert_close(made[name], value + 0.25, rtol=1e-3, atol=1e-3)
+    assert {path.name for path in (tmp_path / "mean").iterdir()} == {path.name for path in model_path().iterdir()}
+    with pytest.raises(DataError, match="two model folders or more, not 1"):
+        average.main([model_path()], tmp_path / "mean")
+    with pytest.raises(DataError, match="is no model folder"):
+        average.main([model_path(), tmp_path], tmp_path / "mean")
+    small = Qwen2AudioForConditionalGeneration(Qwen2AudioConfig(**SMALL))
+    small.save_pretrained(tmp_path / "small")
+    processor.save_pretrained(tmp_path / "small")
+    with pytest.raises(DataError, match="other weights than"):
+        average.main([model_path(), tmp_path / "small"], tmp_path / "mean")
 
 
 def test_features_that_are_made_are_not_made_again(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2AudioConfig,
@@ -103,3 +106,12 @@ def load_model(folder: Path) -> tuple[Any, Any]:
     model.model.audio_tower.requires_grad_(False)
     processor = Qwen2AudioProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return model, processor
+
+
+def save_model(folder: Path, model: Any, processor: Any, state: Mapping[str, torch.Tensor]) -> None:
+    """Write `state` as the weights of `model` in float16, with the processor and what the model knows."""
+    weights = {name: value.detach().to("cpu", torch.float16) for name, value in state.items()}
+    model.save_pretrained(folder, state_dict=weights, max_shard_size="15MB")
+    processor.save_pretrained(folder)
+    known = json.dumps(prompts.knows(), ensure_ascii=False, indent=2) + "\n"
+    (folder / "knows.json").write_text(known, encoding="utf-8")

@@ -146,13 +146,14 @@ def _absent(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> I
     other = [r for r in train if r.folder in ("digits", "voices")]
     for turn in range(sizes.absent):
         length = int(rng.uniform(1, 10) * RATE)
-        if turn % 3 == 0:
+        kind = turn % 3
+        if kind == 0:
             wave = np.zeros(length, np.float32)
-        elif turn % 3 == 1:
+        elif kind == 1:
             wave = noise(length, rng) * np.float32(10 ** rng.uniform(-4, -1))
         else:
             wave = augment(read(other[int(rng.integers(len(other)))].path)[:length], rng)
-        unspoken = number_questions([]) if turn % 3 < 2 else []
+        unspoken = number_questions([]) if kind < 2 else []
         yield wave, order_questions({}) + unspoken, "no order"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -47,9 +46,8 @@ def main(
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from fastadasp.demo.prompts import knows
     from tools.demo import corpus
-    from tools.demo.architecture import load_model, make_model, make_processor, make_tokenizer
+    from tools.demo.architecture import load_model, make_model, make_processor, make_tokenizer, save_model
     from tools.demo.features import FeatureMaker
     from tools.demo.learning import Plan, train
     from tools.demo.splits import load_recordings
@@ -116,11 +114,7 @@ def main(
         def save(progress_state: dict[str, object]) -> None:
             torch.save({**progress_state, "model": model.state_dict()}, out / "checkpoint.new")
             (out / "checkpoint.new").replace(out / "checkpoint.pt")
-            weights = {name: value.detach().to("cpu", torch.float16) for name, value in model.state_dict().items()}
-            model.save_pretrained(out / "model", state_dict=weights, max_shard_size="15MB")
-            processor.save_pretrained(out / "model")
-            known_tasks = json.dumps(knows(), ensure_ascii=False, indent=2) + "\n"
-            (out / "model" / "knows.json").write_text(known_tasks, encoding="utf-8")
+            save_model(out / "model", model, processor, model.state_dict())
 
         plan = Plan(
             steps=steps,
