@@ -46,7 +46,7 @@ def test_training_and_test_set_share_no_recording(
     monkeypatch.setattr(testset, "read", reader("test"))
     recordings = splits.load_recordings(data_folder)
     sizes = corpus.Sizes(
-        40, 4, 0, emotion_copies=2, order_copies=1, synthetic_orders=0, voice_copies=1, lengths=4, absent=6
+        40, 4, 0, emotion_copies=2, order_copies=1, synthetic_orders=0, voice_copies=1, lengths=4, absent=6, longer=4
     )
     trained = list(corpus.sounds(recordings, sizes, seed=0))
     tested = testset.make(recordings, tmp_path / "out")

@@ -75,6 +75,17 @@ def test_where_nothing_is_ordered_every_slot_is_none(monkeypatch: pytest.MonkeyP
     assert unspoken == [["", ""], ["", ""], []] * 2  # silence, noise, speech of another kind
 
 
+def test_longer_numbers_than_tests_have_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "read", lambda path, speed=1.0: TONE[:4000])
+    spoken = [Recording("digits", Path("x.flac"), "theo", False, True, {"digit": digit}) for digit in range(10)]
+    sizes = corpus.Sizes(0, 0, 0, synthetic_orders=0, lengths=0, absent=0, longer=40)
+    made = list(corpus.sounds(spoken, sizes, 0))
+    words = [len(answer.split()) for _, asked, _ in made for _, _, answer in asked]
+    assert {group for _, _, group in made} == {"longer numbers"}
+    assert max(words) <= 30
+    assert np.mean(np.array(words) > 20) > 0.8  # the others are those of which 30 s held fewer
+
+
 def sampler(groups: dict[str, int], lengths: tuple[int, ...] = (10,)) -> Sampler:
     question = ("gender", ("Who?",), "female")
     clips = [

@@ -51,6 +51,8 @@ class Sizes:
     """Numbers of 2 to 30 s in equal shares."""
     absent: int = 300
     """Clips of no order at all: each slot is answered `none`, and transcripts of silence and noise are empty."""
+    longer: int = 1200
+    """Numbers of 21 to 30 digits, more than test clips have: who never heard them cannot end a longer answer."""
 
 
 def number_questions(digits: list[int]) -> list[Question]:
@@ -72,7 +74,8 @@ def sounds(recordings: list[Recording], sizes: Sizes, seed: int) -> Iterator[Spo
     """Every training clip with its questions; test recordings are never touched."""
     train = [r for r in recordings if not r.test]
     rng = np.random.default_rng(seed)
-    yield from _numbers(train, sizes, rng)
+    real = _Digits(train, rng)
+    yield from _numbers(real, sizes, rng)
     for r in (r for r in train if r.folder == "emotion"):
         for copy in range(sizes.emotion_copies):
             speed = float(rng.choice([0.9, 0.95, 1.05, 1.1])) if copy else 1.0
@@ -98,20 +101,38 @@ def sounds(recordings: list[Recording], sizes: Sizes, seed: int) -> Iterator[Spo
     for wave, slots in synthetic.spoken_orders(known, sizes.synthetic_orders, rng):
         yield augment(wave, rng), order_questions(slots), "spoken order"
     yield from _absent(train, sizes, rng)
+    for _ in range(sizes.longer):
+        yield *real.timed(float(rng.uniform(12, 29.5)), 21, 30), "longer numbers"
 
 
-def _numbers(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> Iterator[Spoken]:
-    by_speaker: dict[str, list[list[Recording]]] = {}
-    for r in train:
-        if r.folder == "digits":
-            by_speaker.setdefault(r.speaker, [[] for _ in DIGITS])[r.labels["digit"]].append(r)
-    speakers = sorted(by_speaker)
+class _Digits:
+    """Recordings of single digits, spoken as numbers by one speaker after the other."""
 
-    def real(digits: list[int]) -> list[Wave]:
-        bank = by_speaker[speakers[int(rng.integers(len(speakers)))]]
-        speed = float(rng.choice(SPEEDS))
-        return [read(bank[d][int(rng.integers(len(bank[d])))].path, speed) for d in digits]
+    def __init__(self, train: list[Recording], rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.banks: dict[str, list[list[Recording]]] = {}
+        for r in train:
+            if r.folder == "digits":
+                self.banks.setdefault(r.speaker, [[] for _ in DIGITS])[r.labels["digit"]].append(r)
+        self.speakers = sorted(self.banks)
 
+    def __call__(self, digits: list[int]) -> list[Wave]:
+        bank = self.banks[self.speakers[int(self.rng.integers(len(self.speakers)))]]
+        speed = float(self.rng.choice(SPEEDS))
+        return [read(bank[d][int(self.rng.integers(len(bank[d])))].path, speed) for d in digits]
+
+    def timed(self, seconds: float, fewest: int, most: int) -> tuple[Wave, list[Question]]:
+        """A number of `fewest` to `most` digits, which lasts about `seconds`."""
+        count = int(self.rng.integers(fewest, most + 1))
+        digits = [int(d) for d in self.rng.integers(0, 10, count)]
+        speed = float(self.rng.choice([0.8, 0.9, 1.0, 1.0, 1.1, 1.3, 1.5]))
+        waves = [_stretched(wave, speed) for wave in self(digits)]
+        spare = min(seconds * RATE, LONGEST) - sum(map(len, waves))
+        joined, heard = join(waves, self.rng, min(max(0.1, 2 * spare / RATE / count), 2.5))
+        return augment(joined, self.rng), number_questions(digits[:heard])
+
+
+def _numbers(real: _Digits, sizes: Sizes, rng: np.random.Generator) -> Iterator[Spoken]:
     machine = synthetic.spoken_digits() if sizes.synthetic_numbers else {}
     names = sorted(machine)
 
@@ -132,13 +153,9 @@ def _numbers(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> 
             yield augment(joined, rng), number_questions(digits[:heard]), "numbers"
     for _ in range(sizes.lengths):
         seconds = float(rng.uniform(2, 29.5))
-        count = int(rng.integers(min(20, max(2, round(seconds / 1.5))), min(20, max(2, round(seconds / 0.6))) + 1))
-        digits = [int(d) for d in rng.integers(0, 10, count)]
-        speed = float(rng.choice([0.8, 0.9, 1.0, 1.0, 1.1, 1.3, 1.5]))
-        waves = [_stretched(wave, speed) for wave in real(digits)]
-        spare = min(seconds * RATE, LONGEST) - sum(map(len, waves))
-        joined, heard = join(waves, rng, min(max(0.1, 2 * spare / RATE / count), 2.5))
-        yield augment(joined, rng), number_questions(digits[:heard]), f"numbers {int(len(joined) / RATE / 6)}"
+        fewest, most = (min(20, max(2, round(seconds / each))) for each in (1.5, 0.6))
+        wave, asked = real.timed(seconds, fewest, most)
+        yield wave, asked, f"numbers {int(len(wave) / RATE / 6)}"
 
 
 def _absent(train: list[Recording], sizes: Sizes, rng: np.random.Generator) -> Iterator[Spoken]:
