@@ -150,10 +150,9 @@ def test_a_worked_case() -> None:
     both = [first, ReadyClip(still.example, silent, still.span_ids, still.side, still.encoder)]
     share = 0.9 * (still.audio_tokens - 1) / (first.audio_tokens + still.audio_tokens)
     method = fastadasp.load_strategy("affinity-pooling", budget=f"mean-tokens={share:.6f}")
-    with pytest.raises(
-        StrategyError, match=r"cannot be met: the thresholds of merger 'runs' next to it remove 0\.0000"
-    ):
-        settle(loaded, method, both, 2)  # all equal pairs go at once, or none
+    # all equal pairs go at once or none; whether any threshold spares them is a matter of rounding: their cosine is 1
+    with pytest.raises(StrategyError, match=r"cannot be met: the thresholds of merger 'runs' next to it remove 0\.\d+"):
+        settle(loaded, method, both, 2)
     share = (still.audio_tokens - 1) / (first.audio_tokens + still.audio_tokens)
     recipe, _ = settle(loaded, method.with_budget(f"mean-tokens={share:.6f}"), both, 2)
     spent = run_cell(loaded, recipe, both, max_new_tokens=1, batch_size=2, progress=lambda _: None)

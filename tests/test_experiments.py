@@ -189,9 +189,11 @@ def test_old_folders_are_reported_and_not_gone_on_with(kind: str, tmp_path: Path
 
 
 def test_a_new_run_against_an_old_one(whole: Path) -> None:
+    """The old one is of version 0.1, whose weights were others."""
     rows = fastadasp.load_run(whole).against(fastadasp.load_run(OLD / "comparison"))
     assert [row["strategy"] for row in rows] == ["full", "weighted", "random"]
-    assert [row["difference"] for row in rows] == [0, 0, 0]
+    assert [row["other"] for row in rows] == [100, 100, 75]
+    assert [row["difference"] for row in rows] == [row["value"] - row["other"] for row in rows]
     assert rows[0]["low"] is None
 
 

@@ -32,7 +32,7 @@ the schedule's ratio. For costs, in multiply-adds: N audio tokens, T tokens of t
 channels, d_K channels of all key/value heads together. A layer of the decoder itself costs about
 T (4 D² + 3 D · MLP) + 2 T² D; [performance](performance.md) has measured shares.
 
-The curves are those of [results](results.md): the embedded model, the clips packaged with version 0.1, left `asr`
+The curves are those of [results](results.md): the embedded model and the clips of version 0.1, left `asr`
 (`asr-72` now; word error rate, lower is better), right `er` (accuracy, higher is better). Blue: this strategy, with the
 95 % interval over clips. Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. What lies
 above a word error rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from the

@@ -7,7 +7,7 @@ from fastadasp.contracts.task import Task
 from fastadasp.demo import data_path
 from fastadasp.demo.numbers import Kind
 from fastadasp.demo.prompts import INSTRUCTIONS
-from fastadasp.demo.task import NumbersTask
+from fastadasp.demo.task import NUMBER_TOKENS, NumbersTask
 from fastadasp.tasks.manifest import ManifestTask
 
 USUAL = 32
@@ -35,7 +35,7 @@ def fastadasp_tasks() -> list[Task]:
             metric=metric,
             instruction=ask(name),
             where={"task": name},
-            max_new_tokens=48,
+            max_new_tokens=NUMBER_TOKENS,
             summary=summary,
         )
 

@@ -10,6 +10,10 @@ from fastadasp.errors import DataError
 from fastadasp.tasks.manifest import ManifestTask
 from fastadasp.tasks.sources import Row
 
+NUMBER_TOKENS = 28
+"""Most tokens of a number that is answered: the longest right answer has 20 words of one token each, and its end. Some
+strategies make the model repeat itself without end, and with far more room one such clip would outweigh all others."""
+
 
 class NumbersTask(ManifestTask):
     """Transcribes (``asr``) or translates (``st``) joined digits.
@@ -31,7 +35,7 @@ class NumbersTask(ManifestTask):
             kind="dense",
             metric="wer" if self._language == "asr" else "bleu",
             instruction=instruction,
-            max_new_tokens=48,
+            max_new_tokens=NUMBER_TOKENS,
             summary=summary,
             parts="part",
             usual=usual,

@@ -43,6 +43,25 @@ def _clip(task: str) -> tuple[dict[str, Any], np.ndarray]:
     return row, read_audio(data_path() / row["audio_filepath"])
 
 
+def _of_silence(demo_model: Model, asked: list[str]) -> list[str]:
+    """What is answered to each instruction after three seconds of silence."""
+    model, processor = demo_model
+    sounds = [np.zeros(48_000, np.float32)] * len(asked)
+    texts = [prompts.build_prompt(one) for one in asked]
+    inputs = processor(text=texts, audio=sounds, sampling_rate=16_000, return_tensors="pt", padding=True)
+    said = model.generate(**inputs, max_new_tokens=12, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in processor.batch_decode(said, skip_special_tokens=True)]
+
+
+def test_silence_orders_nothing(demo_model: Model) -> None:
+    asked = [wordings[0] for wordings in prompts.QUESTIONS.values()]
+    assert _of_silence(demo_model, asked) == [prompts.NOT_ORDERED] * len(asked)
+
+
+def test_silence_says_nothing(demo_model: Model) -> None:
+    assert _of_silence(demo_model, [prompts.INSTRUCTIONS[task][0] for task in ("asr", "st")]) == ["", ""]
+
+
 @pytest.mark.parametrize("samples", [None, 16_000, 15_999, 24_161, 24_320])
 def test_training_features_are_those_of_the_whole_window(demo_model: Model, samples: int | None) -> None:
     model, processor = demo_model

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from inside import MARKS, results, started
 
-OWN = {"strategy": "affinity-pooling", "budget": 0.5, "positions": "original"}
-EVEN = {"strategy": "uniform", "budget": 0.5, "positions": "even"}
+OWN = {"strategy": "affinity-pooling", "budget": 0.8, "positions": "original"}
+EVEN = {"strategy": "uniform", "budget": 0.7, "positions": "even"}
 COMPACT = {"strategy": "divprune", "budget": 0.5, "positions": "compact"}
 PLAIN = {"kind": "plain"}
 OTHER = "Is the speaker female or male?"
@@ -17,9 +17,9 @@ ASKS = {
     "again, from the caches": PLAIN,
     "after a cached prefix": {"kind": OTHER},
     "two clips a prompt": {"kind": "two"},
-    "a budget by request": {"kind": "plain", "budgets": [0.3]},
-    "mixed budgets": {"kind": "plain", "budgets": [None, 0.3]},
-    "some with the full model": {"kind": "plain", "budgets": [0, 0.3]},
+    "a budget by request": {"kind": "plain", "budgets": [0.7]},
+    "mixed budgets": {"kind": "plain", "budgets": [None, 0.7]},
+    "some with the full model": {"kind": "plain", "budgets": [0, 0.7]},
 }
 ENGINES: dict[str, dict[str, Any]] = {
     # prompts enter in pieces of 64 tokens, three requests at a time, while others already answer
@@ -36,7 +36,7 @@ REFERENCES = {
     "own": OWN,
     "even": EVEN,
     "compact": COMPACT,
-    "own at 30 %": OWN | {"budget": 0.3},
+    "own at 70 %": OWN | {"budget": 0.7},
     "full": OWN | {"strategy": None},
     "other": OWN | {"ask": OTHER},
     "two": OWN | {"ask": "two"},
@@ -58,16 +58,16 @@ def engines() -> dict[str, list[dict]]:
 
 def test_the_settings_answer_differently(reference) -> None:
     """Otherwise equal tokens would prove nothing."""
-    for name in ("even", "compact", "own at 30 %", "full", "other"):
+    for name in ("even", "compact", "own at 70 %", "full", "other"):
         assert reference[name] != reference["own"]
 
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_however_prompts_come_in(reference, engines, ask: str) -> None:
-    expected = {"after a cached prefix": "other", "two clips a prompt": "two", "a budget by request": "own at 30 %"}
+    expected = {"after a cached prefix": "other", "two clips a prompt": "two", "a budget by request": "own at 70 %"}
     wanted = reference[expected.get(ask, "own")]
     if first := {"mixed budgets": "own", "some with the full model": "full"}.get(ask):
-        wanted = [reference["own at 30 %" if i % 2 else first][i] for i in range(len(wanted))]
+        wanted = [reference["own at 70 %" if i % 2 else first][i] for i in range(len(wanted))]
     assert engines["chunked"][list(ASKS).index(ask)]["tokens"] == wanted
 
 
@@ -78,7 +78,7 @@ def test_a_cached_prefix_ended_inside_a_clip(engines) -> None:
 
 
 def test_a_prompt_counts_short_clips(engines) -> None:
-    """Half is left of each clip; a request's own budget leaves more."""
+    """A fifth is left of each clip; a request's own budget leaves more."""
     plain, mixed = (engines["chunked"][list(ASKS).index(ask)]["clips"] for ask in ("all at once", "mixed budgets"))
     assert all((len(b) > len(a)) is bool(i % 2) for i, (a, b) in enumerate(zip(plain, mixed, strict=True)))
 
