@@ -334,7 +334,7 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_script_runs_in_a_browser(runs: tuple[Path, Path], tmp_path: Path) -> None:
     page(*map(str, runs), "--clips", "2", "--timelines", "1", output=tmp_path / "r.html")
-    dom = in_a_browser(tmp_path / "r.html", tmp_path)
+    dom = in_a_browser(tmp_path / "r.html")
     assert dom.count("<circle") + dom.count("<polygon") >= 14
     assert 'class="heat"' in dom
     assert dom.count('class="clip"') == 2
@@ -346,16 +346,16 @@ def test_a_front_is_drawn_where_cheaper_is_worse(tmp_path: Path) -> None:
     lossy = ("--strategies", "prune", "--tasks", "asr-72", "--limit", "4", "--budgets", "0.3,0.6")
     assert run("compare", *lossy, "--output", str(tmp_path / "lossy"))[0] == 0
     page(str(tmp_path / "lossy"), output=tmp_path / "r.html")
-    assert 'class="front"' in in_a_browser(tmp_path / "r.html", tmp_path)
+    assert 'class="front"' in in_a_browser(tmp_path / "r.html")
 
 
-def in_a_browser(file: Path, tmp_path: Path) -> str:
+def in_a_browser(file: Path) -> str:
     """The page as it stands once its script has run."""
     flags = ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
     words = [
         str(CHROMIUM),
         *(f"--{flag}" for flag in flags),
-        f"--user-data-dir={tmp_path / 'user'}",
+        f"--user-data-dir={file.parent / 'user'}",
         "--virtual-time-budget=3000",
     ]
     done = subprocess.run([*words, "--dump-dom", f"file://{file}"], capture_output=True, text=True, timeout=120)
