@@ -138,42 +138,6 @@ def test_the_catalogue_is_made_from_what_is_installed(monkeypatch: pytest.Monkey
     assert curves == set(files) - {"catalogue.md", "strategies.md", "models.md"}
 
 
-def test_the_catalogue_has_the_figures_of_the_results() -> None:
-    """The value in each cell of the tables of docs/results.md, for the tasks that are drawn."""
-    page = (DOCS / "results.md").read_text(encoding="utf-8")
-    curves = (DOCS / "figures" / "curves.csv").read_text(encoding="utf-8").splitlines()[1:]
-    known = {tuple(row.split(",")[:3]): row.split(",")[3] for row in curves}
-    compared, named = 0, set[str]()
-    for task in ("asr", "er"):
-        table = page.split("\n## The tables\n")[1].split(f"\n**{task}: ")[1].split("\n\n")[1].splitlines()[2:]
-        for line in table:
-            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-            named.add(name)
-            for share, cell in zip((0.1, 0.2, 0.3, 0.4, 0.5), cells, strict=True):
-                if cell != "-":
-                    kind = "kv" if cell.startswith("kv: ") else "flops"
-                    assert known[name, task, f"{kind}={share}"] == cell.removeprefix("kv: ").split()[0]
-                    compared += 1
-    assert compared == sum(name in named for name, _, _ in known)
-
-
-def test_the_fields_tables_have_the_figures_of_the_curves() -> None:
-    """What was measured later, strategy by strategy: each cell of a table is a point of a curve."""
-    page = (DOCS / "results.md").read_text(encoding="utf-8").split("\n## The field's other methods\n")[1]
-    curves = (DOCS / "figures" / "curves.csv").read_text(encoding="utf-8").splitlines()[1:]
-    known = {tuple(row.split(",")[:3]): row.split(",")[3] for row in curves}
-    compared = 0
-    for task, table in re.findall(r"\n\*\*(asr|er)[^\n]*\n\n(.*?)\n\n", page.split("\n## ")[0], re.DOTALL):
-        head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
-        budgets = [f"{kind}=0.{share[1]}" for kind, share in (name.split() for name in head[1:])]
-        for name, *cells in lines:
-            for budget, cell in zip(budgets, cells, strict=True):
-                if cell not in ("", "-"):
-                    assert known[name, task, budget] == cell.strip("*").split()[0]
-                    compared += 1
-    assert compared > 0
-
-
 def test_the_pictures_of_the_concepts_can_be_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From runs of the embedded model, and those of the counts come out as they stand."""
     monkeypatch.syspath_prepend(str(DOCS / "figures"))

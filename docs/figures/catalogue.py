@@ -32,13 +32,12 @@ the schedule's ratio. For costs, in multiply-adds: N audio tokens, T tokens of t
 channels, d_K channels of all key/value heads together. A layer of the decoder itself costs about
 T (4 D² + 3 D · MLP) + 2 T² D; [performance](performance.md) has measured shares.
 
-The curves are those of [results](results.md): the embedded model and the clips of version 0.1, left `asr`
-(`asr-72` now; word error rate, lower is better), right `er` (accuracy, higher is better). Blue: this strategy, with the
-95 % interval over clips. Orange, dashed: `uniform`, which keeps every m-th token. Grey: the full model. What lies
-above a word error rate of 35 is cut off. `curves.csv` in `docs/figures` has the figures, made from the
-folders of those runs by `python docs/figures/catalogue.py --results DIR ...`. Of the methods that evict keys and
-values, `h2o` apart, no such folder was kept: their word error rates are those of the table in [results](results.md),
-and the share that is gone is computed from the budget.
+The curves are at 10 to 50 % of the FLOPs, or of the bytes of keys and values where a strategy saves those, and of
+version 0.1: its weights of the embedded model, which the package has replaced since ([results](results.md) are of
+those it has now), and its clips: left `asr-72` (word error rate, lower is better), right the 87 of `er` (accuracy,
+higher is better). Blue: this strategy, with the 95 % interval over clips. Orange, dashed: `uniform`,
+which keeps every m-th token. Grey: the full model. What lies above a word error rate of 35 is cut off.
+`python -m tools.curves OUT --anew` measures them all, and `curves.csv` in `docs/figures` has the figures.
 """
 
 OTHERS = {"title": "Others", "about": "Strategies that belong to none of the families above."}
