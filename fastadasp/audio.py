@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from fastadasp.errors import DataError
-from fastadasp.files import is_file
+from fastadasp.files import is_file, whole
 
 SLOWEST, FASTEST = 100, 1_000_000
 """Hz: what is outside is a damaged header."""
@@ -132,8 +131,7 @@ def keep_recording(file: Path, wave: NDArray[Any], rate: int) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{uuid.uuid4().hex}.part.flac")
-        soundfile.write(part, wave, rate, subtype="PCM_16")
-        part.replace(file)
+        with whole(file) as part:
+            soundfile.write(part, wave, rate, format="FLAC", subtype="PCM_16")
     except (OSError, soundfile.SoundFileError) as error:
         raise DataError(f"recordings cannot be kept in {file.parent}: {error}; set FASTADASP_CACHE") from None

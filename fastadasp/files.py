@@ -3,6 +3,7 @@ were chosen, cells of studies, features, recordings of datasets)."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -11,10 +12,11 @@ import tomllib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastadasp.errors import RunError
+from fastadasp.errors import DataError, FastAdaSPError, RunError
 
 VARIABLE = "FASTADASP_CACHE"
 """The environment variable that names another folder."""
@@ -78,6 +80,21 @@ def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
     return Path(path).read_text(encoding=encoding)
 
 
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, which is read again only if it changed. Raises DataError."""
+    try:
+        about = path.stat()
+        return _hash_content(path, about.st_mtime_ns, about.st_size)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@cache
+def _hash_content(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def parse_json(text: str) -> Any:
     """What JSON text holds. Raises ValueError, in words, for all that Python's reader stumbles over."""
     try:
@@ -105,31 +122,50 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("it holds a number with too many digits") from None
 
 
+def is_disk_trouble(error: Exception) -> bool:
+    """Whether the disk is at fault: an `OSError`, or what libraries in Rust raise in its place, of their own class."""
+    from safetensors import SafetensorError
+
+    return isinstance(error, OSError | SafetensorError) or "os error" in str(error)
+
+
 @contextmanager
 def told(path: Path, what: str = "output folder") -> Iterator[None]:
     """Trouble with the disk, in one sentence."""
     try:
         yield
-    except OSError as error:
-        raise RunError(f"{what} {path} cannot be written: {error.strerror or error}") from None
+    except FastAdaSPError:
+        raise
+    except Exception as error:
+        if not is_disk_trouble(error):
+            raise
+        raise RunError(f"{what} {path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def write_whole(path: Path, text: str, part: Path | None = None) -> None:
-    """Writes a file in one step: whoever looks, and whatever dies, finds the old content or the new, never a piece.
+@contextmanager
+def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """A file to write into, which becomes `path` in one step when the context ends, and is removed if that fails.
+
+    Whoever looks, and whatever dies, finds the old content or the new, never a piece.
 
     Args:
-        part: where the text is put together, on the same file system; beside `path` if not given.
+        part: where the content is put together, on the same file system; beside `path` if not given.
     """
-    part = part or path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
+    part = part or path.with_name(f"{path.name[:40]}.{uuid.uuid4().hex[:8]}.part")  # others may write the same file
     try:
-        with part.open("w", encoding="utf-8", errors="replace") as file:  # a file's name may not be UTF-8
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield part
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)  # e.g. the disk is full: its beginning is of no use
         raise
+
+
+def write_whole(path: Path, text: str, part: Path | None = None) -> None:
+    """Writes a text file in one step, as `whole` does."""
+    with whole(path, part) as made, made.open("w", encoding="utf-8", errors="replace") as file:
+        file.write(text)  # a file's name in it may not be UTF-8
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def cache_folder() -> Path:

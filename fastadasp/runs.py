@@ -177,7 +177,7 @@ def compare(
         overrides: fields to change in every recipe, e.g. ``{"layers.layer": 2}``.
         baseline: the strategy that differences are taken against, at the same budget; ``full`` for the full model.
         executor: ``local``, this process; ``processes``, several on this machine; or ``ray``.
-        workers: how many of them; None for one a GPU, or two.
+        workers: how many of them; None for one a GPU of this machine, or two; with ``ray`` two.
         prompt: what every clip is asked, in the place of the tasks' own instructions.
         download: whether large datasets of public benchmarks are downloaded; they are refused otherwise.
         progress: called with (what is being done, clips done, clips in all).
@@ -204,8 +204,8 @@ def compare(
     from fastadasp.tasks.sources.downloads import asking
 
     spec = comparison(
-        [str(one) for one in strategies],
-        [str(one) for one in budgets],
+        strategies,
+        budgets,
         tasks,
         overrides=overrides,
         seed=seed,

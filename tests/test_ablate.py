@@ -317,6 +317,23 @@ def test_wrong_input_is_one_message_and_exit_code_2(case: str, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_set_may_be_of_a_component_that_an_axis_brings(tmp_path: Path) -> None:
+    few = ("--tasks", "er", "--limit", "1", "--store", "store")
+    code, _, told = ablate(tmp_path, *few, "--merger", "pairs", "--set", "merger.overlap=skip", "--output", "axis")
+    assert code == 0, told
+    record = Run.model_validate_json((tmp_path / "axis" / "run.json").read_text())
+    assert (record.strategies["weighted"]["merger"]["name"], record.arguments["set"]) == (
+        "runs",
+        {"merger.overlap": "skip"},
+    )
+    # Without axes it stands in the recipes, and one that cannot have it is refused, not the study.
+    given = ("--strategies", "a-tome,weighted", "--set", "merger.overlap=skip")
+    code, _, told = ablate(tmp_path, *few, *given, "--output", "plain")
+    assert (code, "1 cells were refused" in told) == (0, True), told
+    record = Run.model_validate_json((tmp_path / "plain" / "run.json").read_text())
+    assert [recipe["merger"]["overlap"] for recipe in record.strategies.values()] == ["skip"]
+
+
 def test_folders_that_must_not_be_touched(tmp_path: Path) -> None:
     assert ablate(tmp_path, *FEW, "--output", "out")[0] == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -262,3 +262,37 @@ def test_the_inside_of_transformers_is_taken_in_one_room() -> None:
     for name, path in modules():
         if not under(name, "upstream"):
             assert not [word for word in renamed if word in path.read_text(encoding="utf-8")], name
+
+
+def reached(*modules: str) -> set[str]:
+    """The modules of the core that these import, and those in turn, inside functions too."""
+    found, todo = set[str](), list(modules)
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += [i.target for i in IMPORTS if i.where == module and not i.typing and under(i.target, *ROOMS)]
+    return found
+
+
+@pytest.mark.parametrize("engine", ["fastadasp.inference.runner", "fastadasp.serving.vllm.runner"])
+def test_every_source_that_a_cell_runs_through_is_part_of_its_name(engine: str) -> None:
+    from fastadasp.experiments import identity
+
+    files = {name: path for name, path in modules() if name.startswith("fastadasp.")}
+    hashed = set(identity.sources(engine))
+    naming = {"fastadasp.experiments.identity", "fastadasp.experiments.about"}  # they name cells, they run none
+    # What plugins may import counts, too.
+    start = ("fastadasp.experiments.worker", "fastadasp.ops", "fastadasp.estimators", engine)
+    missing = {name for name in reached(*start) - naming if name in files and files[name] not in hashed}
+    assert missing == set()
+    assert files["fastadasp.inference.clips"] in hashed
+
+
+def test_cells_of_transformers_outlive_an_edit_of_what_serves() -> None:
+    from fastadasp.experiments import identity
+
+    plain, served = (set(identity.sources(f"fastadasp.{room}.runner")) for room in ("inference", "serving.vllm"))
+    assert plain < served
+    assert {path.relative_to(ROOT).parts[1] for path in served - plain} == {"serving"}
+    assert len({identity.hash_code(f"fastadasp.{room}.runner") for room in ("inference", "serving.vllm")}) == 2

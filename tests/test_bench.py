@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +187,49 @@ def test_the_papers_figures_stand_beside_ours() -> None:
     assert [row["tokens_per_s"][1] for row in figures if row["gpu"] == "H100"] == [24.73, 20.66, 16.75, 12.55]
 
 
+def row(shape: str, strategy: str, speed: float, **more: Any) -> dict[str, Any]:
+    """A row of the model's benchmark, as far as pictures and the paper's table go."""
+    alike = {"dtype": "bfloat16", "attention": "sdpa", "compiled": False, "batch": 1, "beams": 1, "new_tokens": 80}
+    times = {"real_time_factor": 0.1, "prefill_s": 1.0, "decode_s": 80 / speed, "decode_tokens_per_s": speed}
+    budget = None if strategy == "full" else "0.5"
+    return {"shape": shape, "strategy": strategy, "budget": budget, "seconds": 240, **alike, **times} | more
+
+
+def test_the_papers_figures_stand_beside_those_of_its_model_alone() -> None:
+    """The preset h100 measures another model first, whose full rows are no base for the paper's."""
+    rows = [row("qwen2-audio-7b", "full", 100.0), row("qwen2-audio-7b", "weighted", 150.0)]
+    rows += [row("wavllm-7b", "full", 10.0, new_tokens=64), row("wavllm-7b", "full", 20.0)]
+    rows += [row("wavllm-7b", "weighted", 50.0), row("wavllm-7b", "weighted", 60.0, compiled=True)]
+    table = report.paper_table(rows, "wavllm-7b")
+    ours = [place for place, whose in enumerate(table.columns[0]._cells) if str(whose).startswith("ours")]
+    assert [table.columns[-1]._cells[place] for place in ours] == ["2.50x", "2.50x"]  # beside the two machines
+
+
+def test_a_line_of_a_picture_is_of_one_setting() -> None:
+    lengths = (240, 30)
+    rows = [row("tiny", name, 1.0, dtype=dtype, seconds=seconds, budget=None if name == "full" else "0.5")
+            for dtype in ("float32", "bfloat16") for seconds in lengths for name in ("full", "weighted")]  # fmt: skip
+    found = report.lines(rows)
+    assert list(found) == ["full, float32", "weighted 0.5, float32", "full, bfloat16", "weighted 0.5, bfloat16"]
+    assert all([one["seconds"] for one in own] == [30, 240] for own in found.values())
+    compiled = report.lines([row("tiny", "full", 1.0), row("tiny", "full", 1.0, compiled=True, beams=5)])
+    assert list(compiled) == ["full, not compiled, 1 beam", "full, compiled, 5 beams"]
+
+
+def test_options_change_all_of_a_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that an option makes equal run once, and the operator's part hears of it, too."""
+    plans, operators = [], []
+    monkeypatch.setattr(grid.Plan, "check_room", lambda plan: None)
+    monkeypatch.setattr("fastadasp.cli.bench._model_rows", lambda plan, *_: plans.append(plan) or [])
+    monkeypatch.setattr("fastadasp.cli.bench._operator_rows", lambda options, *_: operators.append(options) or [])
+    assert run("--preset", "cpu", "--device", "cpu")[0] == 0
+    assert ([plan.dtype for plan in plans], operators[0]["rounds"]) == (["float32", "bfloat16"], 3)
+    plans.clear(), operators.clear()
+    assert run("--preset", "cpu", "--device", "cpu", "--dtype", "bfloat16", "--rounds", "1")[0] == 0
+    assert [(plan.dtype, plan.rounds) for plan in plans] == [("bfloat16", 1)]
+    assert [(one["dtypes"], one["rounds"]) for one in operators] == [(("bfloat16",), 1)]
+
+
 @pytest.mark.parametrize("name", sorted(presets.PRESETS))
 def test_presets_are_sound(name: str) -> None:
     for options in presets.find_preset(name).models:
@@ -231,6 +275,7 @@ def _config(shape: object) -> object:
         (["operator", "--tokens", "1"], "tokens 1 is not possible"),
         (["operator", "--hidden", "100"], "multiples of 128"),
         (["operator", "--tokens", ""], "no number given"),
+        (["--seconds", "5", "operator"], "--seconds has no effect before operator; write it after"),
     ],
 )
 def test_errors_are_for_people(words: list[str], message: str) -> None:

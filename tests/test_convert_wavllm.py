@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,34 @@ def test_the_prompts_scale_cannot_be_forgotten(loaded: Any, clips: Any) -> None:
     del inputs["prompt_ids"]
     with pytest.raises(ModelError, match="pass prompt_ids and prompt_mask"):
         loaded.model(**inputs)
-    assert loaded.model._in_force.plain is None
+    assert loaded.model._in_force.scale(rotary=False) is None
+
+
+def test_threads_have_a_scale_of_their_own(loaded: Any, clips: Any) -> None:
+    """A prompt that is inside the decoder while another one is answered keeps its LoRA."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            assert go_on.wait(60)
+
+    @torch.no_grad()
+    def logits(row: int) -> Tensor:
+        return loaded.model(**batch(loaded, clips, row)).logits
+
+    alone = [logits(0), logits(1)]
+    hook = loaded.model.language_model.layers[0].register_forward_pre_hook(wait)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(logits, 0)
+            assert inside.wait(60)
+            second = logits(1)
+            go_on.set()
+            assert torch.equal(first.result(), alone[0])
+    finally:
+        hook.remove()
+    assert torch.equal(second, alone[1])
 
 
 WRONG_INPUT: dict[str, tuple[dict[str, Any], str]] = {

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fastadasp import RunError
-from tools import curves
+from tools import curves, running
 
 
 def test_each_missing_point_is_run_once() -> None:
@@ -35,6 +35,31 @@ def test_curves_of_other_weights_are_not_mixed(tmp_path: Path) -> None:
     curves.check_full([folder("same", before)])
     with pytest.raises(RunError, match="other weights; --anew measures all curves"):
         curves.check_full([folder("other", "99.9")])
+
+
+def test_runs_without_what_is_compared_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RunError, match=r"results\.jsonl cannot be read: No such file or directory"):
+        curves.check_full([tmp_path])
+    cell = {"strategy": "full", "task": "asr-72", "error": None, "metrics": {"bleu": 1.0}}
+    (tmp_path / "results.jsonl").write_text(json.dumps(cell) + "\n")
+    with pytest.raises(RunError, match=r"results\.jsonl has no value of the full model on asr \(wer or accuracy\)"):
+        curves.check_full([tmp_path])
+    (tmp_path / "results.jsonl").write_text(json.dumps({**cell, "task": "new-task"}) + "\n")
+    with pytest.raises(RunError, match=r"curves\.csv has no value of the full model on new"):
+        curves.check_full([tmp_path])
+    monkeypatch.setattr(curves, "FIGURES", tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"curves\.csv cannot be read"):
+        curves.known()
+
+    def missing() -> None:
+        (tmp_path / "gone.txt").read_text()
+
+    with pytest.raises(SystemExit) as stop:
+        running.run(missing)  # type: ignore[arg-type]
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'gone.txt'}: No such file or directory\n"
 
 
 def test_the_task_of_the_earlier_clips(tmp_path: Path) -> None:

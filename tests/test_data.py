@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,21 @@ def test_a_pair_is_heard_one_after_the_other(clips: Path) -> None:
     assert len(wave) == 16_000 * 2.5
     assert np.abs(wave[17_000:23_000]).max() == 0
     assert found[0].audio != found[1].audio
+
+
+@pytest.mark.parametrize("letters", ["ab", "\u58f0\u97f3"])
+def test_pairs_are_told_apart_whatever_their_names(letters: str, clips: Path) -> None:
+    """Two pairs of the same long names in different folders, also in letters of several bytes."""
+    rows = []
+    for number in range(2):
+        names = [f"{number}/{letter * 70}.wav" for letter in letters]
+        for name in names:
+            (clips / name).parent.mkdir(exist_ok=True)
+            shutil.copy(clips / f"a{number}.wav", clips / name)
+        rows.append({"id": str(number), "audio": names[0], "second": names[1], "label": "yes"})
+    first, second = find_task(f"sv={table(clips, 'long.csv', rows)}").examples()
+    assert first.audio != second.audio
+    assert not np.array_equal(soundfile.read(first.audio)[0], soundfile.read(second.audio)[0])
 
 
 def test_places_of_an_instruction_are_filled(clips: Path) -> None:

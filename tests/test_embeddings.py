@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from command import run
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fastadasp import DataError, load_strategy
+from fastadasp import DataError, RunError, load_strategy
 from fastadasp.audio import read_audio
 from fastadasp.demo import data_path, model_path
 from fastadasp.demo.prompts import build_prompt
@@ -91,3 +91,18 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
     for name in ("other", "broken", "missing"):
         with pytest.raises(DataError):
             read(tmp_path / f"{name}.safetensors")
+
+
+def test_a_disk_that_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What writes tensors has an error of its own for it, of no common class."""
+    from fastadasp.serving import embeddings
+
+    def full(tensors: object, part: Path, **about: object) -> None:
+        part.write_bytes(b"the beginning")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(embeddings, "save_file", full)
+    clip = embeddings.Embedded("a.wav", torch.ones(2, 3), torch.arange(2), 4)
+    with pytest.raises(RunError, match=r"x\.safetensors cannot be written: I/O error: No space left"):
+        embeddings.write(tmp_path / "x.safetensors", [clip], {})
+    assert list(tmp_path.iterdir()) == []

@@ -102,6 +102,9 @@ def test_what_a_harness_cannot_ask_for() -> None:
         Answering.load(str(model_path()), None, "0.5")
     with pytest.raises(RunError, match="batch_size is a number of clips"):
         Answering.load(str(model_path()), batch_size="auto")
+    for device in ("cuda:1", "cuda:", "cuda:x", "auto:0"):
+        with pytest.raises(RunError, match=f"cuda or cuda:0, not '{device}'; CUDA_VISIBLE_DEVICES"):
+            Answering.load(str(model_path()), device=device)
     recipe = load_strategy("weighted", **{"layers.name": "transfer-entropy"})
     assert recipe.needs_calibration
 

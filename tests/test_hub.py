@@ -145,6 +145,14 @@ def test_which_files_of_a_copy_are_meant(tmp_path: Path) -> None:
     two = ("a/test-00000-of-00001.parquet", "a/train-00000-of-00001.parquet", "b/test-00000-of-00001.parquet")
     assert found("test", "a", *two) == ["a/test-00000-of-00001.parquet"]
     assert found("test", "c", "test/0000.parquet", "train/0000.parquet") == ["test/0000.parquet"]
+    # Another configuration's files are not this one's, though they be the only ones.
+    with pytest.raises(DataError, match=r"no folder called 'en_de'. Did you mean 'fr_de'\? It has: fr_de. Name"):
+        found("test", "en_de", "fr_de/test-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"no folder called 'c'\. It has: a, b\. Name"):
+        found("test", "c", *two)
+    assert found("test", "c", "test.parquet", "a/test.parquet") == ["test.parquet"]
+    assert found("test", "c", "data/test-00000-of-00001.parquet") == ["data/test-00000-of-00001.parquet"]
+    assert found("test", "set", "part/test.parquet") == ["part/test.parquet"]  # the folder itself is called so
     with pytest.raises(DataError, match="in a, b; name one"):
         found("test", None, *two)
     with pytest.raises(DataError, match="has the splits test, train, not 'dev'"):

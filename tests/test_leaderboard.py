@@ -219,6 +219,26 @@ def test_runs_that_cannot_be_submitted(made: Path, tmp_path: Path) -> None:
         submission_of(load_run(old))
 
 
+def test_what_does_not_fit_a_submission_is_told(made: Path, tmp_path: Path) -> None:
+    for name in ("x" * 201, ""):
+        code, told = run("submit", str(made), "--name", name, "--output", str(tmp_path / "s.json"))
+        assert (code, "Traceback" in told) == (2, False)
+        assert f"{made} cannot be submitted:\n  - model.name: String should have at" in told
+    odd = shutil.copytree(made, tmp_path / "odd")
+    cells = (odd / "results.jsonl").read_text().splitlines()
+    cells = [json.dumps(one | {"metrics": one["metrics"] | {"extra": float("nan")}}) for one in map(json.loads, cells)]
+    (odd / "results.jsonl").write_text("\n".join(cells) + "\n")
+    code, told = run("submit", str(odd), "--output", str(tmp_path / "s.json"))
+    assert code == 2
+    assert "full at - on er: a figure is not finite" in told
+    about = json.loads((odd / "run.json").read_text())
+    (odd / "run.json").write_text(json.dumps(about | {"prompts": {}}))
+    code, told = run("submit", str(odd), "--output", str(tmp_path / "s.json"))
+    assert (code, told.count("\n")) == (2, 1)
+    assert "run.json does not tell all of task 'er'" in told
+    assert not (tmp_path / "s.json").exists()
+
+
 def other(content: dict[str, Any], model: str, **values: float) -> dict[str, Any]:
     """The submission of another model, whose rows have these values and no intervals."""
     made = deepcopy(content)

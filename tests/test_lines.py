@@ -15,12 +15,12 @@ from study_cases import FACTS
 
 from fastadasp import RunError, Task
 from fastadasp.contracts.task import Example
-from fastadasp.counts.budget import Budget
+from fastadasp.counts.budget import KINDS, Budget
 from fastadasp.experiments.axes import Row
 from fastadasp.experiments.combinations import Grid, Point, make_grid, recipes
 from fastadasp.experiments.comparison import comparison
 from fastadasp.experiments.drive import Finished
-from fastadasp.experiments.pages import check_page, insert, overviews
+from fastadasp.experiments.pages import COUNTED, check_page, insert, overviews
 from fastadasp.experiments.records import Result
 from fastadasp.experiments.spec import make_spec
 from fastadasp.experiments.standings import Entry, standings
@@ -195,6 +195,15 @@ def test_an_overview_says_what_was_removed_and_what_failed(tmp_path: Path) -> No
         insert(page, COMPARISON, [(HEADING, entries(cells))])
         filled = page.read_text(encoding="utf-8")
         assert filled == f"before\n<!-- compare-overview -->\n\n{text}\n<!-- end -->\nafter\n"
+
+
+def test_an_overview_names_every_kind_of_budget_but_the_first() -> None:
+    cells = [("full", None, 0, result(100)), ("one", 0.5, 0, result(80)), ("one", "flops=0.5", 0, result(60))]
+    text = overviews([(HEADING, entries([*cells, ("one", "kv=0.5", 0, result(40, kv_removed=0.5))]))])
+    assert "| strategy | tokens -50% |" in text
+    assert "| one | 80.0 (72.0 to 88.0); flops: 60.0 (51.0 to 69.0) [30%]; kv: 40.0 (31.0 to 49.0) |" in text
+    assert "; flops: this fraction of the decoder's prefill FLOPs; kv: this fraction of the KV bytes; [" in text
+    assert set(COUNTED) == set(KINDS)
 
 
 def test_an_overview_of_changes_in_a_presets_own_place(tmp_path: Path) -> None:

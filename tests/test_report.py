@@ -397,6 +397,7 @@ def test_a_table_for_a_paper(runs: tuple[Path, Path], tmp_path: Path) -> None:
     ("given", "message"),
     [
         (("--output", "t.csv", "--columns", "value"), "--columns has no effect on t.csv; it is for .md and .tex"),
+        (("--output", "t.csv", "--clips", "5"), "--clips has no effect on t.csv"),
         (("--output", "t.md", "--caption", "x"), "--caption has no effect on t.md; it is for .tex"),
         (("--output", "t.tex", "--title", "x"), "--title has no effect on t.tex"),
         (("--output", "t.md", "--columns", "prize"), "there is no column 'prize'; there are strategy, budget"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,29 @@ def test_notebooks_show_the_table(runs: tuple[fastadasp.LoadedRun, fastadasp.Loa
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not the folder of a run"):
         fastadasp.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"limit": "12"}, "limit is a number of clips or 'all', at least 1, not '12'"),
+        ({"limit": 2.5}, "limit is a number of clips or 'all', at least 1, not 2.5"),
+        ({"limit": True}, "limit is a number of clips or 'all', at least 1, not True"),
+        ({"batch_size": 2.5}, "batch size is a number of clips, or auto, not 2.5"),
+        ({"batch_size": None}, "batch size is a number of clips, or auto, not None"),
+        ({"seeds": "3"}, "seeds is how many seeds a random strategy gets, at least 1, not '3'"),
+        ({"tasks": "er"}, r"tasks is a list, e.g. \['er'\], not 'er'"),
+        ({"budgets": 0.5}, r"budgets is a list, e.g. \[0.5\], not 0.5"),
+        ({"overrides": "seed=1"}, "overrides is a table of field and value"),
+        ({"prompt": 5}, "prompt is a text that every clip is asked, not 5"),
+        ({"workers": 2}, "--workers needs --executor processes"),
+    ],
+)
+def test_arguments_that_cannot_be(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"tasks": ["er"], "budgets": [0.5], "limit": 1, "output": tmp_path / "out", **wrong}
+    with pytest.raises(RunError, match=message):
+        fastadasp.compare(["uniform"], **given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_trace_in_words() -> None:

@@ -32,7 +32,9 @@ from fastadasp.experiments.comparison import comparison
 from fastadasp.experiments.study import Options, Study
 from fastadasp.experiments.sweep import rank_correlation, sweep
 from fastadasp.inference.clips import ReadyClip
-from fastadasp.selection.cache import cache_folder
+from fastadasp.recipes import sources
+from fastadasp.selection import select
+from fastadasp.selection.cache import cache_folder, read_entry
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.select import at_layer, calibration_examples, select_layer
 from fastadasp.tasks.manifest import ManifestTask
@@ -258,6 +260,27 @@ def test_stale_and_damaged_entries_are_noticed(loaded: LoadedModel, clips: list[
     again, told = choose(loaded, clips, recipe())
     assert "cannot be read" in told[0]
     assert choose(loaded, clips, recipe()) == (again, [])
+
+
+def test_an_edited_part_another_device_and_another_version_make_a_choice_stale(
+    loaded: LoadedModel, clips: list[ReadyClip], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = choose(loaded, clips, recipe())
+    assert (first.device, first.version) == ("cpu", fastadasp.__version__)
+    assert first.sources.keys() >= {"select", "merger", "schedule", "layers"}
+    real = sources.source_hash
+    changes = {"the source of the recipe's parts": (sources, "source_hash", lambda name: f"edited {real(name)}")}
+    changes["the version of fastadasp"] = (select, "installed_version", lambda: "99.0")
+    for what, (place, name, changed) in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, changed)
+            assert f"is stale (changed: {what})" in choose(loaded, clips, recipe())[1][0]
+        choose(loaded, clips, recipe())
+    (entry,) = (own_cache / "layers").iterdir()
+    wanted = {"device": "cuda"}
+    told: list[str] = []
+    assert read_entry(entry, wanted, told.append) is None
+    assert "is stale (changed: the device)" in told[0]
 
 
 @pytest.mark.parametrize("change", ["layer", "extra", "no checksum", "text", "list", "deep"])

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ SERVER = """
 import http.server, json, signal, sys
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if sys.argv[2:] == ["secret"] and self.path == "/v1/models": return self.send_error(401)
         self.send_response(200), self.end_headers()
         self.wfile.write(json.dumps({"data": [{"id": "a model"}]}).encode())
     def log_message(self, *given): pass
@@ -40,7 +42,9 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 PARENT = """
 import sys
 from fastadasp.serving.launch import serve
-def ready(name): print("ready", name, flush=True)
+def ready(name):
+    print("ready", name, flush=True)
+    if "fails" in sys.argv: raise BrokenPipeError
 sys.exit(serve([sys.executable, *sys.argv[2:]], sys.argv[1], ready))
 """
 
@@ -119,12 +123,13 @@ def test_the_request_line_says_what_it_should(tmp_path: Path) -> None:
     """Names with quotes and signs, and a recording longer than a command line may be."""
     sound = tmp_path / "it's 100% loud.wav"
     sound.write_bytes(bytes(range(256)) * 2000)
-    line = request_line("http://127.0.0.1:1", 'a "model" \\n %s', sound, "What's said?")
+    name = 'a "model" \\n %s @v2'
+    line = request_line("http://127.0.0.1:1", name, sound, "What's said?")
     assert "curl -s http://127.0.0.1:1/v1/chat/completions" in line
     piped = line.rpartition(" | curl")[0]
     body = json.loads(subprocess.run(["sh", "-c", piped], capture_output=True, check=True).stdout)
     audio, text = body["messages"][0]["content"]
-    assert (body["model"], text["text"], audio["input_audio"]["format"]) == ('a "model" \\n %s', "What's said?", "wav")
+    assert (body["model"], text["text"], audio["input_audio"]["format"]) == (name, "What's said?", "wav")
     assert base64.b64decode(audio["input_audio"]["data"]) == sound.read_bytes()
 
 
@@ -135,18 +140,66 @@ def started(*server: str, url: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
-def test_a_signal_ends_the_server(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "told"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGHUP", "SIGTERM")])
+def test_a_signal_ends_the_server(kind: str, told: str) -> None:
     port = free_port()
     process = started("-c", SERVER, str(port), url=f"http://127.0.0.1:{port}")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready a model\n"
     process.send_signal(getattr(signal, kind))
-    out, told = process.communicate(timeout=30)
+    out, log = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "")  # the server's log is on stderr
-    assert told.split("\n")[:2] == ["a log", f"told {kind}"]
+    assert log.split("\n")[:2] == ["a log", f"told {told}"]
+    assert not listens(port)
+
+
+def listens(port: int) -> bool:
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_server_does_not_outlive_an_error_of_ours() -> None:
+    port = free_port()
+    process = started("-c", SERVER, str(port), "fails", url=f"http://127.0.0.1:{port}")
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "told SIGINT" in told
+    assert "BrokenPipeError" in told
+    assert not listens(port)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_server_with_a_key_does_not_tell_its_model(tmp_path: Path) -> None:
+    port, names = free_port(), []
+    url, command = f"http://127.0.0.1:{port}", [sys.executable, "-c", SERVER, str(port), "secret"]
+
+    def ready(name: str | None) -> None:
+        names.append(name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert serve(command, url, ready) == 0
+    assert names == [None]
+    with pytest.raises(FastAdaSPError, match="leave out --api-key"), running(command, url, tmp_path / "log"):
+        pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As `nohup` has it."""
+    port = free_port()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = started("-c", SERVER, str(port), url=f"http://127.0.0.1:{port}")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready a model\n"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
 
 
 def test_a_server_that_fails_by_itself_is_told() -> None:
@@ -208,6 +261,7 @@ BENCH = {
     "no concurrency": (["--concurrency", "0"], "concurrency must be at least 1"),
     "a recipe that cannot be served": (["--strategies", "fastadasp-dense"], "needs queries and keys"),
     "a budget of the prompt": (["--budgets", "flops=0.5"], "depends on the whole prompt"),
+    "half a quote": (["--server", "--seed '1"], "is no command line: no closing quotation"),
     "no length": (["--seconds", "0"], "seconds of audio must be above 0"),
     "no such model": (["--model", "no/such/model"], "there is no model folder"),
 }
@@ -219,6 +273,23 @@ def test_measuring_a_server_refuses_what_it_cannot(case: str, no_vllm) -> None:
     code, told = run("bench", "--engine", "vllm", *given)
     assert code == 2
     assert words in told
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+def test_a_signal_ends_a_server_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    def measure(plan: object, progress: object) -> Iterator[list[object]]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+            yield []
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("fastadasp.bench.served.run", measure)
+    assert run("bench", "--engine", "vllm")[0] != 0
+    assert ended == [True]
 
 
 def test_options_of_a_server_need_one() -> None:

@@ -14,6 +14,7 @@ import torch
 from fastadasp import StrategyError
 from fastadasp.serving.options import overrides, serving
 from fastadasp.serving.vllm.positions import Clip, pack, places_of, rows
+from fastadasp.serving.vllm.remembered import Counts
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,6 +68,16 @@ def test_places_travel_in_any_float_type(dtype: torch.dtype) -> None:
     packed = pack(torch.randn(7, 3).to(dtype), places)
     assert packed.shape == (7, 5)
     assert torch.equal(places_of([packed[:4], packed[4:]]), places)
+
+
+def test_a_server_forgets_the_clips_that_nobody_asks_for() -> None:
+    known = Counts(2)
+    known.put("a", 1), known.put("b", 2)
+    assert known.get("a") == 1
+    known.put("c", 3)
+    assert (known.get("b"), known.get("a"), known.get("c"), len(known)) == (None, 1, 3, 2)
+    known.put("a", 4), known.put("d", 5)
+    assert (known.get("a"), known.get("c")) == (4, None)
 
 
 def test_importing_fastadasp_imports_no_engine() -> None:

@@ -222,6 +222,7 @@ WRONG = {
     "no folder": (["mine", "--path", "nowhere"], "there is no folder nowhere"),
     "a file": (["mine", "--path", "file"], "there is no folder file"),
     "no name": ([], "Missing argument"),
+    "a file in a folder": (["--single", "mine.py", "--path", "sub"], "name the file's folder by --single sub/mine.py"),
 }
 
 

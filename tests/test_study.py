@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,12 @@ from study_cases import FACTS, USUAL
 
 import fastadasp
 from fastadasp.contracts.task import Example
-from fastadasp.experiments import identity
 from fastadasp.experiments.combinations import make_grid, recipes
-from fastadasp.experiments.identity import cell_hash, cell_identity, hash_examples
+from fastadasp.experiments.identity import cell_hash, cell_identity, hash_examples, task_facts
 from fastadasp.experiments.records import Result
 from fastadasp.experiments.spec import Spec, StudyFile, make_spec
+from fastadasp.recipes import sources
+from fastadasp.tasks.manifest import ManifestTask
 
 DOCS = Path(__file__).parent.parent / "docs" / "studies.md"
 
@@ -116,27 +115,12 @@ def test_a_cells_hash_tells_all_that_decides_it_and_nothing_else() -> None:
 
 def test_a_cells_hash_knows_the_plugins_source(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cell_identity(fastadasp.load_strategy("weighted"), "er", FACTS)
-    monkeypatch.setattr(identity, "_source", lambda module: f"edited {module}")
+    monkeypatch.setattr(sources, "source_hash", lambda module: f"edited {module}")
     after = cell_identity(fastadasp.load_strategy("weighted"), "er", FACTS)
-    assert "fastadasp 0.1.0 fastadasp_plugins.runs" in before["components"]["merger"]
+    assert f"fastadasp {fastadasp.__version__} fastadasp_plugins.runs" in before["components"]["merger"]
     assert {part for part in before["components"] if before["components"][part] != after["components"][part]} == {
         "select", "weight", "merger", "schedule", "layers"
     }  # fmt: skip
-
-
-def test_every_source_that_a_cell_runs_through_is_hashed() -> None:
-    """Whatever of fastadasp is loaded once a worker and a runner are, counts; the command line does not."""
-    code = (
-        "import sys, fastadasp.experiments.worker, fastadasp.experiments.cell, fastadasp.experiments.starts;"
-        "import fastadasp.inference.clips; from fastadasp.strategy import get_registry; get_registry();"
-        "print(*sorted(m.__file__ for n, m in sys.modules.items() if n.startswith('fastadasp.') and m.__file__))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    root = Path(identity.__file__).parents[1]
-    hashed = {str(path) for pattern in identity.CODE for path in root.glob(pattern)}
-    apart = {"__init__.py", "identity.py", "records.py"}  # of the study itself: they name cells, they do not run them
-    missing = {name for name in loaded if name not in hashed and "/demo/" not in name and Path(name).name not in apart}
-    assert missing == set()
 
 
 def test_data_is_hashed_by_content(tmp_path: Path) -> None:
@@ -148,6 +132,22 @@ def test_data_is_hashed_by_content(tmp_path: Path) -> None:
 
     assert hash_examples(examples("a")) == hash_examples(examples("b"))
     assert len({hash_examples(examples("a", *change)) for change in ((), (b"noise",), (b"sound", "nein"))}) == 3
+
+
+def test_what_scores_are_grouped_by_is_hashed(tmp_path: Path) -> None:
+    def facts(rows: str, **changes: Any) -> dict[str, Any]:
+        (tmp_path / "rows.csv").write_text(f"audio,text,gender,note\nclip.wav,ja,{rows}\n", encoding="utf-8")
+        options: dict[str, Any] = {"kind": "dense", "metric": "wer", "instruction": "Write.", **changes}
+        task = ManifestTask("mine", tmp_path / "rows.csv", **options)
+        return task_facts(task, task.examples(), ())
+
+    (tmp_path / "clip.wav").write_bytes(b"sound")
+    plain, grouped = facts("f,a"), facts("f,a", groups=["gender"])
+    assert "groups" not in plain
+    assert plain == facts("m,b")  # tags that no score uses decide nothing
+    assert grouped == facts("f,b", groups=["gender"]) != plain
+    assert grouped["data"] != facts("m,a", groups=["gender"])["data"]
+    assert facts("f,a", unit="gender")["data"] != facts("m,a", unit="gender")["data"]
 
 
 # Documentation

@@ -77,6 +77,18 @@ def test_a_folder_from_a_mac(tmp_path: Path) -> None:
         assert sentences(tmp_path, "reference") == ["six two"]
 
 
+def test_a_recording_whose_name_is_no_text_is_a_fault_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    try:
+        (tmp_path / os.fsdecode(b"\xff.wav")).write_bytes(b"RIFF")
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 alone")
+    first, second = read_rows(tmp_path)
+    assert isinstance(first, Row)
+    assert "'audio_filepath' holds bytes that are not UTF-8" in str(second)
+    str(second).encode()
+
+
 def test_a_folder_of_unheard_recordings_says_so(tmp_path: Path) -> None:
     (tmp_path / "b.m4a").write_bytes(b"x")
     with pytest.raises(DataError, match=r"b\.m4a.*convert"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastadasp.cli.terminal import split
+from fastadasp.cli.terminal import interruptible, split
 from fastadasp.demo import data_path
 
 COMPARE = [sys.executable, "-m", "fastadasp", "compare", "--tasks", "er", "--limit", "4", "--budgets", "0.5"]
@@ -80,6 +80,17 @@ def test_a_scheduler_ends_a_run_and_what_is_done_stays(name: str, tmp_path: Path
     assert "full" in printed
     assert json.loads((folder / "run.json").read_text())["status"] == "cancelled"
     assert (folder / "table.md").is_file()
+
+
+def test_a_hangup_that_nohup_ignores_ends_no_run() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert callable(signal.getsignal(signal.SIGTERM))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_commas_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -209,11 +209,55 @@ def test_an_adapter_of_another_shape_is_refused(parts: SimpleNamespace) -> None:
     with pytest.raises(ModelError, match=r"is \[7, 32\], but the decoder has \[32, 32\]"):
         wide.apply(decoder, make_projector(WIDTH, decoder.config))
     deep = Adapter(
-        given.weights | {"lora.layers.9.mlp.up_proj.A": torch.zeros(1), "lora.layers.9.mlp.up_proj.B": torch.zeros(1)},
+        given.weights | {f"lora.layers.9.mlp.up_proj.{half}": torch.zeros(1, 1) for half in "AB"},
         {},
     )
     with pytest.raises(ModelError, match="which the decoder does not have"):
         deep.apply(decoder, make_projector(WIDTH, decoder.config))
+
+
+@pytest.mark.parametrize(
+    ("weights", "about", "words"),
+    [
+        ({"lora.x.A": (2, 3)}, {}, "LoRA for x has no B"),
+        ({"lora.x.B": (3, 2)}, {}, "LoRA for x has no A"),
+        ({"lora.x.A": (2, 3), "lora.x.B": (3, 4)}, {}, r"A of \[2, 3\] and B of \[3, 4\], which do not fit"),
+        ({"lora.x.A": (2,), "lora.x.B": (3, 2)}, {}, "which do not fit"),
+        ({}, {"scale": "large"}, "scale is a number, not 'large'"),
+        ({}, {"scale": "nan"}, "scale is a number, not 'nan'"),
+    ],
+)
+def test_a_damaged_adapter_is_refused(
+    weights: dict[str, tuple[int, ...]], about: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "a.safetensors", {n: torch.zeros(shape) for n, shape in weights.items()}, **about)
+    with pytest.raises(ModelError, match=words):
+        read_adapter(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_disk_that_refuses_leaves_nothing_behind(
+    there: bool, parts: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part of the model, nor the folders above it that were made; a folder that was there stays."""
+
+    def full(model: Any, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", full)
+    folder = tmp_path / "above" / "bed"
+    if there:
+        folder.mkdir(parents=True)
+    with pytest.raises(RunError, match="cannot be written: I/O error: No space left"):
+        build(folder, encoder=parts.encoder, decoder=parts.decoder, adapter=parts.adapter)
+    assert [path.name for path in tmp_path.rglob("*")] == (["above", "bed"] if there else [])
+
+
+def test_a_folder_that_cannot_be_made_is_told(parts: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written: Not a directory"):
+        build(tmp_path / "file" / "bed", encoder=parts.encoder, decoder=parts.decoder, adapter=parts.adapter)
 
 
 def test_transcripts_have_one_form(tmp_path: Path) -> None:

@@ -163,6 +163,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "budget alone": ({"budget": 0.5}, RunError, "needs a strategy to spend it"),
     "budget": ({"strategy": "weighted", "budget": 1.5}, StrategyError, "above 0 and below 1"),
     "reach": ({"strategy": "weighted", "budget": "flops=0.9"}, StrategyError, "the recording: .* cannot be met"),
+    "together": (
+        {"strategy": "weighted", "budget": "mean-flops=0.95"},
+        StrategyError,
+        "the recording: .* have together",
+    ),
 }
 
 
@@ -171,6 +176,15 @@ def test_wrong_input_is_explained(speech: fastadasp.SpeechModel, fault: str) -> 
     changes, kind, message = WRONG[fault]
     with pytest.raises(kind, match=message):
         speech.transcribe(**{"audio": np.zeros(RATE, dtype=np.float32), **changes})
+
+
+def test_a_budget_that_some_cannot_meet_together_is_theirs_alone(speech: fastadasp.SpeechModel, tmp_path: Path) -> None:
+    for i, clip in enumerate(CLIPS[:2]):
+        soundfile.write(tmp_path / f"clip{i}.wav", sound(clip.audio), RATE)
+    files = [tmp_path / "clip0.wav", tmp_path / "clip1.wav", tmp_path / "nowhere.wav"]
+    told = list(speech.transcribe_files(files, "weighted", "mean-flops=0.95"))
+    assert [type(fault) for fault in told] == [StrategyError, StrategyError, DataError]
+    assert [file.name in str(fault) for file, fault in zip(files, told, strict=True)] == [True] * 3
 
 
 # The command

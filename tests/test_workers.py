@@ -137,6 +137,8 @@ def test_batch_sizes_and_executors_that_cannot_be(tmp_path: Path) -> None:
         (["--executor", "processes", "--address", "a:1"], "--address is that of a Ray cluster"),
         (["--executor", "processes", "--workers", "0"], "--workers is at least 1, not 0"),
         (["--executor", "processes", "--gpus-per-worker", "-1"], "--gpus-per-worker is at least 0, not -1"),
+        (["--executor", "processes", "--gpus-per-worker", "nan"], "--gpus-per-worker is at least 0, not nan"),
+        (["--executor", "processes", "--gpus-per-worker", "inf"], "--gpus-per-worker is at least 0, not inf"),
         (["--executor", "processes", "--device", "cpu", "--gpus-per-worker", "1"], "2 workers need 2 GPUs, but this"),
     ):
         code, told = run(*ONE, "--limit", "1", *options, "--output", str(tmp_path / "out"))

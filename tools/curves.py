@@ -24,12 +24,15 @@ from fastadasp.demo import data_path
 from fastadasp.demo.prompts import INSTRUCTIONS
 from fastadasp.errors import RunError
 from fastadasp.experiments.axes import ALL, expand
+from fastadasp.files import parse_json, read_text
 from fastadasp.strategy import get_registry, load_strategy
 from tools.running import run
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 FRACTIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 TASKS = ("asr", "er")
+METRICS = ("wer", "accuracy")
+"""Of these tasks."""
 SECONDS = {"asr": 5.0, "er": 3.5}
 """Of one cell on one core of this project's machine, both with 36 clips at a time: for the estimate alone."""
 
@@ -52,8 +55,15 @@ def wanted() -> list[Key]:
 
 def known() -> dict[Key, str]:
     """The values of curves.csv."""
-    with (FIGURES / "curves.csv").open(encoding="utf-8", newline="") as file:
-        return {(row["strategy"], row["task"], row["budget"]): row["value"] for row in csv.DictReader(file)}
+    rows = csv.DictReader(_read(FIGURES / "curves.csv").splitlines())
+    return {(row["strategy"], row["task"], row["budget"]): row["value"] for row in rows}
+
+
+def _read(file: Path) -> str:
+    try:
+        return read_text(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def groups(keys: Iterable[Key]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
@@ -87,15 +97,20 @@ def check_full(folders: Iterable[Path]) -> None:
     """Raises RunError if the full model's values are not those of curves.csv: other weights, or other clips."""
     before = known()
     for folder in folders:
-        for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines():
-            cell = json.loads(line)
+        file = folder / "results.jsonl"
+        for line in _read(file).splitlines():
+            cell = parse_json(line)
             if cell["strategy"] == "full" and cell["error"] is None:
                 task = cell["task"].partition("-")[0]
-                (value,) = [v for name, v in cell["metrics"].items() if name in ("wer", "accuracy")][:1]
-                if f"{value:.1f}" != before["full", task, ""]:
+                value = next((cell["metrics"][name] for name in METRICS if name in cell["metrics"]), None)
+                kept = before.get(("full", task, ""))
+                if value is None or kept is None:
+                    where = FIGURES / "curves.csv" if kept is None else file
+                    raise RunError(f"{where} has no value of the full model on {task} ({' or '.join(METRICS)})")
+                if f"{value:.1f}" != kept:
                     raise RunError(
-                        f"the full model has {value:.1f} on {task} and {before['full', task, '']} in curves.csv, which "
-                        "was made with other weights; --anew measures all curves"
+                        f"the full model has {value:.1f} on {task} and {kept} in curves.csv, which was made with other "
+                        "weights; --anew measures all curves"
                     )
 
 

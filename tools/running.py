@@ -16,3 +16,7 @@ def run(app: typer.Typer) -> None:
     except FastAdaSPError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a file that is missing, a full disk
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)

@@ -11,12 +11,13 @@ from statistics import median, quantiles
 from typing import Any
 
 from fastadasp.bench.encoders import Encoder, build_encoder
-from fastadasp.bench.limits import check_room, model_bytes, out_of_memory
+from fastadasp.bench.limits import check_room, model_bytes
 from fastadasp.bench.machine import machine
 from fastadasp.bench.measure import Prompt, Timed, flops, make_prompt, time_encoder, time_reduction, time_run
 from fastadasp.bench.shapes import BenchShape, build
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import RunError
+from fastadasp.inference.machine import out_of_memory
 from fastadasp.inference.runner import no_collector
 from fastadasp.strategy import Strategy, load_strategy
 

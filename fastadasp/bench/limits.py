@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fastadasp.bench.encoders import parameters_of
 from fastadasp.bench.shapes import BenchShape
 from fastadasp.errors import RunError
+from fastadasp.inference.fit import free_bytes
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
@@ -44,46 +43,8 @@ def operator_bytes(tokens: int, hidden: int, dtype: str) -> int:
 def check_room(what: str, needed: int, device: str, less: str) -> None:
     """Raises RunError if a device has less memory free than is needed at the least; `less` says what to ask for."""
     free = free_bytes(device)
-    if free is not None and needed > free:
+    if needed > free:
         raise RunError(f"{what} needs at least {_told(needed)} of memory, but {_told(free)} are free here; {less}")
-
-
-def free_bytes(device: str) -> int | None:
-    """Memory that can still be had, within the limit of the container; None where that cannot be told."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0])
-    found = [_available(), _allowed()]
-    known = [count for count in found if count is not None]
-    return min(known) if known else None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory left, on a GPU or elsewhere."""
-    import torch
-
-    told = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
-
-
-def _available() -> int | None:
-    text = _read(Path("/proc/meminfo"))
-    lines = [line for line in text.splitlines() if line.startswith("MemAvailable:")]
-    return int(lines[0].split()[1]) * 1024 if lines else None
-
-
-def _allowed() -> int | None:
-    """What a container may still take (cgroups, version 2)."""
-    limit, used = (_read(Path(f"/sys/fs/cgroup/memory.{name}")).strip() for name in ("max", "current"))
-    return int(limit) - int(used) if limit.isdigit() and used.isdigit() else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _told(count: int) -> str:

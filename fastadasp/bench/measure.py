@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastadasp.bench.machine import held_bytes, peak_bytes, reset_peak
 from fastadasp.counts.shape import DecoderShape
-from fastadasp.inference.costs import sample_costs
+from fastadasp.inference.costs import cache_bytes, sample_costs
 from fastadasp.inference.machine import wait
 from fastadasp.models.lookup import adapter_for
 from fastadasp.upstream.names import cache_of
@@ -109,7 +109,7 @@ def time_run(
         if "end" not in seen:
             wait(device)
             seen["end"], seen["peak"] = perf_counter(), peak_bytes(device)
-            seen["kv"] = kv_bytes(cache_of(output))
+            seen["kv"] = cache_bytes(cache_of(output))
             for handle in handles:
                 handle.remove()
 
@@ -142,11 +142,6 @@ def _compiling() -> dict[str, Any]:
     config = CompileConfig()
     config._compile_all_devices = True  # type: ignore[assignment]
     return {"cache_implementation": "static", "compile_config": config}
-
-
-def kv_bytes(cache: Any) -> int:
-    """Bytes of the keys and values in a cache."""
-    return sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
 
 
 def flops(model: Any, prompt: Prompt, layers: Sequence[LayerTrace]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.bench import released
-from fastadasp.bench.limits import check_room, operator_bytes, out_of_memory
+from fastadasp.bench.limits import check_room, operator_bytes
 from fastadasp.bench.machine import held_bytes, machine, peak_bytes, reset_peak
 from fastadasp.contracts.token_plan import TokenPlan
 from fastadasp.engine.adjacent import cosine_to_next_key
@@ -22,7 +22,7 @@ from fastadasp.engine.received import received_attention
 from fastadasp.engine.spans import AudioSpans, find_spans
 from fastadasp.engine.stream import Stream, apply_plan
 from fastadasp.errors import RunError
-from fastadasp.inference.machine import wait
+from fastadasp.inference.machine import out_of_memory, wait
 from fastadasp.inference.runner import no_collector
 from fastadasp.ops import clusters_from_joins, largest
 

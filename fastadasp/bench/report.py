@@ -25,6 +25,8 @@ def paper() -> Row:
     return tomllib.loads(files(__package__).joinpath("paper.toml").read_text(encoding="utf-8"))
 
 
+SETTING = ("shape", "dtype", "attention", "compiled", "batch", "beams", "new_tokens")
+"""What rows share, beside the length of the audio, that may be set against each other."""
 BUSY = 0.1
 """From which spread on a table says that its times are of little use."""
 LESS = ("RTF", "tokens/s", "peak", "KV", "reduction", "ideal", "realised", "FLOPs removed", "speed-up", "encoder")
@@ -129,37 +131,66 @@ def operator_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def paper_table(rows: Sequence[Row]) -> Table:
-    """The paper's figures, and ours of the same length and beams beside them."""
+def paper_table(rows: Sequence[Row], shape: str) -> Table:
+    """The paper's figures, and ours of the same length and beams beside them.
+
+    Args:
+        shape: the one that stands beside; rows of others are none of the paper's.
+    """
     content = paper()
     title = f"{content['source']}: {content['model']}, the full model -> half of the audio tokens"
     table = _table(title, ("whose", "beams", "s", "RTF", "prefill s", "decode s", "tokens/s", "gain in tokens/s"))
     for row in content["rows"]:
-        for line in _ours(rows, row):
+        for line in _ours([one for one in rows if one["shape"] == shape], row):
             table.add_row(*line)
         rtf, prefill, decode, speed = row["rtf"], row["prefill_s"], row["decode_s"], row["tokens_per_s"]
         cells = (_pair(rtf, 3), _pair(prefill, 2), _pair(decode, 2), _pair(speed, 2), f"{speed[1] / speed[0]:.2f}x")
         table.add_row(f"paper, {row['gpu']}", str(row["beams"]), str(row["seconds"]), *cells)
-    table.caption = "the paper's figures were measured by its authors on their machines; ours with random weights"
+    table.caption = (
+        "the paper's figures were measured by its authors on their machines; ours with random weights of the shape "
+        f"{shape}"
+    )
     return table
 
 
 def _ours(rows: Sequence[Row], like: Row) -> list[tuple[str, ...]]:
     here = [row for row in rows if (row["beams"], row["seconds"]) == (like["beams"], like["seconds"])]
-    full = next((row for row in here if row["strategy"] == FULL), None)
+    every = {_setting(row): row for row in here if row["strategy"] == FULL}
     out: list[tuple[str, ...]] = []
     for row in here:
+        full = every.get(_setting(row))
         if full is None or row["strategy"] == FULL or row["decode_s"] is None:
             continue
         speed = (full["decode_tokens_per_s"], row["decode_tokens_per_s"])
+        whose = f"ours, {row['strategy']}{', compiled' if row['compiled'] else ''}"
         out.append(
             (
-                f"ours, {row['strategy']}", str(row["beams"]), f"{row['seconds']:g}",
+                whose, str(row["beams"]), f"{row['seconds']:g}",
                 _pair((full["real_time_factor"], row["real_time_factor"]), 3),
                 _pair((full["prefill_s"], row["prefill_s"]), 2), _pair((full["decode_s"], row["decode_s"]), 2),
                 _pair(speed, 2), f"{speed[1] / speed[0]:.2f}x",
             )
         )  # fmt: skip
+    return out
+
+
+def _setting(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in SETTING)
+
+
+def lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each line of a picture, by its label: a strategy at a budget in one setting, over the lengths."""
+    varied = [name for name in SETTING if len({row[name] for row in rows}) > 1]
+    words: dict[str, Callable[[Any], str]] = {
+        "compiled": lambda value: "compiled" if value else "not compiled",
+        "batch": lambda value: f"batch {value}",
+        "beams": lambda value: f"{value} beam{'s' if value > 1 else ''}",
+        "new_tokens": lambda value: f"{value} new token{'s' if value > 1 else ''}",
+    }
+    out: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["seconds"]):
+        name = row["strategy"] if row["budget"] is None else f"{row['strategy']} {row['budget']}"
+        out.setdefault(", ".join([name, *(words.get(key, str)(row[key]) for key in varied)]), []).append(row)
     return out
 
 
@@ -176,15 +207,9 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
         ("whole (encoder, prefill, decoding), seconds", lambda row: row["whole_s"] / row["batch"]),
         ("peak memory, GiB", lambda row: None if row["peak_bytes"] is None else row["peak_bytes"] / 2**30),
     )
-    lines: dict[tuple[str, str | None, int], list[Row]] = {}
-    for row in rows:
-        lines.setdefault((row["strategy"], row["budget"], row["beams"]), []).append(row)
-    several = len({beams for _, _, beams in lines}) > 1
-    for (strategy, budget, beams), own in lines.items():
-        label = f"{strategy}{'' if budget is None else ' ' + budget}"
-        label += f", {beams} beam{'s' if beams > 1 else ''}" if several else ""
+    for label, own in lines(rows).items():
         for axes, (_, value) in zip(panels, figures, strict=True):
-            points = [(row["seconds"], value(row)) for row in sorted(own, key=lambda row: row["seconds"])]
+            points = [(row["seconds"], value(row)) for row in own]
             known = [(x, y) for x, y in points if y is not None]
             axes.plot([x for x, _ in known], [y for _, y in known], "o-", label=label, clip_on=False, zorder=3)
     longest = max(row["seconds"] for row in rows)
@@ -194,8 +219,8 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
         axes.set_xlim(0, 1.06 * longest)  # room for the last point, which would be cut at the edge
         axes.set_ylim(0, 1.08 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1.0)
         axes.grid(alpha=0.3)
-    first = rows[0]
-    figure.suptitle(f"{first['shape']}, {first['dtype']}, {first['device']}, medians of one recording", fontsize=9)
+    about_all = [rows[0][name] for name in ("shape", "dtype", "device") if len({row[name] for row in rows}) == 1]
+    figure.suptitle(", ".join([*about_all, "medians of one recording"]), fontsize=9)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), fontsize=8, frameon=False)
     try:

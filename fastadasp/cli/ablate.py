@@ -123,7 +123,7 @@ def ablate(
             bar.busy("estimating the time")
             dry = found.dry_run()
     if dry_run:
-        _print_dry_run(dry, 1 if executor == "local" else how.workers or 2, as_json)
+        _print_dry_run(dry, found.workers, as_json)
         return
     with Bar() as bar, asking_about_downloads(yes, bar), interruptible() as signals:
         findings = found.run(bar.update)

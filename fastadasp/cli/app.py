@@ -30,7 +30,7 @@ from fastadasp.cli import (
     transcribe,
 )
 from fastadasp.cli.terminal import say, tolerate_encoding
-from fastadasp.errors import FastAdaSPError, UnknownNameError
+from fastadasp.errors import FastAdaSPError
 from fastadasp.registry.enabled import leaving_out
 from fastadasp.registry.plugin_files import adding_files
 from fastadasp.strategy import Registry
@@ -55,6 +55,14 @@ def main() -> None:
         app(_program_first(sys.argv[1:]))
     except FastAdaSPError as error:
         say(f"error: {error}")
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        from fastadasp.inference.machine import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        say(f"error: memory ran out ({why}); use fewer clips at a time, a smaller model or --dtype bfloat16")
         sys.exit(2)
     except BrokenPipeError:
         raise  # whoever read our output has seen enough; Python ends quietly
@@ -128,4 +136,4 @@ app.command()(presets.presets)
 app.command()(cache.cache)
 app.add_typer(bench.app, name="bench")
 
-__all__ = ["UnknownNameError", "app", "main"]
+__all__ = ["app", "main"]

@@ -79,6 +79,10 @@ def bench(
 ) -> None:
     """Measure encoder, prefill, decoding, memory and the reduction's own share, strategies beside the full model."""
     if context.invoked_subcommand is not None:
+        for option in context.command.params:
+            source = context.get_parameter_source(option.name or "")
+            if source is not None and source.name == "COMMANDLINE":
+                raise RunError(f"{option.opts[0]} has no effect before {context.invoked_subcommand}; write it after")
         return
 
     with Bar():  # the libraries alone take seconds
@@ -122,13 +126,18 @@ def bench(
         "overrides": parse_overrides(set_ or []),
     }
     changed = {name: value for name, value in given.items() if value is not None}
+    alone: dict[str, Any] = {"device": place} | ({} if rounds is None else {"rounds": rounds})
     if dtype != "auto":  # which a preset may say itself
-        changed["dtype"] = common["dtype"]
+        changed["dtype"], alone["dtypes"] = common["dtype"], (common["dtype"],)
+    plans = list[Any]()
     with Bar():
-        plans = [_plan({**common, **one, **changed}) for one in chosen.models]
+        for one in chosen.models:
+            plan = _plan({**common, **one, **changed})
+            if plan not in plans:  # two of a preset may differ in nothing but what an option says for both
+                plans.append(plan)
     rows, operators = list[dict[str, Any]](), list[dict[str, Any]]()
     for one in chosen.operators:
-        operators += _operator_rows({**one, "device": place}, as_json)
+        operators += _operator_rows({**one, **alone}, as_json)
     for plan in plans:
         rows += _model_rows(plan, as_json, wide)
     if plot is not None and rows:
@@ -137,7 +146,7 @@ def bench(
     if as_json:
         print(json.dumps([*rows, *operators], indent=1))
     elif chosen.paper:
-        print_table(report.paper_table(rows), (), wide)
+        print_table(report.paper_table(rows, shape or report.paper()["shape"]), (), wide)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from fastadasp.cli.terminal import print_table, say
+from fastadasp.cli.terminal import interruptible, print_table, say
 from fastadasp.errors import RunError
 
 USED = ("seconds", "new_tokens", "strategies", "budgets", "rounds", "warmup")
@@ -46,10 +46,15 @@ def served(
     if of_vllm["concurrency"] is not None:
         chosen["concurrency"] = of_vllm["concurrency"]
     sounds = sorted(data_path().glob("audio/number-*.ogg"))
-    plan = Plan(model, sounds, more=shlex.split(of_vllm["server"] or ""), overrides=overrides, **chosen)
+    try:
+        more = shlex.split(of_vllm["server"] or "")
+    except ValueError as error:
+        raise RunError(f"--server {of_vllm['server']!r} is no command line: {str(error).lower()}") from None
+    plan = Plan(model, sounds, more=more, overrides=overrides, **chosen)
     rows: list[dict[str, Any]] = []
-    for part in run(plan, say):
-        rows += part
+    with interruptible():  # else a signal would end us and not the server
+        for part in run(plan, say):
+            rows += part
     if as_json:
         print(json.dumps(rows, indent=1))
     else:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fastadasp.cli.terminal import say
-from fastadasp.errors import RunError
 
 if TYPE_CHECKING:
     from fastadasp.experiments.combinations import Point
@@ -17,12 +16,7 @@ if TYPE_CHECKING:
 
 
 def executor_options(executor: str, workers: int | None, gpus: float | None, address: str | None) -> dict[str, Any]:
-    """The fields of `Options` that say where cells run. Raises RunError for options that the executor does not have."""
-    for name, value in {"workers": workers, "gpus-per-worker": gpus}.items():
-        if value is not None and executor == "local":
-            raise RunError(f"--{name} needs --executor processes (on this machine) or --executor ray (on a cluster)")
-    if address is not None and executor != "ray":
-        raise RunError(f"--address is that of a Ray cluster; it needs --executor ray, not {executor}")
+    """The fields of `Options` that say where cells run."""
     return {"executor": executor, "workers": workers, "gpus": gpus, "address": address}
 
 

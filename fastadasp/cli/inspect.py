@@ -39,23 +39,15 @@ def inspect(
     from fastadasp.demo import model_path
     from fastadasp.files import told, write_whole
     from fastadasp.inference.load import check_folder, load_model
-    from fastadasp.strategy import load_strategy, parse_overrides
 
     if max_new_tokens < 1:
         raise RunError(f"--max-new-tokens is at least 1, not {max_new_tokens}")
     path = output or Path(f"{file.stem}-tokens.html")
     if path.suffix not in (".html", *PICTURES):
         raise RunError(f"{path} ends in {path.suffix or 'nothing'!r}; write .html, {', '.join(PICTURES)}")
-    changes = parse_overrides(set_ or []) | ({} if budget is None else {"budget": budget})
-    recipes = [load_strategy(name, **changes) for name in split(strategy)]
+    recipes = [options.recipe(name, set_, budget) for name in split(strategy)]
     if not recipes:
         raise RunError("--strategy names no strategy")
-    for recipe in recipes:
-        if recipe.needs_calibration:
-            raise RunError(
-                f"strategy {recipe.name!r} starts at a layer that is chosen for a task; name one with "
-                "--set layers.layer=N (fastadasp select-layer finds it)"
-            )
     if not file.is_file():
         raise RunError(f"there is no recording {file}")
     check_length(file, None)

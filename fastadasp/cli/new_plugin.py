@@ -12,7 +12,9 @@ from fastadasp.errors import RunError
 
 def new_plugin(
     name: Annotated[str | None, typer.Argument(help="name of the package, e.g. fastadasp-mine")] = None,
-    path: Annotated[Path, typer.Option(help="folder that the package's own folder is made in")] = Path("."),
+    path: Annotated[
+        Path | None, typer.Option(help="folder that the package's own folder is made in; default: the present one")
+    ] = None,
     single: Annotated[Path | None, typer.Option(help="write one Python file, e.g. mine.py, and no package")] = None,
 ) -> None:
     """Write a plugin package from a template, with tests that pass."""
@@ -21,6 +23,8 @@ def new_plugin(
     if name is not None and single is not None:
         raise RunError("say either the name of a package or --single FILE, not both")
     if single is not None:
+        if path is not None:
+            raise RunError(f"--path is about a package; name the file's folder by --single {path / single}")
         from fastadasp.registry.scaffold.single import write_single
 
         write_single(single)
@@ -29,7 +33,7 @@ def new_plugin(
         return
     if name is None:
         raise typer.BadParameter("Missing argument 'NAME', or --single FILE")
-    folder, files = write_plugin(name, path)
+    folder, files = write_plugin(name, path or Path())
     for file in files:
         print(file)
     print(f'\nnext: cd {folder} && pip install -e ".[test]" && pytest')

@@ -6,11 +6,14 @@ A command that has to tell an option that was given from one that was not takes 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fastadasp.errors import RunError
+
+if TYPE_CHECKING:
+    from fastadasp.strategy import Strategy
 
 _MODEL = typer.Option(help="model folder or hub id; default: the embedded model")
 _DEVICE = typer.Option(help="auto, cpu or cuda")
@@ -76,7 +79,10 @@ Force = Annotated[bool, typer.Option("--force", help="run finished cells again")
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="run failed cells again")]
 Executor = Annotated[str, typer.Option(help="local (this process), processes (several on this machine) or ray")]
 Workers = Annotated[
-    int | None, typer.Option(help="with --executor processes or ray: how many; default: one a GPU, or 2")
+    int | None,
+    typer.Option(
+        help="with --executor processes or ray: how many; default: one a GPU of this machine, or 2; with ray 2"
+    ),
 ]
 Gpus = Annotated[
     float | None, typer.Option(help="with --executor processes or ray: GPUs of each; default: 1 if there are any")
@@ -91,6 +97,19 @@ def clips(limit: int | None, whole: bool) -> int | Literal["all"] | None:
     if whole and limit is not None:
         raise RunError(f"--whole takes all clips and --limit {limit} takes fewer: give one of them")
     return "all" if whole else limit
+
+
+def recipe(name: str, set_: list[str] | None, budget: str | None) -> Strategy:
+    """A strategy as options change it, for a command that has no task's clips. Raises FastAdaSPError."""
+    from fastadasp.strategy import load_strategy, parse_overrides
+
+    made = load_strategy(name, **parse_overrides(set_ or []) | ({} if budget is None else {"budget": budget}))
+    if made.needs_calibration:
+        raise RunError(
+            f"strategy {made.name!r} starts at a layer that is chosen for a task; name one with --set layers.layer=N "
+            "(fastadasp select-layer finds it)"
+        )
+    return made
 
 
 BUDGETS = (

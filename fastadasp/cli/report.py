@@ -22,11 +22,15 @@ def report(
             "the run's folder, or here if there are several"
         ),
     ] = None,
-    clips: Annotated[int, typer.Option(help="clips of each task to look at and listen to; 0 for none")] = 12,
+    clips: Annotated[
+        int | None, typer.Option(help="clips of each task to look at and listen to; 0 for none; default: 12")
+    ] = None,
     timelines: Annotated[
-        int,
-        typer.Option(help="of these, for how many the tokens are followed; 0 for none, and no model is loaded"),
-    ] = 2,
+        int | None,
+        typer.Option(
+            help="of these, for how many the tokens are followed; 0 for none, and no model is loaded; default: 2"
+        ),
+    ] = None,
     columns: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +54,7 @@ def report(
     from fastadasp.report.export import FORMATS, Wanted, find_columns
 
     for name, number in {"clips": clips, "timelines": timelines}.items():
-        if number < 0:
+        if number is not None and number < 0:
             raise RunError(f"--{name} is a number of clips, at least 0, not {number}")
     path = output or (runs[0] if len(runs) == 1 else Path()) / "report.html"
     if path.suffix not in (*PAGES, *FORMATS):
@@ -63,6 +67,8 @@ def report(
         ("--caption", caption, (".tex",)),
         ("--label", label, (".tex",)),
         ("--title", title, PAGES),
+        ("--clips", clips, PAGES),
+        ("--timelines", timelines, PAGES),
         ("--note", note, (*PAGES, ".md")),
     ):
         if given and path.suffix not in endings:
@@ -77,8 +83,8 @@ def report(
 
         made = make_report(
             runs,
-            clips=clips if page else 0,
-            timelines=timelines if page else 0,
+            clips=(12 if clips is None else clips) if page else 0,
+            timelines=(2 if timelines is None else timelines) if page else 0,
             embedded=model_path(),
             progress=lambda what: bar.update(what, 0, 1),
         )

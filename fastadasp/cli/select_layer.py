@@ -14,6 +14,7 @@ import typer
 from fastadasp.cli import options
 from fastadasp.cli.terminal import Bar, console, say, split
 from fastadasp.errors import RunError, StrategyError
+from fastadasp.files import told, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,10 +131,16 @@ def run(request: Request, out: Console) -> None:
         raise RunError("--vary tries parameters against the outcome; it needs --sweep")
     if request.part and not request.sweep:
         raise RunError("--part says what the outcome is measured on; it needs --sweep")
+    if request.limit is not None and not request.sweep:
+        raise RunError(
+            "--limit says on how many clips the outcome is measured; it needs --sweep (--clips: to choose on)"
+        )
     if request.plot:
         check_picture(request.plot)
     if request.output and not request.output.absolute().parent.is_dir():
         raise RunError(f"--output {request.output}: there is no folder {request.output.absolute().parent}")
+    if request.output and request.output.is_dir():
+        raise RunError(f"--output {request.output} is a folder; name a file in it")
     recipes = _recipes(request)
     with Bar("reading the clips"):
         tasks = [asked(find_task(text), request.named, request.prompt) for text in request.tasks]
@@ -176,12 +183,8 @@ def _show(request: Request, out: Console, records: list[Any], table: Table) -> N
         out.print(table)
     if request.output is None:
         return
-    part = request.output.with_name(request.output.name + ".part")
-    try:
-        part.write_text(_json(records) + "\n", encoding="utf-8")
-        part.replace(request.output)
-    except OSError as error:
-        raise RunError(f"--output {request.output} cannot be written: {error.strerror or error}") from None
+    with told(request.output, "--output"):
+        write_whole(request.output, _json(records) + "\n")
 
 
 def _json(records: Sequence[Any]) -> str:
@@ -214,16 +217,18 @@ def _recipes(request: Request) -> list[list[Strategy]]:
 
 
 def _fitting(recipe: Strategy, variants: Sequence[dict[str, Any]]) -> list[Strategy]:
-    """The recipe's variants whose parameters fit together. Raises StrategyError if none does."""
-    made, faults = [], []
+    """The recipe's variants whose parameters fit together. Raises StrategyError for a value that fits in none."""
+    made: list[tuple[dict[str, Any], Strategy]] = []
+    faults: list[tuple[dict[str, Any], StrategyError]] = []
     for variant in variants:
         try:
-            made.append(recipe.replace(**variant))
-        except StrategyError as fault:
-            faults.append(fault)
-    if not made:
-        raise faults[0]
-    return made
+            made.append((variant, recipe.replace(**variant)))
+        except StrategyError as error:
+            faults.append((variant, error))
+    for variant, fault in faults:
+        if any(all(other[key] != value for other, _ in made) for key, value in variant.items()):
+            raise fault
+    return [strategy for _, strategy in made]
 
 
 def _calibrates(recipe: Strategy) -> bool:

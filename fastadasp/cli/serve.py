@@ -59,7 +59,10 @@ def serve(
     command = server_command(folder, name, found.overrides, host, port, more)
     url = address(host, port)
 
-    def ready(name: str) -> None:
+    def ready(name: str | None) -> None:
+        if name is None:
+            say(f"serving {folder} with {found.name} at {url}/v1, for requests that bring its key; Ctrl-C ends it")
+            return
         say(f"serving {folder} with {found.name} at {url}/v1 as {name!r}; Ctrl-C ends it. A request:")
         print(request_line(url, name, _clip(), "Transcribe the speech into text."), flush=True)
 

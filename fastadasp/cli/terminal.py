@@ -109,17 +109,20 @@ class Signals:
 
 @contextmanager
 def interruptible() -> Iterator[Signals]:
-    """Lets SIGTERM and SIGHUP, which job schedulers send, end a run as Ctrl-C does: what is done stays."""
+    """Lets SIGTERM and SIGHUP, which job schedulers send, end a run as Ctrl-C does: what is done stays.
+
+    A signal that is ignored, as `nohup` has SIGHUP, stays so.
+    """
     told, before = Signals(), {}
 
     def stop(number: int, _frame: object) -> None:
         told.code = 128 + number
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            number = getattr(signal, name)
-            before[number] = signal.signal(number, stop)
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        wanted = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, stop) for number in wanted}
     try:
         yield told
     finally:

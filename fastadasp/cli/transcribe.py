@@ -45,19 +45,12 @@ def transcribe(
     """Write down what is said in recordings."""
     from fastadasp.audio import file_seconds
     from fastadasp.inference.load import check_folder
-    from fastadasp.strategy import load_strategy, parse_overrides
 
     if strategy is None and (budget is not None or set_):
         raise RunError("--budget and --set are about a strategy; name one with --strategy")
     recipe = None
     if strategy is not None:
-        changes = parse_overrides(set_ or []) | ({} if budget is None else {"budget": budget})
-        recipe = load_strategy(strategy, **changes)
-        if recipe.needs_calibration:
-            raise RunError(
-                f"strategy {recipe.name!r} starts at a layer that is chosen for a task; name one with "
-                "--set layers.layer=N (fastadasp select-layer finds it)"
-            )
+        recipe = options.recipe(strategy, set_, budget)
     paths = _recordings(files)
     if model is not None:
         check_folder(model)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastadasp.convert.plan import SHARD_BYTES, Conversion, Target
 from fastadasp.convert.source import read_json
 from fastadasp.errors import FastAdaSPError, ModelError, RunError
-from fastadasp.files import UNFINISHED
+from fastadasp.files import UNFINISHED, is_disk_trouble, whole, write_whole
 
 STATE = UNFINISHED
 """Stands in the folder until all of it is written; says which files are."""
@@ -46,7 +45,7 @@ class _State:
         self.save()
 
     def save(self) -> None:
-        _replace(self.path, json.dumps({"conversion": self.conversion, "done": self.done}, indent=2))
+        write_whole(self.path, json.dumps({"conversion": self.conversion, "done": self.done}, indent=2))
 
 
 def write(
@@ -86,13 +85,13 @@ def write(
             _verify(conversion, shard, folder / name)
         weights = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weights}
-        _replace(folder / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+        write_whole(folder / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
         conversion.finish(folder)
         state.path.unlink()
     except FastAdaSPError:
         raise
-    except Exception as error:  # what saves tokenizers tells of a full disk by a plain Exception
-        if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
+    except Exception as error:
+        if not is_disk_trouble(error):
             raise
         raise _refusal(folder, error) from None
 
@@ -132,9 +131,8 @@ def _write_shard(conversion: Conversion, shard: list[Target], path: Path) -> Non
     for target in shard:
         parts = [conversion.source.read(name) for name in target.parts]
         tensors[target.name] = target.build(parts).contiguous().clone()  # views of one tensor would share storage
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"format": "pt"})
-    os.replace(part, path)
+    with whole(path) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
 
 
 def _verify(conversion: Conversion, shard: list[Target], path: Path) -> None:
@@ -144,13 +142,6 @@ def _verify(conversion: Conversion, shard: list[Target], path: Path) -> None:
     wanted = {target.name: conversion.size(target)[0] for target in shard}
     if held != wanted:
         raise ModelError(f"{path} does not hold what was written to it; remove it and run the same command again")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _hash(path: Path) -> str:

@@ -31,9 +31,9 @@ class EncoderSeen:
     """The last attention of the audio encoder, by clip and audio token; a token is `frames` neighbouring frames.
 
     Attributes:
-        received: float32 [clips, 2, 3, N], the attention that a token's frames receive from `Frames` (second axis),
-        with
-            heads put together as `Heads` says (first axis), summed over the frames asked and divided by `frames`.
+        received: float32 [clips, 2, 3, N], the attention that a token's frames receive from `Frames` (the axis of 3),
+            with heads put together as `Heads` says (the axis of 2), summed over the frames asked and divided by
+            `frames`.
         own: float32 [clips, 2, N], what a token's frames give to each other, the mean over the frames that ask.
         keys: float32 [clips, N, head_dim], the mean over heads and over the token's frames of the keys.
         products: int64 [clips], the multiply-adds that this took: it is all computed beside the encoder.

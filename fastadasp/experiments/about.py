@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+PACKAGES = ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu")
+"""Distributions that results depend on. Their versions are part of every cell's name."""
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     out = {"python": platform.python_version()}
-    for name in ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu"):
+    for name in PACKAGES:
         try:
             out[name] = version(name)
         except PackageNotFoundError:

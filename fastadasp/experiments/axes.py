@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastadasp.contracts.task import Example, Task
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, RunError
+from fastadasp.recipes.reading import show
 from fastadasp.strategy import Strategy, get_registry
 from fastadasp.tasks.definition import SUFFIX, read_task
 from fastadasp.tasks.manifest import ManifestTask, listing
@@ -66,19 +67,18 @@ def read_tasks(
         model: the model to be asked, folder or hub id: some tasks ask its family in words of its own.
         prompt: what every clip is asked, in the place of the tasks' own instructions.
     """
-    if isinstance(limit, int) and limit < 1:
-        raise RunError(f"limit is a number of clips, at least 1, not {limit}")
+    if limit is not None and limit != ALL and not whole(limit, 1):
+        raise RunError(f"limit is a number of clips or {ALL!r}, at least 1, not {show(limit)}")
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
-        task = asked(find_task(text), model, prompt)
-        task = task if part is None else task.of_part(part)
+        task = asked(find_task(text), model, prompt, part)
         if task.name in chosen:
             raise RunError(f"task {task.name!r} is given twice; compare one set of clips at a time")
         chosen[task.name] = task
     heard: dict[Path, str | None] = {}
     examples: dict[str, list[Example]] = {}
     for name, task in chosen.items():
-        count = task.usual if limit is None else limit if isinstance(limit, int) else None
+        count = most_clips(task, limit)
         found = task.read(count)
         if limit is None and count is not None and len(found.examples) == count:
             notice(f"task {name!r}: its first {count} clips; --whole takes all of them")
@@ -101,6 +101,11 @@ def read_tasks(
         if not examples[name]:
             raise DataError(f"task {name!r}: none of its {len(faults)} rows can be used")
     return chosen, examples
+
+
+def whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number, at least this one."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def expand(strategies: Sequence[str]) -> list[str]:
@@ -137,13 +142,20 @@ def find_task(text: str) -> Task:
     return task.over(source)
 
 
-def asked(task: Task, model: str | None, prompt: str | None) -> Task:
+def asked(task: Task, model: str | None, prompt: str | None, part: str | None = None) -> Task:
     """A task with the instruction that a model gets; `prompt`, if given, takes the place of the task's own.
+
+    Args:
+        part: which part of its clips the task reads; None for its own choice.
 
     Raises:
         RunError: the task makes its own questions.
+        DataError: its clips are not parted so.
     """
+    task = task if part is None else task.of_part(part)
     if prompt is not None:
+        if not isinstance(prompt, str):
+            raise RunError(f"prompt is a text that every clip is asked, not {show(prompt)}")
         if not isinstance(task, ManifestTask):
             raise RunError(f"task {task.name!r} makes its own questions; it cannot be asked another prompt")
         return task.asking(prompt)
@@ -152,6 +164,13 @@ def asked(task: Task, model: str | None, prompt: str | None) -> Task:
     from fastadasp.inference.load import model_type
 
     return task.for_model((model, Path(model).name, model_type(model)))
+
+
+def most_clips(task: Task, limit: Limit) -> int | None:
+    """How many clips of a task a limit stands for at most; None for all."""
+    if limit is None:
+        return task.usual
+    return limit if isinstance(limit, int) else None
 
 
 def _unheard(example: Example) -> str | None:

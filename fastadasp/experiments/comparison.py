@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from fastadasp import usual
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.experiments.axes import FULL, Limit
+from fastadasp.experiments.axes import FULL, Limit, whole
 from fastadasp.experiments.spec import Spec, StudyFile, axis_values, most_seeds
+from fastadasp.recipes.reading import show
 from fastadasp.strategy import load_strategy
 
 
 def comparison(
-    strategies: Sequence[str],
+    strategies: Sequence[str | Path],
     budgets: Sequence[str | float],
-    tasks: Sequence[str],
+    tasks: Sequence[str | Path],
     *,
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -44,11 +46,12 @@ def comparison(
         baseline: the strategy that differences are taken against, at the same budget; ``full`` for the full model.
         preset: where the arguments come from, for the record.
     """
-    for name, values in (("strategy", strategies), ("budget", budgets), ("task", tasks)):
-        if not values:
-            raise RunError(f"no {name} given")
-    if seeds < 1:
-        raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {seeds}")
+    strategies, tasks = _listed("strategy", "strategies", strategies), _listed("task", "tasks", tasks)
+    budgets = _listed("budget", "budgets", budgets)
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise RunError(f"overrides is a table of field and value, e.g. {{'layers.layer': 2}}, not {show(overrides)}")
+    if not whole(seeds, 1):
+        raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {show(seeds)}")
     most_seeds(seeds)
     size = batch_size_of(batch_size)
     fixed = dict(overrides or {})
@@ -77,8 +80,8 @@ def comparison(
     settings |= {} if device_map is None else {"device_map": device_map}
     asked = {
         "preset": preset,
-        "strategies": list(strategies),
-        "tasks": list(tasks),
+        "strategies": strategies,
+        "tasks": tasks,
         "budgets": list(amounts),
         "budgets_of": {text: list(budgets) for text, budgets in own.items()},
         "set": {name: str(value) for name, value in fixed.items()},
@@ -98,14 +101,27 @@ def comparison(
     )
 
 
+def _listed(name: str, plural: str, values: Iterable[object]) -> list[str]:
+    """What a list holds, as text. Raises RunError."""
+    if isinstance(values, str | Path) or not isinstance(values, Iterable):
+        raise RunError(f"{plural} is a list, e.g. [{show(values)}], not {show(values)}")
+    found = [str(one) for one in values]
+    if not found:
+        raise RunError(f"no {name} given")
+    return found
+
+
 def batch_size_of(given: int | str) -> int | Literal["auto"]:
-    """Clips at a time, from a number or ``auto``. Raises RunError."""
+    """Clips at a time, from a number, its text or ``auto``. Raises RunError."""
     if given == "auto":
         return "auto"
+    size: object
     try:
-        size = int(given)
+        size = int(given) if isinstance(given, str) else given
     except ValueError:
-        raise RunError(f"batch size is a number of clips, or auto, not {given!r}") from None
+        size = given
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise RunError(f"batch size is a number of clips, or auto, not {show(given)}")
     if size < 1:
         raise RunError(f"batch size is at least 1, not {size}")
     return size

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from rich import box
 from rich.table import Table
 
 from fastadasp.experiments.sweep import Estimate, Sweep
-from fastadasp.selection.choice import Selection
+from fastadasp.selection.choice import Selection, above
 from fastadasp.selection.curve import Panel
 
 
@@ -23,11 +23,11 @@ def choice_panel(task: str, selection: Selection) -> Panel:
 def choice_table(task: str, selection: Selection) -> Table:
     """The estimated loss of every layer."""
     choice = selection.choice
-    above, noise = choice.above, choice.noise
+    beyond, noise = choice.above, choice.noise
     table = _table(choice_panel(task, selection).title, ("start at layer", f"loses more ({choice.unit})", ""))
-    for layer, loss in above.items():
+    for layer, loss in beyond.items():
         near = " within the noise" if noise is not None and 0 < loss <= noise else ""
-        table.add_row(_mark(layer, choice.layer), f"{loss:.4f}", _bar(loss, above.values()) + near)
+        table.add_row(_mark(layer, choice.layer), f"{loss:.4f}", _bar(loss, beyond.values()) + near)
     for layer in selection.left_out:
         table.add_row(str(layer), "-", "left out: cannot meet the budget")
     known = {key: value for key, value in choice.details.items() if key not in ("unit", "noise")}
@@ -46,7 +46,7 @@ def sweep_panel(found: Sweep) -> Panel:
     """A sweep as a plot."""
     shown = found.estimates[0]
     title = f"{found.task}, {found.strategy}, {found.budget}: chosen {shown.layer}, {shown.behind:.1f} points behind"
-    return Panel(title, _above(shown.losses), shown.layer, found.outcome, found.metric)
+    return Panel(title, above(shown.losses), shown.layer, found.outcome, found.metric)
 
 
 def sweep_table(found: Sweep) -> Table:
@@ -55,10 +55,10 @@ def sweep_table(found: Sweep) -> Table:
     table = _table(
         sweep_panel(found).title, ("start at layer", "loses more (estimate)", found.metric, "against full", "")
     )
-    above = _above(shown.losses)
-    for layer, loss in above.items():
+    beyond = above(shown.losses)
+    for layer, loss in beyond.items():
         cells = (f"{loss:.4f}", f"{found.outcome[layer]:.1f}", f"{found.outcome_full[layer]:.1f}")
-        table.add_row(_mark(layer, shown.layer), *cells, _bar(loss, above.values()))
+        table.add_row(_mark(layer, shown.layer), *cells, _bar(loss, beyond.values()))
     for layer in found.left_out:
         table.add_row(str(layer), "-", "-", "-", "left out: cannot meet the budget")
     several = "" if len(found.estimates) == 1 else f"; the first of {len(found.estimates)} selectors is shown"
@@ -97,12 +97,6 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place and column else "left", overflow="fold")
     return table
-
-
-def _above(losses: Mapping[int, float]) -> dict[int, float]:
-    """Losses beyond the least one."""
-    least = min(losses.values())
-    return {layer: loss - least for layer, loss in losses.items()}
 
 
 def _mark(layer: int, chosen: int) -> str:

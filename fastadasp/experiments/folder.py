@@ -66,7 +66,7 @@ def check_folder(folder: Path, command: str, arguments: Mapping[str, object], st
     elif changed:
         what = f"changed: {', '.join(changed)}"
     elif study is not None and found.study != study:
-        what = "the model, the clips, a plugin or a version changed"
+        what = "the model, a task, its clips, a plugin or a version changed"
     else:
         return
     says = "holds another study" if command == "ablate" else "already holds a run of other arguments"

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastadasp.errors import DataError, RunError
+from fastadasp.errors import RunError
+from fastadasp.experiments.about import PACKAGES
 from fastadasp.experiments.records import FORMAT, TaskFacts
+from fastadasp.files import hash_file
 from fastadasp.recipes.reading import SECTIONS
+from fastadasp.recipes.sources import part_sources, source_hash
 from fastadasp.strategy import get_registry
 
 if TYPE_CHECKING:
     from fastadasp.contracts.task import Example, Task
     from fastadasp.inference.load import LoadedModel
+    from fastadasp.inference.runner import Runner
     from fastadasp.registry.checks import Kind
     from fastadasp.strategy import Strategy
 
-PACKAGES = ("fastadasp", "torch", "transformers", "numpy", "jiwer", "sacrebleu")
-"""Distributions whose version is part of every cell."""
-
 CODE = (
     "*.py",
-    *(f"experiments/{name}.py" for name in ("about", "axes", "cell", "records", "starts", "statistics", "worker")),
+    *(f"experiments/{name}.py" for name in ("axes", "cell", "records", "starts", "statistics", "worker")),
     *(f"{room}/**/*.py" for room in ("contracts", "counts", "engine", "estimators", "inference", "kernels", "models")),
     *(f"{room}/**/*.py" for room in ("recipes", "registry", "selection", "tasks", "upstream")),
 )
-"""Sources of fastadasp that a cell runs through; a checkout changes without a new version."""
+"""Sources of fastadasp that every cell runs through; a checkout changes without a new version."""
 
 Values = dict[str, Any]
 
@@ -61,7 +60,7 @@ def cell_identity(strategy: Strategy | None, task: str, facts: Mapping[str, Any]
     return {**common, "task": about, "strategy": content, "components": _components(strategy)}
 
 
-def common_facts(loaded: LoadedModel, batch_size: int) -> Values:
+def common_facts(loaded: LoadedModel, batch_size: int, engine: Runner) -> Values:
     """What all cells of a study share, and the model's ``layers``, which decide nothing by themselves."""
     from fastadasp.experiments.cell import num_layers
 
@@ -77,21 +76,24 @@ def common_facts(loaded: LoadedModel, batch_size: int) -> Values:
         **({} if loaded.spread is None else {"device_map": loaded.spread}),
         "kernels": os.environ.get("FASTADASP_KERNELS", "auto"),
         "versions": {name: _version(name) for name in PACKAGES},
-        "code": hash_code(),
+        "code": hash_code(type(engine).__module__),
+        "engine": engine.name,
     }
 
 
 def task_facts(task: Task, examples: Iterable[Example], calibration: Iterable[Example]) -> Values:
     """What a task adds: how answers are asked for and scored, the clips, and those that start layers are chosen on."""
     kind = type(task)
+    scored = {"choices": list(task.choices or ()), "groups": list(task.groups), "unit": task.unit}
     return {
+        **{name: value for name, value in scored.items() if value},
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
         "max_new_tokens": task.max_new_tokens,
         "settings": task.settings,
-        "class": f"{kind.__module__}.{kind.__qualname__} {_source(kind.__module__)}",
+        "class": f"{kind.__module__}.{kind.__qualname__} {source_hash(kind.__module__)}",
         "origin": _origin("task", task.name),
-        "data": hash_examples(examples),
+        "data": hash_examples(examples, (*task.groups, *([task.unit] if task.unit else []))),
         "calibration": hash_examples(calibration),
     }
 
@@ -107,11 +109,12 @@ def hash_model(loaded: LoadedModel) -> str:
     return digest.hexdigest()
 
 
-def hash_examples(examples: Iterable[Example]) -> str:
-    """SHA-256 over ids, recordings (their content), questions and answers, in order."""
+def hash_examples(examples: Iterable[Example], tags: Sequence[str] = ()) -> str:
+    """SHA-256 over ids, recordings (their content), questions, answers and the tags of these names, in order."""
     digest = hashlib.sha256()
     for example in examples:
-        row = (example.id, hash_file(example.audio), example.instruction, example.reference)
+        row: list[str | None] = [example.id, hash_file(example.audio), example.instruction, example.reference]
+        row += [example.tags.get(tag) for tag in tags]
         digest.update(json.dumps(row, ensure_ascii=False).encode())
     return digest.hexdigest()
 
@@ -133,29 +136,27 @@ def facts_of(task: Task, examples: Sequence[Example]) -> TaskFacts:
     )
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, read again if it changed. Raises DataError."""
-    try:
-        about = path.stat()
-        return _hash_content(path, about.st_mtime_ns, about.st_size)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+def sources(engine: str) -> list[Path]:
+    """The files of fastadasp that a cell runs through, where the class of its engine is of this module.
 
-
-@cache
-def _hash_content(path: Path, changed: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def hash_code() -> str:
-    """SHA-256 over the sources in `CODE`."""
+    The room of the engine counts as a whole, e.g. ``serving``, some of which vLLM loads by name. No other engine's cell
+    runs through it.
+    """
     root = Path(__file__).parents[1]
-    files = {path for pattern in CODE for path in root.glob(pattern) if not path.name.startswith("cli")}
+    package, _, inside = engine.partition(".")
+    own = [f"{inside.split('.')[0]}/**/*.py"] if package == root.name else []
+    return sorted({path for pattern in (*CODE, *own) for path in root.glob(pattern)})
+
+
+@cache
+def hash_code(engine: str) -> str:
+    """SHA-256 over `sources`, or with an engine of another package over its module, too."""
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(files):
+    for path in sources(engine):
         digest.update(f"{path.relative_to(root).as_posix()} {hash_file(path)}\n".encode())
+    if engine.partition(".")[0] != root.name:
+        digest.update(source_hash(engine).encode())
     return digest.hexdigest()
 
 
@@ -163,10 +164,9 @@ def _components(strategy: Strategy | None) -> Values | None:
     """Where the parts come from: distribution, version, module and the module's source."""
     if strategy is None:
         return None
-    parts: Values = {
-        part: f"{type(component).__qualname__} {_source(type(component).__module__)} {_origin(kind, component.name)}"
-        for part, kind in SECTIONS.items()
-        if (component := getattr(strategy, part)) is not None
+    parts = {
+        part: f"{source} {_origin(SECTIONS[part], getattr(strategy, part).name)}"
+        for part, source in part_sources(strategy).items()
     }
     return {**parts, "then": _components(strategy.then)}
 
@@ -175,16 +175,7 @@ def _origin(kind: Kind, name: str) -> str:
     found = next((e.origin for e in get_registry().entries(kind) if e.name == name), None)
     if found is None:
         return "not installed"
-    return f"{found.distribution} {found.version} {found.module} {_source(found.module)}"
-
-
-@cache
-def _source(module: str) -> str:
-    """SHA-256 of a module's source; its name where there is none."""
-    try:
-        return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()
-    except (KeyError, OSError, TypeError):
-        return module
+    return f"{found.distribution} {found.version} {found.module} {source_hash(found.module)}"
 
 
 @cache

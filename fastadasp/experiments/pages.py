@@ -25,6 +25,16 @@ TIMES = {"times": "<!-- compare-times -->"}
 """What stands before a further place, for what a clip took. A page may have it beside one of `BEGIN`, or alone."""
 END = "<!-- end -->"
 
+COUNTED = {
+    "tokens": "the audio tokens",
+    "flops": "the decoder's prefill FLOPs",
+    "kv": "the KV bytes",
+    "ratio": "a layer's audio tokens, a schedule's own ratio",
+    "mean-tokens": "the audio tokens of all clips together",
+    "mean-flops": "the decoder's prefill FLOPs of all clips together",
+}
+"""What a fraction of each kind of budget is a fraction of."""
+
 Tables = Sequence[tuple[Heading, Sequence[Entry]]]
 
 
@@ -35,35 +45,36 @@ def overviews(tables: Tables, *, changes: bool = False) -> str:
 
 def _overview(heading: Heading, entries: Sequence[Entry], changes: bool) -> str:
     """Budgets of one fraction share a column, whatever they count; another kind than the first is named in its cell."""
-    kinds = dict.fromkeys(_budget(e).rpartition("=")[0] or "tokens" for e in entries if e.standing.strategy != FULL)
-    first = next(iter(kinds), "tokens")
-    fractions: dict[str, None] = {}
-    rows: dict[str, dict[str, str]] = {}
+    kinds: dict[str, set[str]] = {}
+    rows: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
         line = entry.standing
-        if line.strategy == FULL:
-            continue
-        kind, _, fraction = _budget(entry).rpartition("=")
-        fractions[fraction] = None
-        name = " ".join([line.strategy, *line.axes.values()])
-        own = f"{kind}: " if kind == "kv" and first != "kv" else ""
-        rows.setdefault(name, {})[fraction] = own + (_change(entry) if changes else _figure(entry))
+        if line.strategy != FULL:
+            kind, fraction = _budget(entry)
+            kinds.setdefault(kind, set()).add(line.strategy)
+            own = "" if kind == next(iter(kinds)) else f"{kind}: "
+            cells = rows.setdefault(" ".join([line.strategy, *line.axes.values()]), {})
+            cells.setdefault(fraction, []).append(own + (_change(entry) if changes else _figure(entry)))
+    first = next(iter(kinds), "tokens")
+    fractions = dict.fromkeys(_budget(entry)[1] for entry in entries if entry.standing.strategy != FULL)
     full = next((_figure(entry) for entry in entries if entry.standing.strategy == FULL), "-")
     head = ["strategy", *(f"{first} -{float(fraction):.0%}" for fraction in fractions)]
-    table = markdown_table(head, ([name, *(cells.get(f, "") for f in fractions)] for name, cells in rows.items()))
+    body = ([name, *("; ".join(cells.get(f, ())) for f in fractions)] for name, cells in rows.items())
     title = f"**{heading.title}; full model {full}**"
-    return "\n".join([title, "", *table, "", _note(heading, entries, first, changes)]) + "\n"
+    return "\n".join([title, "", *markdown_table(head, body), "", _note(heading, entries, kinds, changes)]) + "\n"
 
 
-def _note(heading: Heading, entries: Sequence[Entry], first: str, changes: bool) -> str:
+def _note(heading: Heading, entries: Sequence[Entry], kinds: Mapping[str, set[str]], changes: bool) -> str:
+    """What the figures mean; `kinds` are those of the budgets, the first first, with the strategies that have them."""
     marks = ["in brackets: 95 % bootstrap interval over the clips"]
     if changes:
         marks = [
             f"in brackets: the metric less {heading.baseline}, paired over the clips, with its 95 % interval",
             "bold: distinguishable from no change, corrected for the table (Holm)",
         ]
-    if first != "kv" and any(_budget(entry).startswith("kv=") for entry in entries):
-        marks.append("kv: this fraction of the KV bytes, where a strategy removes no FLOPs")
+    for kind in list(kinds)[1:]:
+        instead = kind == "kv" and "flops" in kinds and kinds["kv"].isdisjoint(kinds["flops"])
+        marks.append(f"{kind}: this fraction of {COUNTED[kind]}{', where a strategy removes no FLOPs' * instead}")
     if any("[" in _figure(entry) for entry in entries):
         marks.append("[..]: what was removed, where it is not what was asked for")
     if any(entry.standing.value is None for entry in entries):
@@ -83,7 +94,7 @@ def _figure(entry: Entry) -> str:
 
 def _other(entry: Entry) -> str:
     """What was removed, where it is not what was asked for."""
-    kind, _, fraction = _budget(entry).rpartition("=")
+    kind, fraction = _budget(entry)
     name = {"flops": "flops_removed", "kv": "kv_removed"}.get(kind)
     if name is None:
         return ""
@@ -100,8 +111,10 @@ def _change(entry: Entry) -> str:
     return (text if unclear(entry) else f"**{text}**") + _other(entry)
 
 
-def _budget(entry: Entry) -> str:
-    return "-" if entry.standing.budget is None else str(entry.standing.budget)
+def _budget(entry: Entry) -> tuple[str, str]:
+    """Kind and fraction of a budget."""
+    kind, _, fraction = str(entry.standing.budget).rpartition("=")
+    return kind or "tokens", fraction
 
 
 def check_page(page: Path, preset: str | None = None) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fastadasp.errors import RunError
 from fastadasp.experiments.combinations import Point
 from fastadasp.experiments.worker import Worker
 
@@ -34,9 +35,13 @@ def probe(worker: Worker, cells: Mapping[str, int], loading: float = 0.0) -> For
     Args:
         cells: how many each task has (`cells_of`), at least one.
         loading: seconds that the model took to load, if that is to be counted.
+
+    Raises:
+        RunError: a batch does not fit into memory.
     """
     from fastadasp.inference.clips import encode, read_clip
     from fastadasp.inference.features import FeatureCache
+    from fastadasp.inference.machine import out_of_memory
     from fastadasp.inference.runner import seconds_of, warm_up
 
     loaded, size = worker.loaded, worker.batch_size
@@ -45,13 +50,17 @@ def probe(worker: Worker, cells: Mapping[str, int], loading: float = 0.0) -> For
     for name, count in cells.items():
         task, examples = worker.read[0][name], worker.read[1][name]
         middle = examples[len(examples) // 2]
-        begin = time.perf_counter()
-        clip = encode(loaded, [middle], [read_clip(middle, loaded)])[0]
-        encoding = time.perf_counter() - begin
-        if not timed:
-            warm_up(loaded, clip)
-        few = min(size, len(examples))
-        seconds = seconds_of(loaded, [clip] * few, task.max_new_tokens, task.choices)
+        few, begin = min(size, len(examples)), time.perf_counter()
+        try:
+            clip = encode(loaded, [middle], [read_clip(middle, loaded)])[0]
+            encoding = time.perf_counter() - begin
+            if not timed:
+                warm_up(loaded, clip)
+            seconds = seconds_of(loaded, [clip] * few, task.max_new_tokens, task.choices)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise RunError(f"memory runs out with {few} clip{'s' * (few > 1)} of task {name!r} at a time") from None
         fresh = {str(e.audio) for e in examples if not stored.has(e.audio)} - known
         known |= fresh
         total += encoding * len(fresh) + seconds * math.ceil(len(examples) / few) * count

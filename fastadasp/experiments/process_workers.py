@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -21,6 +21,8 @@ from fastadasp.experiments.worker import Job, Settings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 THREADS = "OMP_NUM_THREADS"
+PATIENCE = 10.0
+"""Seconds in which a process that says no more has to end."""
 
 
 class ProcessExecutor(RemoteExecutor):
@@ -35,36 +37,35 @@ class ProcessExecutor(RemoteExecutor):
     """
 
     def __init__(self, settings: Settings, workers: int | None, gpus: float | None) -> None:
-        check_workers(workers, gpus)
-        visible = [] if settings.device == "cpu" else _visible()
-        each = (1.0 if visible else 0.0) if gpus is None else gpus
-        count = workers or (max(1, int(len(visible) / each)) if visible and each else 2)
-        if count * each > len(visible) + 1e-9:
-            raise RunError(
-                f"{count} workers need {count * each:g} GPUs, but this machine has {len(visible)}; ask for fewer "
-                "--workers or --gpus-per-worker"
-            )
+        count, each, visible = share_out(settings.device, workers, gpus)
         settings = replace(settings, workers=count, gpus=each)
         self._answers: queue.Queue[tuple[_Process, Answer | None]] = queue.Queue()
-        places = [{**_devices(i, each, visible), **_threads(count)} for i in range(count)]
-        super().__init__(settings, [_Process(settings, place, self._answers) for place in places])
+        super().__init__(settings)
+        try:
+            for i in range(count):
+                self._idle.append(self._start({**_devices(i, each, visible), **_threads(count)}))
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, job: Job) -> None:
         process = self._idle.pop()
+        if process.gone():  # while it had nothing to do, which is not the fault of this cell
+            process = self._start(process.place)
         self._busy[process] = job
         process.ask("run", job)
 
     def collect(self) -> list[Result]:
-        process, answer = self._answers.get()
+        process, answer = self._wait(self._busy)
         job = self._busy.pop(process)
         if answer is None:  # killed, e.g. by the system when memory ran out
             result = lost(job, self.facts(), f"the worker died: {process.last_words()}")
-            process = _Process(self._settings, process.place, self._answers)
-        else:
-            result, fault = answer
-            if fault is not None:
-                raise RunError(fault)
+            self._idle.append(self._start(process.place))
+            return [result]
         self._idle.append(process)
+        result, fault = answer
+        if fault is not None:
+            raise RunError(fault)
         return [result]
 
     def close(self) -> None:
@@ -72,11 +73,27 @@ class ProcessExecutor(RemoteExecutor):
             process.kill()
         self._idle, self._busy = [], {}
 
+    def _start(self, place: Mapping[str, str]) -> _Process:
+        """A new process. Raises RunError."""
+        try:
+            return _Process(self._settings, place, self._answers)
+        except OSError as error:
+            raise RunError(f"a worker could not start: {error.strerror or error}") from None
+
+    def _wait(self, asked: Container[_Process]) -> tuple[_Process, Answer | None]:
+        """The next answer of a process that was asked something, None if it died. Idle ones that died are replaced."""
+        while True:
+            process, answer = self._answers.get()
+            if process in asked:
+                return process, answer
+            if process in self._idle:
+                self._idle[self._idle.index(process)] = self._start(process.place)
+
     def _ask(self, worker: _Process, what: str, *arguments: Any) -> Any:
         worker.ask(what, *arguments)
-        _, answer = self._answers.get()
+        _, answer = self._wait([worker])
         if answer is None:
-            raise RunError(f"a worker could not start: {worker.last_words()}")
+            raise RunError(f"a worker died before its first cell: {worker.last_words()}")
         found, fault = answer
         if fault is not None:
             raise RunError(f"in a worker: {fault}")
@@ -88,6 +105,7 @@ class _Process:
 
     def __init__(self, settings: Settings, place: Mapping[str, str], answers: queue.Queue[Any]) -> None:
         self.place, self._errors = place, tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        self._unread: str | None = None
         self._child = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
@@ -102,16 +120,25 @@ class _Process:
     def ask(self, what: str, *arguments: Any) -> None:
         self._send((what, arguments))
 
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return self._child.poll() is not None
+
     def kill(self) -> None:
         self._child.kill()
         self._child.wait()
 
     def last_words(self) -> str:
-        """The last line that it wrote to stderr, or how it ended."""
-        code = self._child.wait()
+        """What was wrong with its answer, the last line that it wrote to stderr, or how it ended."""
+        try:
+            code = self._child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "it stopped answering"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"signal {signal.Signals(-code).name}" if code < 0 else lines[-1] if lines else f"exit code {code}"
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else lines[-1] if lines else f"exit code {code}"
+        return self._unread or ended
 
     def _send(self, what: Any) -> None:
         assert self._child.stdin is not None
@@ -126,8 +153,26 @@ class _Process:
         try:
             while True:
                 answers.put((self, pickle.load(self._child.stdout)))
-        except (EOFError, OSError, pickle.UnpicklingError):
-            answers.put((self, None))
+        except (EOFError, OSError):  # it ended
+            pass
+        except Exception as error:  # what was pickled may raise anything, e.g. where a module differs
+            self._unread = f"its answer cannot be read ({type(error).__name__}: {error})"
+            self._child.kill()
+        answers.put((self, None))
+
+
+def share_out(device: str, workers: int | None, gpus: float | None) -> tuple[int, float, list[str]]:
+    """How many processes there are, how many GPUs each has, and the GPUs of all. Raises RunError."""
+    check_workers(workers, gpus)
+    visible = [] if device == "cpu" else _visible()
+    each = (1.0 if visible else 0.0) if gpus is None else gpus
+    count = workers or (max(1, int(len(visible) / each)) if visible and each else 2)
+    if count * each > len(visible) + 1e-9:
+        raise RunError(
+            f"{count} workers need {count * each:g} GPUs, but this machine has {len(visible)}; ask for fewer --workers "
+            "or --gpus-per-worker"
+        )
+    return count, each, visible
 
 
 def _visible() -> list[str]:

@@ -30,17 +30,22 @@ class RayExecutor(RemoteExecutor):
 
     def __init__(self, settings: Settings, workers: int, gpus: float | None, address: str | None) -> None:
         check_workers(workers, gpus)
+        super().__init__(settings)
         self._ray = _import_ray()
         self._owns = not self._ray.is_initialized()
-        if self._owns:
-            self._connect(workers, address)
-        if gpus is None:
-            found = self._ray.cluster_resources().get("GPU", 0) > 0 and settings.device != "cpu"
-            gpus = 1.0 if found else 0.0
-        self._check_size(workers, gpus)
-        settings = replace(settings, workers=workers, gpus=gpus)
-        self._kind: Any = self._ray.remote(num_cpus=1, num_gpus=gpus)(Remote)
-        super().__init__(settings, [self._kind.remote(settings) for _ in range(workers)])
+        try:
+            if self._owns:
+                self._connect(workers, address)
+            if gpus is None:
+                found = self._ray.cluster_resources().get("GPU", 0) > 0 and settings.device != "cpu"
+                gpus = 1.0 if found else 0.0
+            self._check_size(workers, gpus)
+            self._settings = replace(settings, workers=workers, gpus=gpus)
+            self._kind: Any = self._ray.remote(num_cpus=1, num_gpus=gpus)(Remote)
+            self._idle += [self._kind.remote(self._settings) for _ in range(workers)]
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, job: Job) -> None:
         actor = self._idle.pop()
@@ -56,9 +61,9 @@ class RayExecutor(RemoteExecutor):
             except self._ray.exceptions.RayError as error:  # killed, e.g. by the system when memory ran out
                 actor = self._kind.remote(self._settings)
                 result, fault = lost(job, self.facts(), f"{type(error).__name__}: {_first_line(error)}"), None
+            self._idle.append(actor)
             if fault is not None:
                 raise RunError(fault)
-            self._idle.append(actor)
             out.append(result)
         return out
 

@@ -241,7 +241,7 @@ class Run(Record):
     versions: dict[str, str] = Field(description="versions of python, fastadasp, torch, transformers and more")
     git: str | None = Field(description="commit of the checkout that the code runs from; null outside one")
     strategies: dict[str, dict[str, Any]] = Field(
-        description="contents of each recipe before axes and budgets, by name"
+        description="contents of each recipe before budgets, axes and, if there are axes, what is set; by name"
     )
     origins: dict[str, str] = Field(description="distribution, version and module of each recipe's components")
     tasks: dict[str, int] = Field(description="clips of each task")

@@ -8,13 +8,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from fastadasp.errors import FastAdaSPError, RunError
+from fastadasp.experiments.axes import whole
 from fastadasp.experiments.identity import cell_identity
 from fastadasp.experiments.probe import Forecast, probe
 from fastadasp.experiments.records import Result
 from fastadasp.experiments.worker import Job, Settings, Worker
+from fastadasp.recipes.reading import show
 from fastadasp.strategy import Strategy
 
 Answer = tuple[Any, str | None]
@@ -55,23 +58,21 @@ class Remote:
 class RemoteExecutor(ABC):
     """What executors of several `Remote` workers share. Subclasses start the workers, hand out cells and collect.
 
-    Args:
-        idle: the workers; those with a cell are the keys of ``_busy`` or, with the cell, its values.
+    Workers without a cell are in ``_idle``; those with one are the keys of ``_busy`` or, with the cell, its values.
     """
 
-    def __init__(self, settings: Settings, idle: list[Any]) -> None:
-        self._settings, self._idle = settings, idle
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._idle = settings, list[Any]()
         self._busy: dict[Any, Any] = {}
         self._facts: dict[str, Any] | None = None
         self.notices: list[str] = []
 
     def facts(self) -> dict[str, Any]:
         if self._facts is None:
-            first, *others = self._idle
-            facts, self.notices = self._ask(first, "facts")
+            facts, self.notices = self._ask(self._idle[0], "facts")
             self._settings = replace(self._settings, batch_size=facts["batch_size"])
-            for worker in others:
-                self._ask(worker, "settle", facts["batch_size"])
+            for place in range(1, len(self._idle)):  # one that died meanwhile has been replaced
+                self._ask(self._idle[place], "settle", facts["batch_size"])
             self._facts = facts
         return dict(self._facts)
 
@@ -94,10 +95,10 @@ class RemoteExecutor(ABC):
 
 def check_workers(workers: int | None, gpus: float | None) -> None:
     """Raises RunError for numbers that no machine has."""
-    if workers is not None and workers < 1:
-        raise RunError(f"--workers is at least 1, not {workers}")
-    if gpus is not None and gpus < 0:
-        raise RunError(f"--gpus-per-worker is at least 0, not {gpus:g}")
+    if workers is not None and not whole(workers, 1):
+        raise RunError(f"--workers is at least 1, not {show(workers)}")
+    if gpus is not None and not (isinstance(gpus, int | float) and 0 <= gpus < inf):  # not a number, too
+        raise RunError(f"--gpus-per-worker is at least 0, not {show(gpus)}")
 
 
 def lost(job: Job, facts: Mapping[str, Any], error: str) -> Result:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastadasp.contracts.task import Example, Task
-from fastadasp.errors import RunError, did_you_mean
+from fastadasp.errors import RunError
 from fastadasp.experiments import folder as files
 from fastadasp.experiments.about import git_commit, now, versions
 from fastadasp.experiments.combinations import Grid, describe, make_grid, over_run, recipes
-from fastadasp.experiments.drive import Executor, Finished, Local, Progress, Redo, run
+from fastadasp.experiments.drive import Executor, Finished, Progress, Redo, run
+from fastadasp.experiments.executors import check_executor, count_workers, make_executor
 from fastadasp.experiments.identity import facts_of, origins_of
 from fastadasp.experiments.probe import Forecast, cells_of, in_words, probe
 from fastadasp.experiments.progress import Inside, seldom
@@ -30,8 +32,8 @@ from fastadasp.strategy import load_strategy
 
 if TYPE_CHECKING:
     from fastadasp.inference.runner import Runner
+    from fastadasp.strategy import Strategy
 
-EXECUTORS = ("local", "processes", "ray")
 FACES: dict[str, Face] = {"compare": COMPARISON, "ablate": STUDY}
 
 
@@ -91,9 +93,7 @@ class Study:
         from fastadasp.inference.load import check_folder, check_map, choose_device, choose_dtype
 
         self.spec, self.options, self._notice = spec, options, notice
-        if options.executor not in EXECUTORS:
-            guess = did_you_mean(options.executor, EXECUTORS)
-            raise RunError(f"executor is one of {', '.join(EXECUTORS)}, not {options.executor!r}.{guess}")
+        check_executor(options)
         made, _, _ = recipes(spec)
         given = spec.settings
         self.settings = Settings(
@@ -118,8 +118,6 @@ class Study:
         if options.executor == "local":
             choose_dtype(given.dtype, choose_device(given.device))
         if options.engine is not None:
-            if options.executor != "local":
-                raise RunError(f"engine {options.engine.name} runs with the executor local, not {options.executor}")
             for _, recipe in made:
                 options.engine.check(recipe)
         self._worker = Worker(self.settings, notice=notice, engine=options.engine)
@@ -135,6 +133,11 @@ class Study:
     def read(self) -> tuple[dict[str, Task], dict[str, list[Example]]]:
         """The tasks and their clips."""
         return self._worker.read
+
+    @property
+    def workers(self) -> int:
+        """How many cells will run at a time. Raises RunError for more than this machine has GPUs for."""
+        return count_workers(self.options, self.settings.device)
 
     @property
     def baseline(self) -> str:
@@ -156,7 +159,7 @@ class Study:
         results = {point.cell: store.get(point.cell) for point in grid.points}
         done = {cell for cell, result in results.items() if result is not None and not self.options.redo.wanted(result)}
         todo = [point for point in grid.points if point.cell not in done]
-        return DryRun(grid, done, probe(worker, cells_of(todo), loading) if todo else None)
+        return DryRun(grid, done, self._known(lambda: probe(worker, cells_of(todo), loading)) if todo else None)
 
     def run(self, progress: Progress = lambda *_: None) -> Findings:
         """Runs what is not done yet and writes the folder.
@@ -168,7 +171,7 @@ class Study:
         files.check_folder(options.output, options.command, arguments)
         if self.store.exists():
             Store(self.store, self._notice, write=False)  # whether it is one is known before a model is loaded
-        executor = self._executor()
+        executor = make_executor(options, self._worker)
         try:
             progress("loading the model", 0, 1)
             facts = executor.facts()
@@ -258,20 +261,16 @@ class Study:
             )
         else:
             by = "" if executor.workers == 1 else f" by {executor.workers} workers"
-            self._notice(f"{len(todo)} cells take about {in_words(executor.forecast(cells_of(todo)).seconds)}{by}")
+            if (forecast := self._known(lambda: executor.forecast(cells_of(todo)))) is not None:
+                self._notice(f"{len(todo)} cells take about {in_words(forecast.seconds)}{by}")
 
-    def _executor(self) -> Executor:
-        how = self.options
-        if how.executor == "local":
-            return Local(self._worker)
-        self._worker.outline = True  # this process runs no cell
-        if how.executor == "processes":
-            from fastadasp.experiments.process_workers import ProcessExecutor
-
-            return ProcessExecutor(self.settings, how.workers, how.gpus)
-        from fastadasp.experiments.ray_workers import RayExecutor
-
-        return RayExecutor(self.settings, 2 if how.workers is None else how.workers, how.gpus, how.address)
+    def _known(self, ask: Callable[[], Forecast]) -> Forecast | None:
+        """A forecast; None, with a notice, where it cannot be had. A smaller cell may still run."""
+        try:
+            return ask()
+        except RunError as error:
+            self._notice(f"how long the cells take is not known: {error}")
+            return None
 
     def _record(self, grid: Grid, facts: dict[str, Any]) -> Run:
         import torch
@@ -280,7 +279,7 @@ class Study:
         from fastadasp.inference.machine import device_name
 
         loaded = self._worker.loaded
-        bases = [load_strategy(text, **self.spec.fixed) for text in self.spec.axes["strategies"].values()]
+        bases = _bases(self.spec, grid)
         return Run(
             command=self.options.command,
             status="running",
@@ -309,6 +308,14 @@ class Study:
             executor=self.options.executor,
             store=str(self.store.absolute()),
         )
+
+
+def _bases(spec: Spec, grid: Grid) -> list[Strategy]:
+    """The recipes that cells are made of. Values that are set may be of a component that an axis brings: they stand in
+    a recipe only where there are no axes."""
+    asked = {point.labels["strategies"] for point in grid.points if point.labels}
+    fixed = {} if spec.recipe_axes else spec.fixed
+    return [load_strategy(text, **fixed) for name, text in spec.axes["strategies"].items() if name in asked]
 
 
 def _start_layers(finished: Finished) -> list[StartLayer]:

@@ -163,8 +163,7 @@ class Worker:
         seen = {name: found for name, (found, _) in self.calibration.items()} if self.settings.calibrates else {}
         check_lengths([example for clips in (*examples.values(), *seen.values()) for example in clips], self.loaded)
         about = {name: task_facts(task, examples[name], seen.get(name, ())) for name, task in tasks.items()}
-        common = {**common_facts(self.loaded, self.batch_size), "engine": self.engine.name}
-        return {**common, "tasks": about}
+        return {**common_facts(self.loaded, self.batch_size, self.engine), "tasks": about}
 
     def run(self, job: Job) -> Result:
         """Runs a cell; whatever goes wrong in it stands in the result.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastadasp.errors import DataError, RunError, StrategyError
-from fastadasp.files import cache_folder
+from fastadasp.files import cache_folder, whole
 
 if TYPE_CHECKING:
     from fastadasp.inference.load import LoadedModel
@@ -91,7 +91,12 @@ class Answering:
                     f"budget {recipe.budget} holds over a run, but a harness asks in batches; name the threshold that "
                     "`fastadasp compare` finds in a recipe of your own"
                 )
-        place = (device or "auto").partition(":")[0]
+        place = str(device or "auto")
+        place = "cuda" if place == "cuda:0" else place
+        if ":" in place:  # the loader takes the first GPU that it sees
+            raise RunError(
+                f"device is auto, cpu, cuda or cuda:0, not {place!r}; CUDA_VISIBLE_DEVICES chooses another GPU"
+            )
         return cls(load_model(pretrained, place, dtype), recipe, size)
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
@@ -141,9 +146,8 @@ class Answering:
         if not file.exists():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                part = file.with_name(f"{file.stem}.part.wav")
-                soundfile.write(part, found.wave, rate, subtype="FLOAT")
-                part.replace(file)
+                with whole(file) as part:
+                    soundfile.write(part, found.wave, rate, format="WAV", subtype="FLOAT")
             except (OSError, soundfile.SoundFileError) as error:
                 raise DataError(f"recordings cannot be kept in {folder}: {error}; set FASTADASP_CACHE") from None
         return file

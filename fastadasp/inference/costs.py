@@ -118,7 +118,7 @@ class Efficiency(BaseModel):
     batch_size: int = Field(description="clips in a batch (the last may hold fewer)")
 
 
-def held_bytes(cache: Any) -> int:
+def cache_bytes(cache: Any) -> int:
     """Bytes of the keys and values that a cache holds, as its tensors are."""
     tensors = (x for layer in cache.layers for x in (layer.keys, layer.values) if x is not None)
     return sum(x.numel() * x.element_size() for x in tensors)

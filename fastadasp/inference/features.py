@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from fastadasp.engine.encoder import EncoderSeen
 from fastadasp.errors import RunError
-from fastadasp.files import cache_folder, is_file
+from fastadasp.files import cache_folder, is_file, whole
 from fastadasp.version import installed_version
 
 if TYPE_CHECKING:
@@ -157,18 +156,17 @@ class FeatureCache:
         file = self._file(recording)
         if file != self._asked.get(recording, file):
             return
-        part = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.part")
         with contextlib.suppress(OSError, SafetensorError):
             file.parent.mkdir(parents=True, exist_ok=True)
             kept, about = {"tokens": tokens.contiguous()}, {"sha256": _digest(tokens)}
             if encoder is not None:
                 parts = {f"encoder.{field.name}": getattr(encoder, field.name) for field in fields(encoder)}
-                kept |= {name: part.contiguous() for name, part in parts.items()}
+                kept |= {name: value.contiguous() for name, value in parts.items()}
                 about["encoder"] = _encoder_digest(encoder)
             if took is not None:
                 about |= {"seconds": repr(took[0]), "machine": took[1]}
-            save_file(kept, part, metadata=about)
-            part.replace(file)
+            with whole(file) as part:
+                save_file(kept, part, metadata=about)
 
     def trim(self) -> None:
         """Removes what was used least recently until the folder is below its cap."""

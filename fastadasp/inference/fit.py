@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fastadasp.contracts.task import Example, Task
     from fastadasp.inference.load import LoadedModel
 
-AUTO = "auto"
 MOST = 64
 """Most clips at a time: beyond it a batch gains little and holds more padding."""
 SHARE = 0.5
@@ -76,7 +75,9 @@ def find(loaded: LoadedModel, tasks: dict[str, Task], examples: dict[str, list[E
         key=lambda item: file_seconds(item[1].audio),
     )
     new = max(task.max_new_tokens for task in tasks.values())
-    clip, free = clip_bytes(loaded, longest, new), free_bytes(loaded.device) // max(sharers, 1)
+    took: list[int] = []
+    halved(1, lambda _: took.append(clip_bytes(loaded, longest, new)))
+    clip, free = took[0], free_bytes(loaded.device) // max(sharers, 1)
     most = min(MOST, max(len(found) for found in examples.values()))
     size = power_below(min(most, max(1, int(SHARE * free) // max(clip, 1))))
     if loaded.device == "cuda":

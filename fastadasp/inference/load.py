@@ -174,7 +174,7 @@ def load_model(
 
     Raises:
         ModelError: it cannot be found or read, or its family is not supported.
-        RunError: device, dtype or device map cannot be had.
+        RunError: device, dtype or device map cannot be had, or the model does not fit into the GPU's memory.
 
     Example::
 
@@ -221,8 +221,16 @@ def load_model(
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path} cannot be loaded: {first}") from None
     adapter_for(model)
+    if device_map is None and not outline:
+        try:
+            model = model.to(device)
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"{path} does not fit into the GPU's memory in {dtype}; use a smaller model, --dtype bfloat16 or "
+                "--device-map auto"
+            ) from None
     if device_map is None:
-        return LoadedModel((model if outline else model.to(device)).eval(), processor, path, device, dtype)
+        return LoadedModel(model.eval(), processor, path, device, dtype)
     found = getattr(model, "hf_device_map", None) or {"": model.device}  # it names none where there is one device alone
     spread = {part: place if isinstance(place, int) else str(place) for part, place in found.items()}
     return LoadedModel(model.eval(), processor, path, device, dtype, spread)

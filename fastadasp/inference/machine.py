@@ -64,3 +64,11 @@ def clock(device: str) -> float:
     """Seconds on a clock, once the device has done what it was given."""
     wait(device)
     return time.perf_counter()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory left, on a GPU or elsewhere."""
+    import torch
+
+    told = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)

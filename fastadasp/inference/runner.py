@@ -18,7 +18,7 @@ from fastadasp.engine.trace import LayerTrace
 from fastadasp.errors import ModelError, StrategyError
 from fastadasp.inference.clips import Batch, ReadyClip, batches
 from fastadasp.inference.content import settle
-from fastadasp.inference.costs import Efficiency, SampleCost, held_bytes, sample_costs
+from fastadasp.inference.costs import Efficiency, SampleCost, cache_bytes, sample_costs
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.machine import clock, machine_name
 from fastadasp.models.lookup import adapter_for
@@ -240,7 +240,7 @@ def _generate(
         texts = choose(loaded, said.logits[0], choices)
     layers = [] if trace is None else list(trace.layers)
     steps = watch.steps - 1
-    return _Said(texts, layers, watch.first - begin, end - watch.first, steps, held_bytes(cache_of(said)))
+    return _Said(texts, layers, watch.first - begin, end - watch.first, steps, cache_bytes(cache_of(said)))
 
 
 @torch.inference_mode()

@@ -115,14 +115,15 @@ class Row(Part):
         fields = (getattr(self, name) for name in type(self).model_fields)
         numbers = [one for one in fields if isinstance(one, float)] + [*(self.interval or ()), *self.metrics.values()]
         numbers += [number for one in self.worst for number in (one.value, one.removed)]
+        where = f"{self.strategy} at {self.budget} on {self.task}"
         if not all(math.isfinite(number) for number in numbers):
-            raise ValueError("a figure is not finite")
+            raise ValueError(f"{where}: a figure is not finite")
         if any(abs(score) > MOST for score in (self.value, *(self.interval or ()))):
-            raise ValueError(f"a score is beyond {MOST:g}")
+            raise ValueError(f"{where}: a score is beyond {MOST:g}")
         if any(time is not None and not 0 <= time <= MOST for time in (self.prefill_seconds, self.decode_seconds)):
-            raise ValueError(f"a time is not between 0 and {MOST:g} s")
+            raise ValueError(f"{where}: a time is not between 0 and {MOST:g} s")
         if self.interval is not None and self.interval[0] > self.interval[1]:
-            raise ValueError("the interval ends before it begins")
+            raise ValueError(f"{where}: the interval ends before it begins")
         return self
 
 
@@ -178,7 +179,7 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
         times: whether prefill and decoding times are taken over.
 
     Raises:
-        RunError: it is an older run without what makes figures comparable, or still running.
+        RunError: it is an older run without what makes figures comparable, still running, or does not fit the schema.
     """
     about = run.source.about
     if not about.facts:
@@ -188,13 +189,17 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
         )
     if about.status == "running":
         raise RunError(f"{run.folder} is still running, or was killed; submit a run that has ended")
-    rows, failed = [], []
+    for task in dict.fromkeys([*about.tasks, *(line.task for line in run.lines)]):
+        if task not in about.tasks or task not in about.facts or task not in about.prompts:
+            raise RunError(f"{run.folder} is damaged: run.json does not tell all of task {task!r}")
+    rows, failed = list[dict[str, Any]](), list[str]()
     for line in run.lines:
         failed += [f"{line.name} at {line.budget} on {line.task}: {error}" for error in line.errors]
         done = [cell for cell in line.cells if cell.error is None]
         if not done:
             continue
-        metrics = {name: sum(cell.metrics[name] for cell in done) / len(done) for name in done[0].metrics}
+        every = [key for key in done[0].metrics if all(key in cell.metrics for cell in done)]
+        metrics = {key: sum(cell.metrics[key] for cell in done) / len(done) for key in every}
         costs = (
             "audio_tokens_removed",
             "flops",
@@ -209,39 +214,36 @@ def submission_of(run: LoadedRun, name: str | None = None, *, times: bool = True
         )
         known: dict[str, Any] = {cost: line.cost(cost) for cost in costs}  # what is missing is told by `Row`
         rows.append(
-            Row(
-                task=line.task,
-                strategy=line.name,
-                recipe=about.strategies.get(line.strategy),
-                budget=line.budget,
-                seeds=[cell.seed for cell in done],
-                value=metrics[about.facts[line.task].metric],
-                interval=line.interval,
-                metrics=metrics,
+            {
+                "task": line.task,
+                "strategy": line.name,
+                "recipe": about.strategies.get(line.strategy),
+                "budget": line.budget,
+                "seeds": [cell.seed for cell in done],
+                "value": metrics.get(about.facts[line.task].metric),
+                "interval": line.interval,
+                "metrics": metrics,
                 **known,
-                worst=[cell.worst for cell in done if cell.worst is not None],
-                prefill_seconds=line.prefill_seconds if times else None,
-                decode_seconds=line.decode_seconds if times else None,
-            )
+                "worst": [cell.worst for cell in done if cell.worst is not None],
+                "prefill_seconds": line.prefill_seconds if times else None,
+                "decode_seconds": line.decode_seconds if times else None,
+            }
         )
     local = Path(about.model).name if Path(about.model).is_dir() else about.model
-    made = Submission(
-        started=about.started,
-        model=Model(name=name or local, hash=about.model_hash, dtype=about.dtype),
-        machine=Machine(
-            device=about.device,
-            name=about.device_name,
-            threads=about.threads,
-            batch_size=about.batch_size or about.arguments.get("batch_size"),
-        ),
-        code=Code(hash=about.code, git=about.git, versions=about.versions, origins=about.origins),
-        tasks=[
-            Asked(name=name, clips=clips, facts=about.facts[name], prompt=about.prompts[name])
-            for name, clips in about.tasks.items()
+    machine = {"device": about.device, "name": about.device_name, "threads": about.threads}
+    content = {
+        "started": about.started,
+        "model": {"name": local if name is None else name, "hash": about.model_hash, "dtype": about.dtype},
+        "machine": machine | {"batch_size": about.batch_size or about.arguments.get("batch_size")},
+        "code": {"hash": about.code, "git": about.git, "versions": about.versions, "origins": about.origins},
+        "tasks": [
+            {"name": task, "clips": clips, "facts": about.facts[task], "prompt": about.prompts[task]}
+            for task, clips in about.tasks.items()
         ],
-        rows=rows,
-        failed=failed,
-    )
+        "rows": rows,
+        "failed": failed,
+    }
+    made = _checked(content, f"{run.folder} cannot be submitted")
     return made.model_copy(update={"checksum": made.sum()})
 
 
@@ -265,13 +267,18 @@ def read_submission(path: Path) -> Submission:
         raise RunError(f"{path} is no submission; fastadasp submit writes one from a run's folder")
     if content.get("version") != VERSION:
         raise RunError(f"{path} has version {content.get('version')!r}; this fastadasp reads version {VERSION}")
-    try:
-        found = Submission.model_validate(content)
-    except ValidationError as error:
-        raise RunError(f"{path} does not fit its schema:" + "".join(f"\n  - {one}" for one in _faults(error))) from None
+    found = _checked(content, f"{path} does not fit its schema")
     if found.checksum != _sum(content):
         raise RunError(f"{path} was changed after it was written: its checksum is not that of its content")
     return found
+
+
+def _checked(content: Mapping[str, Any], otherwise: str) -> Submission:
+    """A submission of this content. Raises RunError, which begins with `otherwise`."""
+    try:
+        return Submission.model_validate(content)
+    except ValidationError as error:
+        raise RunError(f"{otherwise}:" + "".join(f"\n  - {one}" for one in _faults(error))) from None
 
 
 def _faults(error: ValidationError, most: int = 8) -> Sequence[str]:

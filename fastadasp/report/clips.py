@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastadasp.audio import read_audio, resample
 from fastadasp.contracts.task import Example
 from fastadasp.errors import DataError, FastAdaSPError
-from fastadasp.experiments.axes import FULL
+from fastadasp.experiments.axes import FULL, asked, most_clips
 from fastadasp.experiments.records import Prediction
 from fastadasp.report.lines import Line, known_tasks
 from fastadasp.report.source import Source, key
@@ -63,7 +63,7 @@ def clips_of(
         lines: all lines of the report; clips refer to them by number.
     """
     out: list[Clip] = []
-    examples = _examples(source) if most else {}
+    examples, faults = _examples(source) if most else ({}, {})
     for task in dict.fromkeys(cell.task for cell in source.cells):
         found: dict[str, Clip] = {}
         for number, line in enumerate(lines):
@@ -80,7 +80,7 @@ def clips_of(
         chosen = sorted(found.values(), key=lambda clip: -clip.differ)[:most]
         for clip in chosen:
             clip.example = examples.get((task, clip.id))
-            _listen(clip)
+            _listen(clip, faults.get(task))
             progress()
         out += chosen
     return out
@@ -90,21 +90,28 @@ def _clip(run: int, answer: Prediction) -> Clip:
     return Clip(run, answer.task, answer.id, answer.audio, answer.reference)
 
 
-def _examples(source: Source) -> dict[tuple[str, str], Example]:
-    """The examples of the run's tasks that can be found here."""
+def _examples(source: Source) -> tuple[dict[tuple[str, str], Example], dict[str, str]]:
+    """The clips of the run's tasks as the run asked them, by task and id, and why those of a task are not to be had."""
     out: dict[tuple[str, str], Example] = {}
+    faults: dict[str, str] = {}
     for name, task in known_tasks(source).items():
         try:
-            out |= {(name, example.id): example for example in task.examples()}
-        except FastAdaSPError:
-            continue
-    return out
+            here = asked(task, *(source.asked(argument) for argument in ("model", "prompt", "part")))
+            # Rows that cannot be used are no matter of those that were, and a run of a few clips needs no others.
+            out |= {(name, example.id): example for example in here.read(most_clips(here, source.limit)).examples}
+        except FastAdaSPError as error:
+            faults[name] = str(error)
+    return out, faults
 
 
-def _listen(clip: Clip) -> None:
-    """Finds and packs the recording of a clip."""
+def _listen(clip: Clip, fault: str | None) -> None:
+    """Finds and packs the recording of a clip.
+
+    Args:
+        fault: why no clip of the task is to be had.
+    """
     if clip.example is None or clip.example.audio.name != clip.audio:
-        clip.missing = "the recording cannot be found from here"
+        clip.missing = fault or "the recording cannot be found from here"
         return
     try:
         clip.wave = read_audio(clip.example.audio, RATE)

@@ -159,7 +159,7 @@ def _compare(
         if found is None or clips is None or found[0] != clips:
             continue
         samples[place] = found[1]
-        line.interval = interval(samples[place].spread(), len(clips))
+        line.interval = interval(samples[place].spread(), samples[place].size)
         progress()
     base = next((place for place, line in enumerate(lines) if line.strategy == FULL and place in samples), None)
     told = [place for place in samples if base is not None and place != base]

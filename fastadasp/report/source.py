@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from fastadasp.errors import RunError
 from fastadasp.experiments import old_format
+from fastadasp.experiments.axes import Limit
 from fastadasp.experiments.folder import CLOCK, PREDICTIONS, RESULTS, RUN, STATISTICS
 from fastadasp.experiments.records import Cell, Prediction, Run, Standing, Times
 from fastadasp.files import parse_json, read_text
@@ -50,6 +51,17 @@ class Source:
         """The tasks as the command was given them."""
         arguments = self.about.arguments
         return list(arguments.get("tasks") or arguments.get("axes", {}).get("tasks", []))
+
+    def asked(self, argument: str) -> str | None:
+        """A word that the command was given, e.g. `prompt`; None if it was not."""
+        given = self.about.arguments.get(argument)
+        return given if isinstance(given, str) else None
+
+    @property
+    def limit(self) -> Limit:
+        """Clips of each task, as the command was told."""
+        given = self.about.arguments.get("limit")
+        return given if isinstance(given, int) else "all" if given == "all" else None
 
     @property
     def model(self) -> str | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastadasp.files import cache_folder, read_text
+from fastadasp.files import cache_folder, read_text, write_whole
 from fastadasp.selection.choice import Selection
 
 Notice = Callable[[str], None]
@@ -20,6 +19,9 @@ _MEANINGS = {
     "format": "its format",
     "model_hash": "the model's weights",
     "dtype": "the number format",
+    "device": "the device",
+    "version": "the version of fastadasp",
+    "sources": "the source of the recipe's parts",
     "strategy_hash": "the recipe",
     "clips": "the calibration clips",
     "clips_from": "where the calibration clips come from",
@@ -72,12 +74,10 @@ def read_entry(path: Path, wanted: Mapping[str, Any], notice: Notice) -> Selecti
 
 def write_entry(path: Path, selection: Selection, notice: Notice) -> None:
     """Writes an entry in one step; a cache that cannot be written is reported and done without."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = selection.model_dump(mode="json")
         text = json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=2, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, text + "\n")
     except OSError as error:
         notice(f"layer choice cannot be cached in {path.parent}: {error.strerror or error}")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def above(losses: Mapping[int, float]) -> dict[int, float]:
+    """Each layer's loss beyond the least one."""
+    least = min(losses.values())
+    return {layer: loss - least for layer, loss in losses.items()}
 
 
 class LayerChoice(BaseModel):
@@ -37,8 +44,7 @@ class LayerChoice(BaseModel):
     @property
     def above(self) -> dict[int, float]:
         """Each layer's loss beyond the least one: 0 or more, whatever the selector counts from."""
-        least = min(self.losses.values())
-        return {layer: loss - least for layer, loss in self.losses.items()}
+        return above(self.losses)
 
     @property
     def unit(self) -> str:
@@ -82,6 +88,9 @@ class Selection(BaseModel):
         model: folder or hub id.
         model_hash: SHA-256 over its weights.
         dtype: number format that it ran in.
+        device: ``cpu`` or ``cuda``; empty, as the next two, in entries of earlier versions.
+        version: of fastadasp.
+        sources: class of each part of the strategy, and a hash of its source.
         clips: the calibration clips.
         clips_from: what they are: a task's own calibration clips or the first of its clips.
         seconds: how long it took.
@@ -108,6 +117,9 @@ class Selection(BaseModel):
     model: str
     model_hash: str
     dtype: str
+    device: str = ""
+    version: str = ""
+    sources: dict[str, str] = Field(default_factory=dict)
     clips: tuple[CalibrationClip, ...]
     clips_from: str
     seconds: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,16 +11,21 @@ from typing import TypeVar
 from fastadasp.contracts.task import Example, Task
 from fastadasp.counts.budget import Budget
 from fastadasp.errors import DataError, StrategyError
+from fastadasp.files import hash_file
 from fastadasp.inference.clips import ReadyClip, prepare
 from fastadasp.inference.load import LoadedModel
 from fastadasp.recipes.recipe import Recipe
+from fastadasp.recipes.sources import part_sources
 from fastadasp.selection.cache import Notice, entry_path, read_entry, warn, write_entry
 from fastadasp.selection.calibrated import CalibratedSelector
 from fastadasp.selection.calibration import Calibration
 from fastadasp.selection.choice import CalibrationClip, LayerChoice, Selection
+from fastadasp.version import installed_version
 
 CLIPS = 16
 """Calibration clips, unless told otherwise."""
+TOGETHER = 12
+"""Clips that are encoded at a time, as many as a comparison takes unless told otherwise."""
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 OWN, FIRST, GIVEN = "the task's calibration clips", "the first clips of the task", "clips given by the caller"
@@ -94,13 +98,16 @@ def select_layer(
     about = {"name": selector.name, **open_selector.parameters()}
     budget = common_budget(strategy)
     clips = tuple(
-        CalibrationClip(id=e.id, audio=e.audio.name, sha256=_hash_file(e.audio), instruction=e.instruction)
+        CalibrationClip(id=e.id, audio=e.audio.name, sha256=hash_file(e.audio), instruction=e.instruction)
         for e in examples
     )
     source = {
         "format": Selection.model_fields["format"].default,
         "model_hash": loaded.weights_hash,
         "dtype": loaded.dtype,
+        "device": loaded.device,
+        "version": installed_version(),
+        "sources": _sources(strategy),
         "strategy_hash": strategy.content_hash(),
         "clips": clips,
         "clips_from": clips_from,
@@ -119,9 +126,7 @@ def select_layer(
     if cached and (found := read_entry(path, source, notice)):
         return found
     if ready is None:
-        ready = prepare(
-            loaded, examples, len(examples), lambda done: progress(f"{label}: encoding", done, len(examples))
-        )
+        ready = prepare(loaded, examples, TOGETHER, lambda done: progress(f"{label}: encoding", done, len(examples)))
     chosen = [ready[str(e.audio), e.instruction] for e in examples]
     calibration = Calibration(
         loaded,
@@ -150,6 +155,12 @@ def select_layer(
     return selection
 
 
+def _sources(strategy: Recipe) -> dict[str, str]:
+    """Those of every part that a choice depends on, of a second stage, too."""
+    later = {} if strategy.then is None else _sources(strategy.then)
+    return {**part_sources(strategy), **{f"then.{part}": source for part, source in later.items()}}
+
+
 def check_choice(selector: CalibratedSelector, choice: LayerChoice, calibration: Calibration) -> LayerChoice:
     """Refuses an answer that leaves the candidates. Raises StrategyError."""
     if not isinstance(choice, LayerChoice) or set(choice.losses) != set(calibration.candidates):
@@ -164,11 +175,3 @@ def check_choice(selector: CalibratedSelector, choice: LayerChoice, calibration:
 def at_layer(strategy: AnyRecipe, layer: int) -> AnyRecipe:
     """The strategy with its selector's choice filled in."""
     return strategy.replace(layers=selector_of(strategy).model_copy(update={"layer": layer}))
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None

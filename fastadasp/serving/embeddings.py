@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from fastadasp.contracts.task import Example
 from fastadasp.counts.shape import DecoderShape
 from fastadasp.errors import DataError, StrategyError
+from fastadasp.files import told, whole
 from fastadasp.inference.clips import prepare
 from fastadasp.inference.load import LoadedModel
 from fastadasp.models.lookup import adapter_for
@@ -85,6 +85,7 @@ def write(file: Path, clips: Sequence[Embedded], about: dict[str, str]) -> None:
 
     Raises:
         DataError: there is no clip.
+        RunError: the file cannot be written.
     """
     if not clips:
         raise DataError("there is no recording to write")
@@ -95,12 +96,8 @@ def write(file: Path, clips: Sequence[Embedded], about: dict[str, str]) -> None:
         "tokens": torch.tensor([clip.tokens for clip in clips]),
     }
     names = json.dumps([clip.audio for clip in clips])
-    part = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with told(file, "the file of embeddings"), whole(file) as part:
         save_file(tensors, part, metadata={"format": FORMAT, "audio": names} | about)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read(file: Path) -> list[Embedded]:

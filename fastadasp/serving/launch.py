@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import shlex
 import signal
 import socket
@@ -11,8 +13,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,24 +114,24 @@ def request_line(url: str, name: str, sound: Path, text: str) -> str:
 
     The recording stands between two pieces of JSON that are piped, so it may be longer than a command line.
     """
-    data = json.dumps({"type": "input_audio", "input_audio": {"data": "@", "format": sound.suffix.lstrip(".")}})
-    content = f"[{data}, {json.dumps({'type': 'text', 'text': text})}]"
-    body = json.dumps({"model": name, "temperature": 0, "messages": "@"})
-    body = body.replace('"@"', f'[{{"role": "user", "content": {content}}}]')
-    before, after = (shlex.quote(part) for part in body.split("@"))
+    here = uuid.uuid4().hex  # what no name and no text holds
+    sent = {"type": "input_audio", "input_audio": {"data": here, "format": sound.suffix.lstrip(".")}}
+    messages = [{"role": "user", "content": [sent, {"type": "text", "text": text}]}]
+    body = json.dumps({"model": name, "temperature": 0, "messages": messages})
+    before, after = (shlex.quote(part) for part in body.split(here))
     return (
         f"(printf %s {before}; base64 < {shlex.quote(str(sound))} | tr -d '\\n'; printf %s {after}) | "
         f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d @-"
     )
 
 
-def serve(command: Sequence[str], url: str, ready: Callable[[str], None]) -> int:
-    """Runs a server until it ends, or SIGINT or SIGTERM end it.
+def serve(command: Sequence[str], url: str, ready: Callable[[str | None], None]) -> int:
+    """Runs a server until it ends, or SIGINT, SIGTERM or SIGHUP end it. It never outlives the call.
 
     Args:
         command: of the server.
         url: its address.
-        ready: called once when it answers, with the name of its model.
+        ready: called once when it answers, with the name of its model; None if it tells that to nobody without a key.
 
     Returns:
         The server's exit code; 0 if a signal ended it.
@@ -141,14 +144,17 @@ def serve(command: Sequence[str], url: str, ready: Callable[[str], None]) -> int
     # In a session of its own a terminal's Ctrl-C reaches it through us, once. Its log is no result of ours.
     child = subprocess.Popen(list(command), stdout=sys.stderr, start_new_session=True)
     with _signals_to(child) as ended:
-        told = False
-        while child.poll() is None:
-            if not told and not ended and _answers(url):
-                told = True
-                ready(_model_name(url))
-            time.sleep(_POLL)
-            if ended and time.monotonic() - ended[0] > GRACE:
-                child.kill()
+        try:
+            told = False
+            while child.poll() is None:
+                if not told and not ended and _answers(url):
+                    told = True
+                    ready(_model_name(url))
+                time.sleep(_POLL)
+                if ended and time.monotonic() - ended[0] > GRACE:
+                    _kill(child)
+        finally:
+            _end(child)
     return 0 if ended else child.returncode
 
 
@@ -163,7 +169,7 @@ def running(command: Sequence[str], url: str, log: Path, patience: float = 600.0
         patience: seconds in which it has to answer.
 
     Raises:
-        FastAdaSPError: it ended by itself, or did not answer in time; with the end of what it said.
+        FastAdaSPError: it ended by itself, or did not answer in time (with the end of what it said), or asks for a key.
     """
     with log.open("w") as out:
         child = subprocess.Popen(list(command), stdout=out, stderr=out, start_new_session=True)
@@ -175,15 +181,12 @@ def running(command: Sequence[str], url: str, log: Path, patience: float = 600.0
                 said = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
                 raise FastAdaSPError(f"the server {why}; it said last:\n{said}")
             time.sleep(_POLL)
-        yield _model_name(url)
+        name = _model_name(url)
+        if name is None:
+            raise FastAdaSPError("the server does not say what its model is called; leave out --api-key")
+        yield name
     finally:
-        if child.poll() is None:
-            child.send_signal(signal.SIGINT)
-        try:
-            child.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        _end(child)
 
 
 def free_port() -> int:
@@ -195,21 +198,48 @@ def free_port() -> int:
 
 @contextmanager
 def _signals_to(child: subprocess.Popen[bytes]) -> Iterator[list[float]]:
-    """Inside, SIGINT and SIGTERM go to the child; the list has the times at which that was so. A third one kills."""
+    """Inside, signals that would end us go to the child; the list has the times at which that was so. A third kills."""
     ended: list[float] = []
 
     def on(number: int, _: Any) -> None:
         ended.append(time.monotonic())
-        if child.poll() is None:
-            child.send_signal(number if len(ended) < 3 else signal.SIGKILL)
+        if child.poll() is not None:
+            return
+        if len(ended) < 3:
+            child.send_signal(sent[number])
+        else:
+            _kill(child)
 
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, on) for kind in kinds]
+    sent: dict[int, int] = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
+    # A terminal that is closed; what `nohup` starts ignores it. vLLM cleans up after SIGTERM alone.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        sent[signal.SIGHUP] = signal.SIGTERM
+    before = {kind: signal.signal(kind, on) for kind in sent}
     try:
         yield ended
     finally:
-        for kind, handler in zip(kinds, before, strict=True):
+        for kind, handler in before.items():
             signal.signal(kind, handler)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a server, if it has not ended: it is asked, and killed if it has not gone after `GRACE`."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)
+    try:
+        child.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        _kill(child)
+        child.wait()
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """Kills a server with the processes that it started, which hold the GPU: the session is its own."""
+    if hasattr(os, "killpg"):
+        with suppress(OSError):
+            os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
 
 
 def _answers(url: str) -> bool:
@@ -220,9 +250,14 @@ def _answers(url: str) -> bool:
         return True
     except OSError:
         return False
+    except http.client.BadStatusLine:  # something that speaks another language
+        return True
 
 
-def _model_name(url: str) -> str:
-    """What the server calls its model."""
-    with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
-        return str(json.load(answer)["data"][0]["id"])
+def _model_name(url: str) -> str | None:
+    """What the server calls its model; None if it does not say, for example to those without a key."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+            return str(json.load(answer)["data"][0]["id"])
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return None

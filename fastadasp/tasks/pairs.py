@@ -23,7 +23,7 @@ def join(first: Path, second: Path) -> Path:
     """
     sounds = [read_audio(path, RATE) for path in (first, second)]
     digest = hashlib.sha256(b"|".join(sound.tobytes() for sound in sounds)).hexdigest()[:32]
-    file = cache_folder() / "recordings" / f"{digest}-{first.stem}-{second.stem}.flac"[-120:]
+    file = cache_folder() / "recordings" / f"{digest}.flac"
     if not file.exists():
         keep_recording(file, np.concatenate([sounds[0], np.zeros(int(SILENCE * RATE), np.float32), sounds[1]]), RATE)
     return file

@@ -7,7 +7,9 @@ W + scale * B A (Hu et al., LoRA, ICLR 2022), with `scale` in the file's metadat
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from fastadasp.errors import ModelError
 
 PROJECTOR = "projector."
 LORA = "lora."
+_HALF = re.compile(rf"{re.escape(LORA)}.*\.[AB]$")
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,38 @@ class Adapter:
     Attributes:
         weights: as they are stored, mostly bfloat16.
         about: the file's metadata: ``scale`` of the LoRA, ``encoder`` and ``decoder`` it was trained with.
+
+    Raises:
+        ModelError: half of a LoRA is missing, its halves do not fit together, or its scale is no number.
     """
 
     weights: dict[str, Tensor]
     about: dict[str, str]
 
+    def __post_init__(self) -> None:
+        for name in self.loras():
+            halves = [self.weights.get(f"{name}.{half}") for half in "AB"]
+            path = name.removeprefix(LORA)
+            for half, weight in zip("AB", halves, strict=True):
+                if weight is None:
+                    raise ModelError(f"this adapter's LoRA for {path} has no {half}")
+            down, up = (list(weight.shape) for weight in halves if weight is not None)
+            if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
+                raise ModelError(f"this adapter's LoRA for {path} has A of {down} and B of {up}, which do not fit")
+        try:
+            known = isfinite(self.scale)
+        except ValueError:
+            known = False
+        if not known:
+            raise ModelError(f"this adapter's scale is a number, not {self.about['scale']!r}")
+
     @property
     def scale(self) -> float:
         return float(self.about.get("scale", 1.0))
+
+    def loras(self) -> list[str]:
+        """Names of the LoRA's modules, each with halves A and B."""
+        return sorted({name.removesuffix(name[-2:]) for name in self.weights if _HALF.match(name)})
 
     def projector(self) -> dict[str, Tensor]:
         """Weights of the projector under its own names, float32."""
@@ -53,7 +80,7 @@ class Adapter:
             projector.load_state_dict(self.projector())
         except RuntimeError as error:
             raise ModelError(f"this adapter's projector does not fit: {str(error).splitlines()[-1].strip()}") from None
-        for name in sorted(n.removesuffix(".A") for n in self.weights if n.startswith(LORA) and n.endswith(".A")):
+        for name in self.loras():
             self._add(decoder, name)
 
     def _add(self, decoder: nn.Module, name: str) -> None:
@@ -85,7 +112,7 @@ def read_adapter(path: Path) -> Adapter:
         with safe_open(path, "pt") as file:
             names = file.keys()
             return Adapter({name: file.get_tensor(name) for name in names}, file.metadata() or {})
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} is no adapter: {error}") from None
 
 

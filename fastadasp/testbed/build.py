@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fastadasp.errors import ModelError, RunError
+from fastadasp.files import told
 from fastadasp.testbed import prompts
 from fastadasp.testbed.adapter import Adapter, read_adapter
 from fastadasp.testbed.shape import RENAMED, configuration, new_model
@@ -31,26 +34,40 @@ def build(folder: str | Path, *, adapter: str | Path, encoder: str = ENCODER, de
 
     Raises:
         ModelError: a part cannot be loaded, the parts do not fit together, or transformers lacks the family.
-        RunError: the folder is not empty.
+        RunError: the folder is not empty, or cannot be written.
     """
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise RunError(f"{folder} is not empty; give a folder that is empty or does not exist yet")
-    trained = read_adapter(Path(adapter))
-    tokenizer = _tokenizer(decoder)
-    whisper = _part("encoder", encoder, "WhisperForConditionalGeneration")
-    text = _part("decoder", decoder, "AutoModelForCausalLM")
-    model = assemble(whisper, text, trained, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        model.save_pretrained(folder)
-        _processor(tokenizer, whisper.config.num_mel_bins).save_pretrained(folder)
-        (folder / "knows.json").write_text(json.dumps(_knows(), indent=2) + "\n", encoding="utf-8")
-        _note(folder, encoder, decoder)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise RunError(f"the test bed cannot be written to {folder}: {error}") from None
+    with _fresh(folder):
+        trained = read_adapter(Path(adapter))
+        tokenizer = _tokenizer(decoder)
+        whisper = _part("encoder", encoder, "WhisperForConditionalGeneration")
+        text = _part("decoder", decoder, "AutoModelForCausalLM")
+        model = assemble(whisper, text, trained, tokenizer)
+        with told(folder, "the test bed's folder"):
+            model.save_pretrained(folder)
+            _processor(tokenizer, whisper.config.num_mel_bins).save_pretrained(folder)
+            (folder / "knows.json").write_text(json.dumps(_knows(), indent=2) + "\n", encoding="utf-8")
+            _note(folder, encoder, decoder)
     return folder
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[None]:
+    """An empty folder inside; if something goes wrong there, what was made is removed, and nothing else."""
+    with told(folder, "the test bed's folder"):
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise RunError(f"{folder} is not empty; give a folder that is empty or does not exist yet")
+        made = next((path for path in (*reversed(folder.parents), folder) if not path.exists()), None)
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in [made] if made else list(folder.iterdir()):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def assemble(whisper: Any, text: Any, trained: Adapter, tokenizer: Any) -> Any:

@@ -22,7 +22,8 @@ def component(kind: Kind, given: Any, base: type[C]) -> tuple[C, Subject]:
     cls = given if isinstance(given, type) else type(given)
     subject = Subject(f"{kind} {getattr(cls, 'name', cls.__name__)!r}", "looked at the class")
     if fault := component_fault(kind, cls):
-        subject.fail(fault, f"a subclass of {BASES[kind].__name__} that keeps the contract in fastadasp/components.py")
+        expected = f"a subclass of {BASES[kind].__name__} that keeps the contract in fastadasp/contracts/components.py"
+        subject.fail(fault, expected)
     if isinstance(given, type):
         made = subject.when(f"{cls.__name__}()").call("parameters with defaults; without them, give an object", cls)
     else:

@@ -260,14 +260,19 @@ class SpeechModel:
                 if settings.strategy is not None:
                     check_reach(settings.strategy, self._shape, [clip])
             except StrategyError as fault:
-                pending.fault = StrategyError(f"{pending.audio or 'the recording'}: {fault}")
+                pending.fault = _named(pending, fault)
             except DataError as fault:
                 pending.fault = fault
             else:
                 able.append((pending, window))
                 clips.append(clip)
-        if clips:
-            outcome = self._run(clips, settings, tokens)
+        try:
+            outcome = self._run(clips, settings, tokens) if clips else None
+        except StrategyError as fault:  # a budget that these windows cannot meet together
+            for pending, _ in able:
+                pending.fault = _named(pending, fault)
+            outcome = None
+        if outcome is not None:
             for text, cost, (pending, window) in zip(outcome.predictions, outcome.costs, able, strict=True):
                 pending.segments.append(Segment(round(window.start, 3), round(window.end, 3), text))
                 pending.tokens += cost.audio_tokens
@@ -307,6 +312,10 @@ class _Settings:
     window: float | None
     max_new_tokens: int | None
     batch_size: int
+
+
+def _named(pending: _Pending, fault: StrategyError) -> StrategyError:
+    return StrategyError(f"{pending.audio or 'the recording'}: {fault}")
 
 
 def _finished(order: list[_Pending]) -> Iterator[Transcript | FastAdaSPError]:

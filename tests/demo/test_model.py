@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ def test_the_models_table(tmp_path: Path) -> None:
     told: list[str] = []
     assert evaluate.answers(model_path(), asked, keep=tmp_path, tell=told.append) == said
     assert not told
+    short = copy.copy(asked[0][0])
+    short.max_new_tokens = 2  # answers of another limit are other answers
+    (cut,) = evaluate.answers(model_path(), [(short, asked[0][1])], keep=tmp_path)
+    assert max(len(text.split()) for text in cut) <= 2
     (task, clips), (german, _) = asked
     lines = list(evaluate.score(task, clips, said[0]))
     assert lines[0].value <= 25

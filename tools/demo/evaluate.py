@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -129,7 +129,8 @@ def answers(
     out = []
     for task, examples in asked:
         ids = [example.id for example in examples]
-        about = {"model": loaded.weights_hash, "task": task.name, "part": task.part, "ids": ids}
+        about: dict[str, Any] = {"model": loaded.weights_hash, "task": task.name, "part": task.part, "ids": ids}
+        about |= {"prompts": [example.instruction for example in examples], "new_tokens": task.max_new_tokens}
         file = None if keep is None else keep / f"{task.name}-{task.part}-{len(ids)}-{loaded.weights_hash[:16]}.json"
         known = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
         if {key: known.get(key) for key in about} != about:

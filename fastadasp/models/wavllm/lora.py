@@ -8,6 +8,7 @@ scale is a constant, has no form for it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,26 +20,31 @@ HIGHEST_SCALE = 3.0
 
 
 class ScaleInForce:
-    """What the LoRA of all layers is multiplied by at the moment, [B, 1, D]; None: there is no LoRA.
-
-    `rotated` has its channels in the order of queries and keys, which differs from the checkpoint's: rotary embedding
-    there pairs neighbours, here halves of a head.
-    """
+    """What the LoRA of all layers is multiplied by at the moment. Each thread answers other prompts and has its own."""
 
     def __init__(self, head_dim: int) -> None:
         self.head_dim = head_dim
-        self.plain: Tensor | None = None
-        self.rotated: Tensor | None = None
+        self._of_thread: dict[int, tuple[Tensor, Tensor]] = {}  # a threading.local could not be copied with the model
 
     @contextmanager
     def use(self, scale: Tensor) -> Iterator[None]:
-        """`scale` [B, D] holds while the context is open."""
-        self.plain = scale.unsqueeze(1)
-        self.rotated = halves_of_heads(self.plain, self.head_dim)
+        """`scale` [B, D] holds in this thread while the context is open."""
+        thread, plain = threading.get_ident(), scale.unsqueeze(1)
+        self._of_thread[thread] = plain, halves_of_heads(plain, self.head_dim)
         try:
             yield
         finally:
-            self.plain = self.rotated = None
+            del self._of_thread[thread]
+
+    def scale(self, *, rotary: bool) -> Tensor | None:
+        """What holds in this thread, [B, 1, D]; None: there is no LoRA.
+
+        Args:
+            rotary: its channels in the order of queries and keys, which differs from the checkpoint's: rotary
+                embedding there pairs neighbours, here halves of a head.
+        """
+        held = self._of_thread.get(threading.get_ident())
+        return None if held is None else held[rotary]
 
 
 def halves_of_heads(x: Tensor, head_dim: int) -> Tensor:
@@ -59,7 +65,7 @@ class PromptLoRALinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, in] -> [B, T, out]."""
         y = super().forward(x)
-        scale = self.in_force.rotated if self.rotary else self.in_force.plain
+        scale = self.in_force.scale(rotary=self.rotary)
         return y if scale is None else y + x @ self.lora_A @ self.lora_B * scale
 
 

@@ -15,6 +15,7 @@ from fastadasp.serving.vllm.config import serving_of
 from fastadasp.serving.vllm.positions import Clip, pack, places_of, rows
 from fastadasp.serving.vllm.private import MULTIMODAL_REGISTRY, SupportsMRoPE, factories, stock_model
 from fastadasp.serving.vllm.processor import KEPT, TOKENS, ReducedInfo, ReducedProcessor
+from fastadasp.serving.vllm.remembered import Counts
 
 
 class Reduced:
@@ -29,7 +30,7 @@ class Reduced:
         served = serving_of(vllm_config.model_config)
         self.strategy, self.decoder_layers = served.strategy, served.layers
         self.hidden = int(vllm_config.model_config.hf_text_config.hidden_size)
-        self.full: dict[str, int] = {}  # audio tokens of a clip before the strategy, by its hash
+        self.full = Counts()
         self.pending: tuple[Tensor, Tensor] | None = None
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
@@ -52,7 +53,7 @@ class Reduced:
         for feature in sorted(mm_features, key=lambda f: f.mm_position.offset):
             at = feature.mm_position
             if feature.data is not None and TOKENS in feature.data:
-                self.full[feature.identifier] = int(feature.data[TOKENS].data)
+                self.full.put(feature.identifier, int(feature.data[TOKENS].data))
             embed = range(at.length) if at.is_embed is None else at.is_embed.nonzero().flatten().tolist()
             columns = [at.offset + i for i in embed]
             tokens = len(columns) if self.strategy.positions == "compact" else self.full.get(feature.identifier)

@@ -19,6 +19,7 @@ from fastadasp.serving.vllm.private import (
     PromptReplacement,
     PromptUpdateDetails,
 )
+from fastadasp.serving.vllm.remembered import Counts
 
 TOKENS, KEPT = "fastadasp_tokens", "fastadasp_kept"
 """Fields of a clip: its audio tokens before, and after."""
@@ -147,13 +148,14 @@ class ReducedProcessor:
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """The processed request; its counts go to the log and the metrics, whether or not a cache knew its clips."""
         out = super().apply(inputs, timing_ctx)  # type: ignore[misc]
-        known: dict[str, int] = self.__dict__.setdefault("_full", {})
+        known: Counts = self.__dict__.setdefault("_full", Counts())
         hashes = out["mm_hashes"].get("audio", ())
         for name, item in zip(hashes, out["mm_kwargs"].get("audio", ()), strict=True):
             if item is not None and TOKENS in item:
-                known[name] = int(item[TOKENS].data)
-        if hashes and all(name in known for name in hashes) and not _REHEARSAL.get():
-            record(sum(known[name] for name in hashes), sum(_audio(at) for at in out["mm_placeholders"]["audio"]))
+                known.put(name, int(item[TOKENS].data))
+        before = [count for name in hashes if (count := known.get(name)) is not None]
+        if hashes and len(before) == len(hashes) and not _REHEARSAL.get():
+            record(sum(before), sum(_audio(at) for at in out["mm_placeholders"]["audio"]))
         return out
 
 

@@ -31,6 +31,24 @@ def read_rows(
     Raises:
         DataError: there is no such source, it is of no known kind, or it cannot be read as a whole.
     """
+    for row in _rows(source, limit, wanted):
+        yield row if isinstance(row, DataError) else _fault(row) or row
+
+
+def _fault(row: Row) -> DataError | None:
+    """Text that is none: half a character of JSON's, or a recording's name that is not UTF-8."""
+    for name, value in row.values.items():
+        for text in (name, value):
+            try:
+                _ = isinstance(text, str) and text.encode()
+            except UnicodeEncodeError:
+                kind = "bytes that are not UTF-8, or half a character (a lone surrogate)"
+                return DataError(f"{ascii(row.where)[1:-1]}: {name!a} holds {kind}, which is no text")
+    return None
+
+
+def _rows(source: str | Path, limit: int | None, wanted: Address | None) -> Iterator[Row | DataError]:
+    """The rows, as their source has them. Raises DataError."""
     text = str(source)
     if is_address(text):
         return hub.rows(text, limit)

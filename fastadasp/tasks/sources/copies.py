@@ -73,15 +73,11 @@ def parquet_files(path: Path, split: str, configuration: str | None = None, exac
         exact: whether files that say they are of another split are refused even if there is no other.
 
     Raises:
-        DataError: they are of other splits, or of several configurations.
+        DataError: they are of other splits, of several configurations, or of another one.
     """
     files = sorted(path.rglob("*.parquet"))
-    hint = ""
-    if configuration is not None:
-        folders = {part for file in files for part in file.relative_to(path).parts[:-1]}
-        if configuration not in folders:
-            hint = f"; no folder is called {configuration!r}.{did_you_mean(configuration, folders)}"
-        files = [file for file in files if configuration in file.relative_to(path).parts[:-1]] or files
+    if configuration is not None and path.name != configuration:
+        files = _of_configuration(path, files, split, configuration)
     splits = {file: _split(file.relative_to(path), split) for file in files}
     names = sorted({name for name in splits.values() if name is not None})
     chosen = [file for file in files if splits[file] == split]
@@ -96,8 +92,23 @@ def parquet_files(path: Path, split: str, configuration: str | None = None, exac
         chosen = files
     places = sorted({str(file.parent.relative_to(path)) for file in chosen})
     if len(places) > 1:
-        raise DataError(f"dataset {path} has rows of {split!r} in {', '.join(places)}; name one of these folders{hint}")
+        raise DataError(f"dataset {path} has rows of {split!r} in {', '.join(places)}; name one of these folders")
     return chosen
+
+
+def _of_configuration(path: Path, files: list[Path], split: str, configuration: str) -> list[Path]:
+    """The files in folders of this name, else those that are in no configuration's folder. Raises DataError."""
+    folders = {file: file.relative_to(path).parts[:-1] for file in files}
+    if found := [file for file in files if configuration in folders[file]]:
+        return found
+    neutral = {"data", split, *_SPLITS}
+    if found := [file for file in files if neutral.issuperset(folders[file])]:
+        return found
+    names = sorted({name for parts in folders.values() for name in parts} - neutral)
+    raise DataError(
+        f"dataset {path} has no folder called {configuration!r}.{did_you_mean(configuration, names)} It has: "
+        f"{', '.join(names)}. Name the folder of one, or a Parquet file, to take it"
+    )
 
 
 def _split(file: Path, wanted: str) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadasp.errors import DataError, did_you_mean
-from fastadasp.files import cache_folder
+from fastadasp.files import cache_folder, whole
 from fastadasp.tasks.sources.address import EXPORT, Address, is_commit, read_address
 from fastadasp.tasks.sources.downloads import check_download
 from fastadasp.tasks.sources.row import Row
@@ -158,9 +158,8 @@ def _kept(content: bytes, path: str | None) -> Path:
     if not file.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f"{file.name}.part")
-            part.write_bytes(content)
-            part.replace(file)
+            with whole(file) as part:
+                part.write_bytes(content)
         except OSError as error:
             raise DataError(f"recordings cannot be kept in {folder}: {error.strerror}; set FASTADASP_CACHE") from None
     return file

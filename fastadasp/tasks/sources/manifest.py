@@ -59,10 +59,6 @@ def _only_list(text: str) -> list[Any] | None:
 def _row(values: Any, path: Path, number: int, where: str) -> Row | DataError:
     if not isinstance(values, dict):
         return DataError(f"{where}: expected a JSON object")
-    for name, value in values.items():
-        for text in (name, value):
-            if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
-                return DataError(f"{where}: {name!a} holds half a character (a lone surrogate), which is no text")
     return Row(values, path.parent, number, where)
 
 
