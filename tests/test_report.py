@@ -22,6 +22,7 @@ from report_page import Page, recording
 from fastadasp.demo import model_path
 from fastadasp.inference.clips import encode, read_clip
 from fastadasp.inference.load import load_model
+from fastadasp.report.plots import legend_beside
 from fastadasp.report.timeline import BANDS, follow_tokens, spectrogram
 from fastadasp.strategy import get_registry, load_strategy
 
@@ -225,6 +226,19 @@ def test_plots_are_drawn(runs: tuple[Path, Path], tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "p").iterdir())
     assert names == sorted(f"er-{cost}.{kind}" for cost in ("flops", "kv", "whole") for kind in ("png", "svg"))
     assert "weighted" in (tmp_path / "p" / "er-flops.svg").read_text()
+
+
+def test_a_long_legend_leaves_the_axes_their_size() -> None:
+    """36 strategies in one plot: the figure grows, and the curves are not squeezed into a strip."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number in range(36):
+        axes.plot([0, 1], [number, number], label=f"the model: strategy ${number}")
+    legend_beside(axes, 36)
+    figure.draw_without_rendering()
+    assert axes.get_position().height * figure.get_figheight() > 3
 
 
 def test_a_run_that_was_cut_short_is_reported_as_far_as_it_came(copy: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from fastadasp.display import signed
 from fastadasp.experiments import spread
 from fastadasp.leaderboard.boards import COSTS, Board, Entry
 from fastadasp.leaderboard.submission import Submission
+from fastadasp.report.plots import legend_beside
 from fastadasp.report.shell import render
 
 UNITS = {"flops": (1e9, "GFLOPs of the decoder's prefill"), "kv_bytes": (1e6, "MB of keys and values")}
@@ -144,9 +145,7 @@ def _plot(board: Board, entries: Sequence[Entry], cost: str, unit: float, label:
         axes.set_xlabel(label)
         axes.set_ylabel(f"{board.task.facts.metric} ({arrow} is better)")
         axes.grid(alpha=0.25)
-        legend = axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # names may hold dollar signs
+        legend_beside(axes, len(series) + 1)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue().partition("<svg")[1] + file.getvalue().partition("<svg")[2]

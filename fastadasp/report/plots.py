@@ -69,4 +69,13 @@ def _plot(axes: Any, report: Report, task: str, cost: str) -> None:
     if not series:
         axes.text(0.5, 0.5, "not known of these runs", ha="center", transform=axes.transAxes)
         return
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    legend_beside(axes, len(series))
+
+
+def legend_beside(axes: Any, lines: int) -> None:
+    """A legend right of the axes. The figure becomes as tall as its lines need, or they would squeeze the axes."""
+    figure = axes.figure
+    figure.set_figheight(max(figure.get_figheight(), 0.16 * lines + 0.4))  # inches of a line of 7 points
+    legend = axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names may hold dollar signs
