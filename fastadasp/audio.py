@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -123,15 +125,23 @@ def _refuse_longer(path: Path, seconds: float, longest: float | None) -> None:
         raise DataError(f"{path} lasts {seconds:.1f} s; this model hears at most {longest:g} s")
 
 
-def keep_recording(file: Path, wave: NDArray[Any], rate: int) -> None:
-    """Writes mono sound as FLAC of 16 bits, so that a file is there as a whole or not at all.
+@contextmanager
+def kept(file: Path) -> Iterator[Path]:
+    """A recording of the cache to write, which is there as a whole or not at all (`files.whole`).
 
     Raises:
-        DataError: the folder, which is one of the cache's, cannot be written.
+        DataError: its folder cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole(file) as part:
-            soundfile.write(part, wave, rate, format="FLAC", subtype="PCM_16")
+            yield part
     except (OSError, soundfile.SoundFileError) as error:
-        raise DataError(f"recordings cannot be kept in {file.parent}: {error}; set FASTADASP_CACHE") from None
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"recordings cannot be kept in {file.parent}: {why}; set FASTADASP_CACHE") from None
+
+
+def keep_recording(file: Path, wave: NDArray[Any], rate: int) -> None:
+    """Writes mono sound as FLAC of 16 bits into the cache. Raises DataError, as `kept` does."""
+    with kept(file) as part:
+        soundfile.write(part, wave, rate, format="FLAC", subtype="PCM_16")

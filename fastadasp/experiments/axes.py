@@ -67,7 +67,7 @@ def read_tasks(
         model: the model to be asked, folder or hub id: some tasks ask its family in words of its own.
         prompt: what every clip is asked, in the place of the tasks' own instructions.
     """
-    if limit is not None and limit != ALL and not whole(limit, 1):
+    if limit is not None and limit != ALL and not whole_number(limit, 1):
         raise RunError(f"limit is a number of clips or {ALL!r}, at least 1, not {show(limit)}")
     chosen: dict[str, Task] = {}
     for text in dict.fromkeys(tasks):
@@ -103,7 +103,7 @@ def read_tasks(
     return chosen, examples
 
 
-def whole(value: object, least: int) -> bool:
+def whole_number(value: object, least: int) -> bool:
     """Whether a value is a whole number, at least this one."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fastadasp import usual
 from fastadasp.errors import RunError, UnknownNameError
-from fastadasp.experiments.axes import FULL, Limit, whole
+from fastadasp.experiments.axes import FULL, Limit, whole_number
 from fastadasp.experiments.spec import Spec, StudyFile, axis_values, most_seeds
 from fastadasp.recipes.reading import show
 from fastadasp.strategy import load_strategy
@@ -50,7 +50,7 @@ def comparison(
     budgets = _listed("budget", "budgets", budgets)
     if overrides is not None and not isinstance(overrides, Mapping):
         raise RunError(f"overrides is a table of field and value, e.g. {{'layers.layer': 2}}, not {show(overrides)}")
-    if not whole(seeds, 1):
+    if not whole_number(seeds, 1):
         raise RunError(f"seeds is how many seeds a random strategy gets, at least 1, not {show(seeds)}")
     most_seeds(seeds)
     size = batch_size_of(batch_size)

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any
 
 from fastadasp.errors import FastAdaSPError, RunError
-from fastadasp.experiments.axes import whole
+from fastadasp.experiments.axes import whole_number
 from fastadasp.experiments.identity import cell_identity
 from fastadasp.experiments.probe import Forecast, probe
 from fastadasp.experiments.records import Result
@@ -95,7 +95,7 @@ class RemoteExecutor(ABC):
 
 def check_workers(workers: int | None, gpus: float | None) -> None:
     """Raises RunError for numbers that no machine has."""
-    if workers is not None and not whole(workers, 1):
+    if workers is not None and not whole_number(workers, 1):
         raise RunError(f"--workers is at least 1, not {show(workers)}")
     if gpus is not None and not (isinstance(gpus, int | float) and 0 <= gpus < inf):  # not a number, too
         raise RunError(f"--gpus-per-worker is at least 0, not {show(gpus)}")

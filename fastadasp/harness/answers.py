@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fastadasp.errors import DataError, RunError, StrategyError
-from fastadasp.files import cache_folder, whole
+from fastadasp.errors import RunError, StrategyError
+from fastadasp.files import cache_folder
 
 if TYPE_CHECKING:
     from fastadasp.inference.load import LoadedModel
@@ -135,21 +135,18 @@ class Answering:
         """A recording as a file; samples in memory are kept in the cache, named after their content."""
         import soundfile
 
+        from fastadasp.audio import kept
         from fastadasp.samples import recording_of
 
         found = recording_of(recording)
         if isinstance(found, Path):
             return found
         rate = found.rate or self.loaded.sampling_rate
-        folder = cache_folder() / "recordings"
-        file = folder / f"{hashlib.sha256(found.wave.tobytes() + str(rate).encode()).hexdigest()[:32]}.wav"
+        name = hashlib.sha256(found.wave.tobytes() + str(rate).encode()).hexdigest()[:32]
+        file = cache_folder() / "recordings" / f"{name}.wav"
         if not file.exists():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with whole(file) as part:
-                    soundfile.write(part, found.wave, rate, format="WAV", subtype="FLOAT")
-            except (OSError, soundfile.SoundFileError) as error:
-                raise DataError(f"recordings cannot be kept in {folder}: {error}; set FASTADASP_CACHE") from None
+            with kept(file) as part:
+                soundfile.write(part, found.wave, rate, format="WAV", subtype="FLOAT")
         return file
 
 

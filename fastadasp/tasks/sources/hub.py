@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fastadasp.audio import kept
 from fastadasp.errors import DataError, did_you_mean
-from fastadasp.files import cache_folder, whole
+from fastadasp.files import cache_folder
 from fastadasp.tasks.sources.address import EXPORT, Address, is_commit, read_address
 from fastadasp.tasks.sources.downloads import check_download
 from fastadasp.tasks.sources.row import Row
@@ -153,15 +154,10 @@ def _plain(value: Any, label: Any) -> Any:
 
 def _kept(content: bytes, path: str | None) -> Path:
     """A file with the content of a recording, in the cache."""
-    folder = cache_folder() / "recordings"
-    file = folder / (hashlib.sha256(content).hexdigest()[:32] + Path(path or "").suffix)
+    file = cache_folder() / "recordings" / (hashlib.sha256(content).hexdigest()[:32] + Path(path or "").suffix)
     if not file.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with whole(file) as part:
-                part.write_bytes(content)
-        except OSError as error:
-            raise DataError(f"recordings cannot be kept in {folder}: {error.strerror}; set FASTADASP_CACHE") from None
+        with kept(file) as part:
+            part.write_bytes(content)
     return file
 
 
