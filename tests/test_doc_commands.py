@@ -31,7 +31,6 @@ NOT_RUN = {
     "fastadasp convert": "needs checkpoints of gigabytes; tests/test_convert*.py run it on small ones",
     "fastadasp compare --model": "needs a checkpoint of gigabytes; tests/test_convert_*.py run it on small ones",
     "fastadasp select-layer": "minutes for each; tests/test_selection.py runs it on fewer clips",
-    "fastadasp compare --strategies weighted --tasks asr --part": "a minute a layer; tests/demo has parts",
     "fastadasp compare --strategies all": "an hour; tests/test_lines.py makes the grid of all strategies",
     "fastadasp compare --strategies uniform,weighted,average-pool": "many minutes; as for all strategies",
     "fastadasp compare --strategies cdpruner,sa-map-encoder": "many minutes; as for all strategies",
