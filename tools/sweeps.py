@@ -4,10 +4,12 @@ One sweep over all start layers for each task, strategy and budget, by ``fastada
 of its own, so that the same command goes on where it stopped. Dense tasks are run on the clips kept for choosing, of
 which there are 150; sparse ones, of which fewer are kept, on those to report on. Clips that a selector saw are never
 among them. Then form, features and estimator are chosen on one half of the tasks and reported on the other, both ways.
+All sweeps together are kept in OUT/layer-selection.json.gz.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -18,9 +20,13 @@ from typing import Annotated
 
 import typer
 
+from fastadasp.demo import model_path
 from fastadasp.display import markdown_table
 from fastadasp.errors import RunError
+from fastadasp.experiments.identity import hash_model
 from fastadasp.experiments.sweep import Estimate, Sweep
+from fastadasp.inference.load import load_model
+from fastadasp.strategy import get_registry
 from tools.running import run
 
 HALVES = (("asr", "st", "er"), ("asr-noise", "asr-fast", "sqa", "gender"))
@@ -35,51 +41,65 @@ VARY = (
     "dims=8,16",
     "k=3,4,10",
 )
+FIGURES = ("rank correlation", "within 1 point", "points behind")
+"""What a table says of a selector."""
 RELIABLE = 0.8
 """Rank correlation between halves of the clips from which on an outcome tells layers apart."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def label(estimate: Estimate) -> str:
+Figures = tuple[float, int, float]
+"""Of a selector: mean rank correlation, sweeps within 1 point of the best layer, and mean points behind."""
+
+
+def label(parameters: Mapping[str, object]) -> str:
     """A selector by its parameters, as one name."""
-    return _named(estimate.selector)
-
-
-def _named(parameters: Mapping[str, object]) -> str:
     return " ".join(f"{key}={value}" for key, value in sorted(parameters.items()) if key != "layer")
 
 
-def means(sweeps: Sequence[Sweep]) -> dict[str, tuple[float, int, float]]:
-    """Of each selector: mean rank correlation, sweeps within 1 point of the best layer, and mean points behind.
-
-    A correlation that is not defined counts as none.
-    """
+def means(sweeps: Sequence[Sweep]) -> dict[str, Figures]:
+    """Of each selector that all sweeps tried. A correlation that is not defined counts as none."""
     found: dict[str, list[Estimate]] = {}
     for one in sweeps:
         for estimate in one.estimates:
-            found.setdefault(label(estimate), []).append(estimate)
+            found.setdefault(label(estimate.selector), []).append(estimate)
     return {
         name: (
             fmean(estimate.correlation or 0.0 for estimate in own),
-            sum(estimate.behind <= 1 + 1e-9 for estimate in own),
-            fmean(estimate.behind for estimate in own),
+            *_behind([estimate.behind for estimate in own]),
         )
         for name, own in found.items()
         if len(own) == len(sweeps)
     }
 
 
-def best(figures: Mapping[str, tuple[float, int, float]]) -> str:
+def _behind(points: Sequence[float]) -> tuple[int, float]:
+    return sum(point <= 1 + 1e-9 for point in points), fmean(points)
+
+
+def fixed(sweeps: Sequence[Sweep]) -> dict[int, tuple[int, float]]:
+    """Of each start layer that is possible in all sweeps, taken always: those within 1 point, and points behind."""
+    layers = set.intersection(*(set(one.outcome) for one in sweeps))
+    return {layer: _behind([_lost(one, layer) for one in sweeps]) for layer in sorted(layers)}
+
+
+def _lost(one: Sweep, layer: int) -> float:
+    """Points that a start layer is behind the best."""
+    values = one.outcome.values()
+    return max(values) - one.outcome[layer] if one.higher_is_better else one.outcome[layer] - min(values)
+
+
+def best(figures: Mapping[str, Figures]) -> str:
     """The selector with the largest mean rank correlation; of equal ones the first by name."""
     return min(figures, key=lambda name: (-figures[name][0], name))
 
 
-def report(sweeps: Sequence[Sweep], default: str) -> str:
-    """The sweeps, and the choice on each half of the tasks with its figures on the other, as Markdown.
+def report(sweeps: Sequence[Sweep], default: Mapping[str, object]) -> str:
+    """The sweeps, the choice on each half of the tasks with its figures on the other, and all selectors, as Markdown.
 
     Args:
-        default: the selector that users get, as `label` calls it.
+        default: name and parameters of the selector that users get.
     """
     head = ["task", "strategy", "FLOPs removed", "clips", "metric from the first layer on (full model)"]
     rows = []
@@ -98,31 +118,70 @@ def report(sweeps: Sequence[Sweep], default: str) -> str:
             rows.append([", ".join(first), ", ".join(second), str(len(other)), "too few clear sweeps", "", "", ""])
             continue
         figures = means(other)
-        for name in dict.fromkeys((best(means(own)), default)):
+        for name in dict.fromkeys((best(means(own)), label(default))):
             if name in figures:
-                correlation, near, behind = figures[name]
-                which = f"{name}{' (the default)' if name == default else ''}"
-                points = [f"{correlation:.2f}", f"{near} of {len(other)}", f"{behind:.1f}"]
-                rows.append([", ".join(first), ", ".join(second), str(len(other)), which, *points])
-    head = ["chosen on", "reported on", "sweeps", "selector", "rank correlation", "within 1 point", "points behind"]
-    return "\n".join([*out, *markdown_table(head, rows, "llrl")])
+                which = f"{name}{' (the default)' if name == label(default) else ''}"
+                rows.append(
+                    [", ".join(first), ", ".join(second), str(len(other)), which, *_cells(figures[name], other)]
+                )
+    head = ["chosen on", "reported on", "sweeps", "selector", *FIGURES]
+    out += markdown_table(head, rows, "llrl")
+    if clear:
+        rows = [
+            [f"always {layer}", f"{near} of {len(clear)}", f"{behind:.1f}"]
+            for layer, (near, behind) in fixed(clear).items()
+        ]
+        out += ["", "A start layer that is always the same, on those that tell layers apart:", ""]
+        out += markdown_table(["layer", *FIGURES[1:]], rows, "l")
+        for varied in (("form", "features", "estimator"), ("k", "dims")):
+            out += ["", f"All of {', '.join(varied)}, on those that tell layers apart, and on all {len(sweeps)}:", ""]
+            out += _beside_default(sweeps, clear, default, varied)
+    return "\n".join(out)
 
 
-def read(file: Path) -> Sweep:
-    """A finished sweep. Raises RunError if the file holds none."""
+def _cells(figures: Figures, sweeps: Sequence[Sweep]) -> list[str]:
+    correlation, near, behind = figures
+    return [f"{correlation:.2f}", f"{near} of {len(sweeps)}", f"{behind:.1f}"]
+
+
+def _beside_default(
+    sweeps: Sequence[Sweep], clear: Sequence[Sweep], default: Mapping[str, object], varied: Sequence[str]
+) -> list[str]:
+    """The selectors that differ from the default in nothing but `varied`, best first."""
+    made = {label(estimate.selector): estimate.selector for one in sweeps for estimate in one.estimates}
+    there, everywhere = means(clear), means(sweeps)
+    alike = [
+        name
+        for name, selector in made.items()
+        if name in everywhere and all(selector.get(key) == default[key] for key in default if key not in varied)
+    ]
+    rows = [
+        [
+            *(f"`{made[name].get(key, '-')}`" for key in varied),
+            *_cells(there[name], clear),
+            *_cells(everywhere[name], sweeps),
+        ]
+        for name in sorted(alike, key=lambda name: -there[name][0])
+    ]
+    return markdown_table([*varied, *FIGURES, *FIGURES], rows, "l" * len(varied))
+
+
+def read(file: Path, model_hash: str) -> Sweep:
+    """A finished sweep. Raises RunError if the file holds none, or one of another model."""
     try:
         (content,) = json.loads(file.read_text(encoding="utf-8"))
-        return Sweep.model_validate(content)
+        found = Sweep.model_validate(content)
     except ValueError as error:
         raise RunError(f"{file} holds no sweep: {str(error).splitlines()[0]}; remove it to run it again") from None
+    if found.model_hash != model_hash:
+        raise RunError(f"{file} holds a sweep of another model, or of other weights; remove it, or name another folder")
+    return found
 
 
-def default_selector() -> str:
-    """What users get, as `label` calls it."""
-    from fastadasp.strategy import get_registry
-
+def default_selector() -> dict[str, object]:
+    """Name and parameters of what users get."""
     made = get_registry().get("layer-selector", "transfer-entropy")()
-    return _named({"name": made.name, **made.parameters()})
+    return {"name": made.name, **{key: value for key, value in made.parameters().items() if key != "layer"}}
 
 
 @app.command()
@@ -139,26 +198,31 @@ def main(
         if name not in known:
             raise RunError(f"--tasks: {name!r} is in no half; tasks are {', '.join(known)}")
     out.mkdir(parents=True, exist_ok=True)
-    files = list[Path]()
+    model_hash = hash_model(load_model(model or str(model_path())))
+    found = list[Sweep]()
     for name in names:
         for strategy in STRATEGIES:
             for budget in BUDGETS:
                 size = f"-{limit or 'all'}-{clips}"
-                files.append(out / f"{name}-{strategy}-{budget.replace('=', '')}{size}.json")
-                if files[-1].is_file():
+                file = out / f"{name}-{strategy}-{budget.replace('=', '')}{size}.json"
+                if file.is_file():
+                    found.append(read(file, model_hash))
                     continue
-                part = out / f"{files[-1].stem}.part.json"
+                part = out / f"{file.stem}.part.json"
                 command = [sys.executable, "-m", "fastadasp", "select-layer", "--task", name, "--strategy", strategy]
                 command += ["--budget", budget, "--sweep", "--clips", str(clips), "--output", str(part), "--json"]
                 command += [word for item in VARY for word in ("--vary", item)]
                 command += ["--part", "choosing"] if name in CHOOSING else ["--part", "reporting"]
                 command += [*(["--model", model] if model else []), *(["--limit", str(limit)] if limit else [])]
-                typer.echo(f"{files[-1].stem}", err=True)
+                typer.echo(file.stem, err=True)
                 made = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
                 if made.returncode:
-                    raise RunError(f"the sweep of {files[-1].stem} ended with exit code {made.returncode}")
-                part.replace(files[-1])
-    print(report([read(file) for file in files], default_selector()))
+                    raise RunError(f"the sweep of {file.stem} ended with exit code {made.returncode}")
+                part.replace(file)
+                found.append(read(file, model_hash))
+    with gzip.GzipFile(out / "layer-selection.json.gz", "wb", mtime=0) as kept:
+        kept.write(json.dumps([one.model_dump(mode="json") for one in found]).encode())
+    print(report(found, default_selector()))
 
 
 if __name__ == "__main__":

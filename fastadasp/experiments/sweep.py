@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import Field
 
 from fastadasp.contracts.task import Task
+from fastadasp.experiments.identity import hash_model
 from fastadasp.experiments.records import Record
+from fastadasp.experiments.statistics import Units, number, unit_names
 from fastadasp.inference.clips import ReadyClip
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import run_cell
@@ -19,7 +21,7 @@ from fastadasp.selection.select import check_choice, common_budget, selector_of
 from fastadasp.strategy import Strategy
 
 SPLITS = 40
-"""Random halvings of the clips that the outcome's own reliability is measured on."""
+"""Random halvings of the recordings that the outcome's own reliability is measured on."""
 
 
 class Estimate(Record):
@@ -38,6 +40,7 @@ class Estimate(Record):
 class Sweep(Record):
     """One strategy at one budget on one task, started at every candidate layer."""
 
+    model_hash: str = Field(description="hash of the model's weights and of its other files")
     task: str = Field(description="name of the task")
     strategy: str = Field(description="name of the strategy")
     budget: str = Field(description="budget that all candidates meet")
@@ -50,8 +53,8 @@ class Sweep(Record):
     outcome: dict[int, float] = Field(description="metric of each candidate layer, over all clips")
     outcome_full: dict[int, float] = Field(description="the same, scored against the full model's answers")
     halves: float | None = Field(
-        description="rank correlation of the outcome on one half of the clips with that on the other, mean of "
-        f"{SPLITS} halvings; null if it is flat"
+        description="rank correlation of the outcome on one half of the recordings with that on the other, mean "
+        f"of {SPLITS} halvings; null if it is flat"
     )
     left_out: dict[int, str] = Field(description="layers that cannot meet the budget, with the reason")
     estimates: list[Estimate] = Field(description="the layer selectors that were tried")
@@ -144,7 +147,9 @@ def sweep(
                 details=choice.details,
             )
         )
+    units = number(unit_names(task, [clip.example for clip in clips]))
     return Sweep(
+        model_hash=hash_model(loaded),
         task=task.name,
         strategy=first.name,
         budget=str(seen.budget),
@@ -156,7 +161,7 @@ def sweep(
         full=score(full, references),
         outcome=outcome,
         outcome_full=against,
-        halves=_halves(score, said, references),
+        halves=_halves(score, said, references, units),
         left_out=seen.left_out,
         estimates=estimates,
     )
@@ -173,20 +178,26 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
 
 
 def _halves(
-    score: Callable[[Sequence[str], Sequence[str]], float], said: dict[int, list[str]], references: Sequence[str]
+    score: Callable[[Sequence[str], Sequence[str]], float],
+    said: dict[int, list[str]],
+    references: Sequence[str],
+    units: Units,
 ) -> float | None:
-    """How well the outcome on half of the clips ranks the layers as the other half does."""
+    """How well the outcome on half of the recordings ranks the layers as the other half does.
+
+    Clips of one recording stay together: both halves would hear it otherwise, and agree by that alone.
+    """
     import numpy as np
 
     rng, found = np.random.default_rng(0), []
+    names = np.unique(units)
+    if len(names) < 2:
+        return None
     for _ in range(SPLITS):
-        order = rng.permutation(len(references))
-        sides = [order[: len(order) // 2], order[len(order) // 2 :]]
-        if any(len(side) == 0 for side in sides):
-            return None
+        first = np.isin(units, rng.permutation(names)[: len(names) // 2])
         curves = [
             [score([answers[i] for i in side], [references[i] for i in side]) for answers in said.values()]
-            for side in sides
+            for side in (np.flatnonzero(first), np.flatnonzero(~first))
         ]
         if (value := rank_correlation(*curves)) is not None:
             found.append(value)
