@@ -32,10 +32,9 @@ the schedule's ratio. For costs, in multiply-adds: N audio tokens, T tokens of t
 channels, d_K channels of all key/value heads together. A layer of the decoder itself costs about
 T (4 D² + 3 D · MLP) + 2 T² D; [performance](performance.md) has measured shares.
 
-The curves are at 10 to 50 % of the FLOPs, or of the bytes of keys and values where a strategy saves those, and of
-version 0.1: its weights of the embedded model, which the package has replaced since ([results](results.md) are of
-those it has now), and its clips: left `asr-72` (word error rate, lower is better), right the 87 of `er` (accuracy,
-higher is better). Blue: this strategy, with the 95 % interval over clips. Orange, dashed: `uniform`,
+The curves are at 10 to 50 % of the FLOPs, or of the bytes of keys and values where a strategy saves those, on the clips
+of version 0.1: left `asr-72` (word error rate, lower is better), right all 87 of `er` (accuracy, higher is better).
+Blue: this strategy, with the 95 % interval over clips. Orange, dashed: `uniform`,
 which keeps every m-th token. Grey: the full model. What lies above a word error rate of 35 is cut off.
 `python -m tools.curves OUT --anew` measures them all, and `curves.csv` in `docs/figures` has the figures.
 """
