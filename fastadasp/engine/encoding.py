@@ -43,7 +43,7 @@ class EncoderWatch:
     def end(self) -> None:
         """Ends `begin`; may be called again."""
         module: Any = self.module
-        attention.unwatch(self, module.config, [module])
+        attention.unwatch(self, module.config)
 
     def _see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
         arrival = self._session.calls.arrival
@@ -87,7 +87,7 @@ def listening(adapter: ModelAdapter, model: nn.Module) -> Iterator[EncoderHeard]
     try:
         yield heard
     finally:
-        attention.unwatch(heard, config, [module])
+        attention.unwatch(heard, config)
 
 
 def _together(
