@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastadasp.contracts.adapter import ModelAdapter
 from fastadasp.engine import attention
+from fastadasp.engine.autocast import without_autocast
 from fastadasp.engine.encoder import EncoderCall, EncoderSeen
 from fastadasp.errors import ModelError
 
@@ -93,7 +94,7 @@ def listening(adapter: ModelAdapter, model: nn.Module) -> Iterator[EncoderHeard]
 def _together(
     adapter: ModelAdapter, model: nn.Module, calls: Sequence[EncoderCall], tokens: Sequence[int]
 ) -> EncoderSeen:
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(calls[0].query.device):
         frames = adapter.frames_of_token(model)
         return EncoderSeen.of_windows(calls, frames, tokens, hears_padding=adapter.encoder_hears_padding)
 

@@ -163,6 +163,7 @@ class LayerView:
         """
         rows = len(self.valid)
         before, old = self.kept.get(name, ((None,) * rows, None))
+        old = None if old is None else old.to(self.valid.device)
         serves = [at is not None and self.layer_index - at < layers for at in before]
         acts = [True] * rows if self.removals is None else [k > 0 for k in self.removals]
         if old is not None and all(served or not acting for served, acting in zip(serves, acts, strict=True)):
