@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fastadasp.counts.solve import BatchLengths, batch_removals, batch_removals_after
 from fastadasp.engine import static
-from fastadasp.engine.autocast import without_autocast
 from fastadasp.engine.cache import CacheState, state_of
 from fastadasp.engine.encoding import seen_for
 from fastadasp.engine.evicting import check_whole, evictable, planned
@@ -154,8 +153,7 @@ class ReducingPass(FollowingPass):
         acting = index if site == "block" else index + 1
         if not self._reduces(acting, site) or self.removals[acting] == self.stream.spans.tokens:
             return None  # nobody has to choose
-        with without_autocast(query.device):
-            output, self._received = attend(query, key, value, scale)
+        output, self._received = attend(query, key, value, scale)
         return output
 
     def see(self, index: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
