@@ -269,37 +269,42 @@ def test_a_reduced_cache_goes_on_under_another_apply() -> None:
 def _spread(model: Any, places: list[str]) -> list[Any]:
     """Puts each decoder layer on a device, and moves what enters it, as ``device_map`` does."""
 
-    def bring(device: str) -> Any:
+    def bring(module: Any, device: str) -> None:
+        forward = module.forward
+
         def move(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 return value.to(device)
             return tuple(map(move, value)) if isinstance(value, tuple) else value
 
-        return lambda _m, args, kwargs: (tuple(map(move, args)), {k: move(v) for k, v in kwargs.items()})
+        # inside forward, as accelerate does: after all hooks
+        module.forward = lambda *args, **kwargs: forward(*map(move, args), **{k: move(v) for k, v in kwargs.items()})
 
     decoder = adapter_for(model).decoder(model)
-    handles = []
     for layer, place in zip(decoder.layers, places, strict=True):
         layer.to(place)
-        handles.append(layer.register_forward_pre_hook(bring(place), with_kwargs=True))
-    handles.append(decoder.norm.register_forward_pre_hook(bring("cpu"), with_kwargs=True))
-    return handles
+        bring(layer, place)
+    bring(decoder.norm, "cpu")
+    return [*decoder.layers, decoder.norm]
 
 
 def _several_devices(places: list[str]) -> None:
-    for name in ("weighted", "fastadasp-dense", "fastv", "weighted+h2o", "sa-map"):
+    for name in (
+        *("weighted", "fastadasp-dense", "fastadasp-dense-fast", "fastv", "weighted+h2o", "sa-map"),
+        *("expected-attention", "uniform"),
+    ):
         model = audio_model()
         samples = batch(ONE, Sample((3, 4), (11,), seed=2))
         with strategy(name).apply(model):
             expected = greedy(model, samples, 3)
             forced = [step.argmax(-1) for step in expected]
-        handles = _spread(model, places)
+        modules = _spread(model, places)
         try:
             with strategy(name).apply(model):
                 spread = greedy(model, samples, 3, forced)
         finally:
-            for handle in handles:
-                handle.remove()
+            for module in modules:
+                del module.forward
             model.to("cpu")
         for one, other in zip(spread, expected, strict=True):
             assert error(one, other) <= 1e-4
@@ -317,8 +322,11 @@ def test_a_model_on_several_devices() -> None:
 
 def test_what_the_engine_makes_follows_the_layers() -> None:
     """On the device without memory: every tensor that is carried from layer to layer can be moved."""
+    from fastadasp.contracts.token_plan import TokenPlan
+    from fastadasp.engine.rotation import Rotation
     from fastadasp.engine.spans import find_spans
-    from fastadasp.engine.stream import Stream
+    from fastadasp.engine.stream import Stream, apply_plan
+    from fastadasp.testing.views import PROMPTS, view_of
 
     ids = torch.zeros(1, 9, dtype=torch.int64)
     ids[0, 2:6] = 1
@@ -328,6 +336,36 @@ def test_what_the_engine_makes_follows_the_layers() -> None:
     assert {t.device.type for t in (moved.valid, spans.sample, spans.start, spans.counts)} == {"meta"}
     assert (spans.tokens, moved.lengths) == (stream.spans.tokens, stream.lengths)
     assert stream.to(torch.device("cpu")) is stream
+
+    still = torch.ones(1, 9, 2)
+    rotation = Rotation(still, still, torch.tensor([9]), lambda places: (places.float(), places.float()))
+    there = rotation.to(torch.device("meta"))
+    assert {t.device.type for t in (there.cos, there.sin, there.follows)} == {"meta"}
+    assert rotation.embed(torch.zeros(1))[0].device.type == "cpu"
+    assert {part.device.type for part in there.embed(torch.zeros(1))} == {"meta"}
+
+    plan = TokenPlan(torch.zeros(1, 4, dtype=torch.int64, device="meta"), merges=True)
+    reduction, left = apply_plan(moved, plan, [1])
+    assert reduction.add_up(torch.ones(1, 4), spans, left.spans).device.type == "meta"
+
+    view = view_of(PROMPTS[:1])
+    view.kept["scores"] = (2,), torch.ones(1, 23)
+    view.valid = view.valid.to("meta")
+    assert view.shared("scores", 4, lambda: pytest.fail("they are there")).device.type == "meta"
+
+
+def test_prompts_may_lie_on_another_device() -> None:
+    from fastadasp.engine.apply import _applied as applied
+    from fastadasp.engine.calls import Arrival
+    from fastadasp.engine.outputs import Asked
+
+    model, samples = audio_model(), batch(ONE)
+    with strategy("weighted").apply(model):
+        session = next(iter(applied.values()))
+        session.calls.arrival = Arrival(torch.ones(1, 9, dtype=torch.int64), None, None, Asked("weighted"))
+        assert session._spans_for(1, 9, 0, torch.device("meta")).device.type == "meta"
+        session.calls.arrival = None
+        model(**samples)
 
 
 def test_audio_token_of_every_family_is_found() -> None:

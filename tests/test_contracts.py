@@ -63,7 +63,7 @@ def test_the_attention_interface_is_asked_for_each_layer():
     try:
         model(**batch(ONE))
     finally:
-        attention.unwatch(calls, config, modules)
+        attention.unwatch(calls, config)
     assert [found[:2] for found in calls] == [(len(ONE), len(ONE))] * LAYERS, f"watchers were shown {calls}"
     assert config._attn_implementation == "sdpa"
 

@@ -14,6 +14,8 @@ import fastadasp
 from fastadasp import ModelError, StrategyError
 from fastadasp.engine import reducing
 from fastadasp.engine.encoder import EncoderSeen
+from fastadasp.engine.encoding import listening
+from fastadasp.models.lookup import adapter_for
 
 METHODS = ("sa-map-encoder", "visionzip-encoder", "vispruner", "cdpruner", "segment-topk-encoder")
 ODD = Sample((3, 2), (15,), seed=9)
@@ -316,6 +318,18 @@ def test_the_encoder_is_as_before():
         model(**inputs)
     assert model.model.audio_tower.config._attn_implementation == "sdpa"
     assert torch.equal(model(**inputs).logits, plain)
+
+
+def test_listening_beside_a_strategy_leaves_it_at_work():
+    model, inputs = small()
+    method = fastadasp.load_strategy("visionzip-encoder")
+    with method.apply(model):
+        expected = model(**inputs).logits
+    with method.apply(model):
+        with listening(adapter_for(model), model) as heard:
+            assert torch.equal(model(**inputs).logits, expected)
+        assert heard.calls
+        assert torch.equal(model(**inputs).logits, expected)
 
 
 def test_after_a_reduction_the_encoder_is_not_known():

@@ -245,7 +245,7 @@ def test_packed_windows_of_flash_attention(name: str) -> None:
         twin = ALL_ATTENTION_FUNCTIONS[tower.config._attn_implementation]
         twin(tower, query, key, value, None, scaling=0.5, cu_seq_lens_q=torch.tensor([0, 4, 9], dtype=torch.int32))
     finally:
-        unwatch(found, tower.config, [tower])
+        unwatch(found, tower.config)
     assert [call.query.shape[2] for call in found] == [4, 5]
     assert torch.equal(torch.cat([call.key for call in found], 2), key)
     assert torch.equal(seen_by(model, inputs).received, expected.received)

@@ -175,6 +175,16 @@ def test_one_strategy_at_a_time():
     assert _state(model) == before
 
 
+def test_a_refused_strategy_leaves_the_one_at_work_as_it_was():
+    model, inputs = audio_model(), batch(*MANY)
+    with strategy("weighted").apply(model):
+        expected = model(**inputs).logits
+    with strategy("weighted").apply(model):
+        with pytest.raises(ModelError, match="already applied"), strategy("prune").apply(model):
+            pass
+        assert torch.equal(model(**inputs).logits, expected)
+
+
 def test_two_models_at_once():
     first, second, inputs = audio_model(), audio_model("eager"), batch(ONE)
     with strategy("weighted").apply(first):

@@ -141,3 +141,20 @@ def test_a_mask_with_holes_is_refused():
     hidden = pytest.raises(ModelError, match=r"hides tokens inside a prompt, .* mask padding only")
     with fastadasp.load_strategy("knorm", evicts="any").apply(audio_model()), hidden:
         audio_model()(**inputs)
+
+
+@pytest.mark.parametrize("name", ["fastv", "dart", "sparsevlm", "pyramid-drop"])
+def test_a_second_stage_leaves_the_attention_that_the_next_layer_goes_by(name):
+    """The first stage acts before a layer, on the attention of the layer whose cache the second has just evicted."""
+    then = {"select": "received-attention", "merger": "drop", "schedule": "single-shot"}
+    plain = fastadasp.load_strategy(name)
+    start = plain.layers.start_layer(LAYERS)
+    both = plain.replace(then=then | {"layers": {"name": "fixed", "layer": max(start - 1, 0)}})
+    model, inputs = audio_model(), batch(ONE)
+    with plain.apply(model) as trace:
+        model(**inputs)
+    expected = trace.removals
+    with both.apply(model) as trace:
+        model(**inputs)
+    assert trace.removals == expected
+    assert any(map(any, expected))

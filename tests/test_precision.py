@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tiny import strategy
 from torch import Tensor
 
+from fastadasp.contracts.token_plan import TokenPlan
 from fastadasp.engine import received
+from fastadasp.engine.heads import by_head
+from fastadasp.engine.planning import plan_of
 from fastadasp.engine.received import attend, received_attention
 from fastadasp.engine.stream import Members, mean_of_members
 from fastadasp.kernels import cpu
+from fastadasp.testing.views import LONG, view_of
 
 HALF = [torch.bfloat16, torch.float16]
 ROUNDING = {torch.float32: 2**-24, torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -119,3 +126,23 @@ def test_products_of_one_head_and_of_several_agree() -> None:
 
 def test_float32_always_multiplies() -> None:
     assert cpu.multiplies(torch.float32)
+
+
+HEAVY = ("expected-attention", "divprune", "weighted", "h2o", "tome")
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", HEAVY)
+def test_autocast_changes_no_plan(name: str, half: torch.dtype) -> None:
+    """Queries so large that their squares leave the range of float16, and features whose order bfloat16 loses."""
+    recipe = strategy(name)
+
+    def planned() -> TokenPlan:
+        view = view_of(LONG)
+        loud = replace(view, query=view.query * 50, key=view.key * 3, kept={})
+        return plan_of(recipe, by_head(loud) if recipe.site == "cache" else loud)
+
+    expected = planned()
+    with torch.autocast("cpu", half):
+        found = planned()
+    assert torch.equal(found.cluster, expected.cluster)

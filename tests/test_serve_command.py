@@ -115,7 +115,31 @@ def test_the_command_line() -> None:
     assert "--served-model-name" not in named
     with pytest.raises(StrategyError, match="--hf-overrides among vLLM's options would undo"):
         server_command("folder", "name", {}, "::", 80, ["--hf-overrides={}"])
+    named = server_command("folder", "name", {}, "::", 80, ["--served_model_name", "other"])
+    assert "--served-model-name" not in named
     assert (address("0.0.0.0", 80), address("::", 80)) == ("http://127.0.0.1:80", "http://[::1]:80")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--hf_overrides", "{}"],
+        ["--hf-overrides.rope_theta", "1"],
+        ["--hf_overrides.rope_theta=1"],
+        ["--hf-over", "{}"],
+        ["--config", "options.yaml"],
+        ["--max-model-len", "9", "--mode=other"],
+    ],
+)
+def test_no_spelling_of_our_options_reaches_vllm(words: list[str]) -> None:
+    """Its parser takes the last of two, and the full model would answer."""
+    with pytest.raises(StrategyError, match="would undo what fastadasp serve sets"):
+        server_command("folder", "name", {}, "::", 80, words)
+
+
+def test_options_that_only_begin_like_ours_reach_vllm() -> None:
+    words = ["--hf-config-path", "a", "--model-impl=auto", "--compilation-config.mode", "3", "--", "-tp", "1"]
+    assert server_command("folder", "name", {}, "::", 80, words)[-len(words) :] == words
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a line for a shell of Unix")

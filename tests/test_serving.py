@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastadasp import StrategyError
-from fastadasp.serving.options import overrides, serving
+from fastadasp.serving.options import client_faults, overrides, serving
 from fastadasp.serving.vllm.positions import Clip, pack, places_of, rows
 from fastadasp.serving.vllm.remembered import Counts
 
@@ -23,6 +23,12 @@ def test_a_strategy_moves_before_the_first_layer() -> None:
     made = serving({"strategy": "uniform", "budget": 0.25, "positions": "even"}, 4)
     assert (made.strategy.site, made.strategy.positions) == ("input", "even")
     assert (made.left(40), made.left(40, 0.5), made.left(40, "ratio=0.1")) == (30, 20, 36)
+
+
+def test_what_a_client_got_wrong_is_an_error_that_vllm_tells_the_client() -> None:
+    made = serving({"strategy": "uniform", "budget": 0.25}, 4)
+    with pytest.raises(ValueError, match="above 0 and below 1, not '2'"), client_faults():
+        made.left(40, "2")
 
 
 FAULTS = {

@@ -27,6 +27,8 @@ from fastadasp.experiments.axes import find_task
 from fastadasp.inference.clips import encode, prepare
 from fastadasp.inference.load import LoadedModel
 from fastadasp.inference.runner import run_cell
+from fastadasp.samples import Samples
+from fastadasp.transcribe import speech_model
 from fastadasp.transcribe.windows import quietest, whole, windows
 
 RATE = 16_000
@@ -121,6 +123,37 @@ def test_formats_rates_and_channels(
     path, wave = tmp_path / f"clip.{suffix}", resample(sound(CLIPS[0].audio), RATE, rate)
     soundfile.write(path, np.stack([wave] * channels, 1), rate)
     assert speech.transcribe(path).text == CLIPS[0].reference
+
+
+def test_a_window_has_its_own_limit_beside_longer_ones(
+    speech: fastadasp.SpeechModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    real = speech_model.run_cell
+
+    def seen(*given: Any, max_new_tokens: Any, **named: Any) -> Any:
+        asked.append(list(max_new_tokens))
+        return real(*given, max_new_tokens=[2, 4], **named)
+
+    monkeypatch.setattr(speech_model, "run_cell", seen)
+    long = np.tile(sound(CLIPS[0].audio), 30)[: 10 * RATE]
+    both = [Samples(wave, RATE) for wave in (long[:RATE], long)]
+    settings = speech._settings(None, None, "Transcribe the speech into text.", 12.0, None, 2)
+    list(speech._answers(both, settings))
+    assert asked == [[32, 120]]
+
+
+def test_answers_end_at_the_limit_of_their_own_clip(speech: fastadasp.SpeechModel) -> None:
+    loaded = speech.loaded
+    ready = prepare(loaded, CLIPS[:2], 2, lambda done: None)
+    clips = [ready[str(e.audio), e.instruction] for e in CLIPS[:2]]
+
+    def answers(limit: Any, which: list[Any]) -> list[str]:
+        return run_cell(loaded, None, which, max_new_tokens=limit, batch_size=2, progress=lambda done: None).predictions
+
+    alone = [*answers(1, clips[:1]), *answers(9, clips[1:])]
+    assert answers([1, 9], clips) == alone
+    assert answers(9, clips)[0] != alone[0]
 
 
 def test_a_long_recording_is_cut_at_silence_and_joined(speech: fastadasp.SpeechModel, tmp_path: Path) -> None:

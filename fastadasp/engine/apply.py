@@ -121,7 +121,7 @@ class Application(AbstractContextManager[Trace]):
         session.layer_hooks.stay()
         hooks.remove(session, session.modules())
         checkpointing.restore(session)
-        attention.unwatch(session, session.config, session.watchers())
+        attention.unwatch(session, session.config)
         if self._encoder is not None:
             self._encoder.end()
         self._stance.close()

@@ -7,7 +7,7 @@ then shows (module, query, key, value, scale, mask) to whoever watches that modu
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -26,8 +26,9 @@ Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor, float, Any], None]
 [B, T, heads, D], or None to leave it to the implementation. One whose ``awake`` is False is not called."""
 _MORE = ("position_bias", "softcap", "s_aux")
 """Arguments by which a model asks for more than queries, keys and values tell."""
-_watchers: dict[int, Watcher] = {}
-"""By the id of a module. A watcher holds on to its module, or lives no longer than it."""
+_watchers: dict[int, dict[int, Watcher]] = {}
+"""By the id of who watches, and then by the id of a module, so that each ends its own watching and nobody else's. A
+watcher holds on to its module, or lives no longer than it."""
 
 
 def _original(module: nn.Module, implementation: str) -> Callable[..., Any]:
@@ -58,27 +59,34 @@ def _twin(implementation: str) -> str:
             # It reads its own name in the configuration, and takes gaps between positions for packed sequences.
             caller = _Seen(module, config=_Seen(module.config, _attn_implementation=implementation))
             kwargs.pop("position_ids", None)
-        watcher = None if torch.compiler.is_compiling() else _watchers.get(id(module))
-        if watcher is None or not getattr(watcher, "awake", True):
+        watchers = [] if torch.compiler.is_compiling() else _awake(module)
+        if not watchers:
             return _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
         given = kwargs.get("scaling")
         scale = query.shape[-1] ** -0.5 if given is None else float(given)
-        attend = getattr(watcher, "attend", None)
         output = None
-        if attend is not None and implementation == "sdpa" and _plainly_causal(module, attention_mask, kwargs):
-            output = attend(query, key, value, scale)
+        if implementation == "sdpa" and _plainly_causal(module, attention_mask, kwargs):
+            for attend in [watcher.attend for watcher in watchers if hasattr(watcher, "attend")]:
+                output = attend(query, key, value, scale) if output is None else output
         if output is None:
             result = _original(module, implementation)(caller, query, key, value, attention_mask, **kwargs)
         else:
             result = (output, None)
         for part in _parts(kwargs.get("cu_seq_lens_q")):
-            watcher(module, query[:, :, part], key[:, :, part], value[:, :, part], scale, attention_mask)
+            for watcher in watchers:
+                watcher(module, query[:, :, part], key[:, :, part], value[:, :, part], scale, attention_mask)
         return result
 
     if name not in ALL_ATTENTION_FUNCTIONS:
         AttentionInterface.register(name, watched)
         AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[implementation])
     return name
+
+
+def _awake(module: nn.Module) -> list[Watcher]:
+    """Whoever is to be shown this module's attention now."""
+    found = [watchers.get(id(module)) for watchers in list(_watchers.values())]
+    return [watcher for watcher in found if watcher is not None and getattr(watcher, "awake", True)]
 
 
 def _plainly_causal(module: nn.Module, mask: Any, given: Mapping[str, Any]) -> bool:
@@ -134,15 +142,14 @@ def implementation_of(config: PreTrainedConfig) -> str:
 
 def watch(owner: object, config: PreTrainedConfig, modules: Mapping[nn.Module, Watcher]) -> None:
     """From now on each module's watcher sees the queries, keys and values of its forward passes, until `unwatch`."""
-    _watchers.update((id(module), watcher) for module, watcher in modules.items())
+    _watchers[id(owner)] = {id(module): watcher for module, watcher in modules.items()}
     _holders.add((id(config), id(owner)))
     _set(config, _twin(_underneath(config)))
 
 
-def unwatch(owner: object, config: PreTrainedConfig, modules: Iterable[nn.Module]) -> None:
+def unwatch(owner: object, config: PreTrainedConfig) -> None:
     """Ends `watch`; the configuration is as it was once nobody watches. It may be called again after an interrupt."""
-    for module in modules:
-        _watchers.pop(id(module), None)
+    _watchers.pop(id(owner), None)
     _holders.discard((id(config), id(owner)))
     heal(config)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastadasp.contracts.adapter import ModelAdapter
 from fastadasp.engine import attention
+from fastadasp.engine.autocast import without_autocast
 from fastadasp.engine.encoder import EncoderCall, EncoderSeen
 from fastadasp.errors import ModelError
 
@@ -43,7 +44,7 @@ class EncoderWatch:
     def end(self) -> None:
         """Ends `begin`; may be called again."""
         module: Any = self.module
-        attention.unwatch(self, module.config, [module])
+        attention.unwatch(self, module.config)
 
     def _see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Any) -> None:
         arrival = self._session.calls.arrival
@@ -87,13 +88,13 @@ def listening(adapter: ModelAdapter, model: nn.Module) -> Iterator[EncoderHeard]
     try:
         yield heard
     finally:
-        attention.unwatch(heard, config, [module])
+        attention.unwatch(heard, config)
 
 
 def _together(
     adapter: ModelAdapter, model: nn.Module, calls: Sequence[EncoderCall], tokens: Sequence[int]
 ) -> EncoderSeen:
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(calls[0].query.device):
         frames = adapter.frames_of_token(model)
         return EncoderSeen.of_windows(calls, frames, tokens, hears_padding=adapter.encoder_hears_padding)
 

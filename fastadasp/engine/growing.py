@@ -17,7 +17,7 @@ from fastadasp.engine.fingerprints import mix
 from fastadasp.engine.growth import Growth, spread, with_valid
 from fastadasp.engine.heads import evict
 from fastadasp.engine.passes import FollowingPass
-from fastadasp.engine.planning import plan_of
+from fastadasp.engine.planning import note_scores, plan_of
 from fastadasp.engine.rotation import rotation_of
 from fastadasp.engine.spans import send
 from fastadasp.engine.stream import Stream
@@ -117,7 +117,7 @@ class GrowingPass(FollowingPass):
             query_heads = layer.recent[-1].query.shape[1] if strategy.merger.across_heads else None
             self.keys[-1], source = evict(layer, keys, view, kept, tuple(gone), query_heads)
         else:
-            strategy.select.importance(view)  # it may carry something
+            note_scores(strategy, view)
         left = {name: spread(view, scores, batch, heads, total) for name, scores in view.carries.items()}
         notes = {name: notes[name] for name in ("clip", "since")} | left
         if source is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.contracts.token_plan import TokenPlan
+from fastadasp.engine.autocast import without_autocast
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.engine.view import LayerView
 from fastadasp.errors import StrategyError
@@ -54,6 +55,12 @@ def _totals(counts: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
         yield gone
 
 
+def note_scores(strategy: Recipe, layer: LayerView) -> None:
+    """Asks the scorer where nothing goes: it may carry something (`LayerView.carry`) for the next time."""
+    with without_autocast(layer.valid.device):
+        strategy.select.importance(layer)
+
+
 def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:
     """What becomes of each audio token: the strategy's scores, handed to its merger.
 
@@ -64,17 +71,11 @@ def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:
     Raises:
         StrategyError: the merger gave a plan of another shape than [clips, audio tokens].
     """
-    merger = strategy.merger
     if layer.removals is not None and layer.removals == layer.tokens:  # nobody has to choose
         return TokenPlan(torch.full_like(layer.valid, -1, dtype=torch.int64), merges=False)
-    if merger.reads == "affinity":
-        pairs = layer.valid[:, 1:]
-        select = strategy.select.affinity(layer).masked_fill(~pairs, float("-inf"))
-    else:
-        select = strategy.select.importance(layer).masked_fill(~layer.valid, float("inf"))
-    weight = strategy.weight.importance(layer) if strategy.weight is not None else None
-    remove: Tensor = layer.remove  # type: ignore[assignment]  # the engine's views have it
-    plan = merger.plan(layer, select, weight, remove)
+    with without_autocast(layer.valid.device):
+        plan = _asked(strategy, layer)
+    merger = strategy.merger
     if plan.shares and strategy.site != "input":
         raise StrategyError(f"merger {merger.name!r} makes sums, which stand at the site input alone")
     if plan.cluster.shape != layer.valid.shape:
@@ -83,3 +84,16 @@ def plan_of(strategy: Recipe, layer: LayerView) -> TokenPlan:
             f"not {tuple(layer.valid.shape)} (clips, audio tokens)"
         )
     return plan
+
+
+def _asked(strategy: Recipe, layer: LayerView) -> TokenPlan:
+    """The merger's plan by the scorers' scores."""
+    merger = strategy.merger
+    if merger.reads == "affinity":
+        pairs = layer.valid[:, 1:]
+        select = strategy.select.affinity(layer).masked_fill(~pairs, float("-inf"))
+    else:
+        select = strategy.select.importance(layer).masked_fill(~layer.valid, float("inf"))
+    weight = strategy.weight.importance(layer) if strategy.weight is not None else None
+    remove: Tensor = layer.remove  # type: ignore[assignment]  # the engine's views have it
+    return merger.plan(layer, select, weight, remove)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadasp.contracts.workload import QUERIES_AT_ONCE
+from fastadasp.engine.autocast import without_autocast
 from fastadasp.engine.spans import AudioSpans
 from fastadasp.kernels import cpu, kernels_for
 
@@ -192,7 +193,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Ten
     batch, heads, length, _ = query.shape
     out = query.new_empty(batch, length, heads, value.shape[-1])
     own = torch.arange(length, device=query.device).unsqueeze(0)
-    return out, _streamed(query, key, scale, own, 0, 1, None, None, (value, out))
+    with without_autocast(query.device):
+        return out, _streamed(query, key, scale, own, 0, 1, None, None, (value, out))
 
 
 def can_attend(query: Tensor, key: Tensor) -> bool:

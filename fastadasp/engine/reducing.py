@@ -17,7 +17,7 @@ from fastadasp.engine.fingerprints import fingerprint_clips
 from fastadasp.engine.growth import begin_growing, spread
 from fastadasp.engine.heads import by_head, evict
 from fastadasp.engine.passes import FollowingPass, Left
-from fastadasp.engine.planning import check_text, plan_of
+from fastadasp.engine.planning import check_text, note_scores, plan_of
 from fastadasp.engine.received import attend, can_attend
 from fastadasp.engine.replay import LayerWork, with_states
 from fastadasp.engine.rotation import rotation_of
@@ -169,6 +169,8 @@ class ReducingPass(FollowingPass):
         if not (reduces or evicts):
             return None
         seen = self._take_seen()
+        if self._reduces(index + 1, "input"):
+            self._seen = seen  # which the next layer goes by, and lets go
         if seen is None:
             raise ModelError(
                 f"layer {index} computed attention without transformers' attention interface, "
@@ -279,7 +281,7 @@ class ReducingPass(FollowingPass):
             removals=removals[index],
             kept=self._kept if may_go is None else {},
             value=None if seen is None else seen.value.to(device),
-            rotation=None if seen is None else seen.rotation,
+            rotation=None if seen is None or seen.rotation is None else seen.rotation.to(device),
             received=None if seen is None or seen.received is None else seen.received.to(device),
             encoder=seen_for(self.session, self.stream.spans.tokens, device, plain=self.left() is None),
         )
@@ -328,7 +330,7 @@ class ReducingPass(FollowingPass):
         if strategy.every is None:
             return
         if rows is None:
-            strategy.select.importance(layer)  # it may carry something
+            note_scores(strategy, layer)
         left = {name: spread(layer, scores, batch, heads, total) for name, scores in layer.carries.items()}
         if source is not None:
             left = {name: note.gather(2, source) for name, note in left.items()}

@@ -32,6 +32,18 @@ class Rotation:
     follows: Tensor
     embed: Callable[[Tensor], tuple[Tensor, Tensor]]
 
+    def to(self, device: torch.device) -> Rotation:
+        """The same on a device (a model may lie on several)."""
+        own = self.follows.device
+        if own == device:
+            return self
+
+        def embed(wanted: Tensor) -> tuple[Tensor, Tensor]:
+            cos, sin = self.embed(wanted.to(own))
+            return cos.to(device), sin.to(device)
+
+        return Rotation(self.cos.to(device), self.sin.to(device), self.follows.to(device), embed)
+
     def undo(self, x: Tensor) -> Tensor:
         """Queries [B, heads, T, head_dim] as they were before they were turned, float32."""
         cos, sin = (part.float().unsqueeze(1) for part in (self.cos, self.sin))
@@ -66,7 +78,7 @@ def rotation_of(
         return Rotation(still, still * 0, follows, lambda wanted: (still, still * 0))
     if not isinstance(given, tuple | list) or len(given) != 2 or not _turns_halves(session, index):
         return None
-    cos, sin = map(_of_one_axis, given)
+    cos, sin = (_of_one_axis(part).to(query.device) for part in given)  # taken before the layer's own were moved
 
     def embed(wanted: Tensor) -> tuple[Tensor, Tensor]:
         made = session.adapter.rotary_embeddings(session.decoder, query, wanted, index)

@@ -201,6 +201,8 @@ class Session:
             mask = static.padding_mask(mask, length)
         elif isinstance(mask, dict):  # made by the model around the decoder, of the mask that it was given itself
             mask = None if arrival is None else arrival.mask
+        if isinstance(mask, Tensor):
+            mask = mask.to(given.device)  # a model on several devices may be called with the prompt on another
         cached = self._check_once(kwargs, cache)
         checkpointing.prepare(self)
         spans = self._spans_for(rows, length, past, given.device)
@@ -286,7 +288,7 @@ class Session:
                 f"the prompt has {found.shape[1]} tokens but the decoder got {length}: give one audio placeholder "
                 "for each audio token (let the model's processor expand the prompt)"
             )
-        return found
+        return found.to(device)
 
     def exceeds_window(self, tokens: int) -> bool:
         """Whether a sliding window of the decoder hides some of so many tokens."""

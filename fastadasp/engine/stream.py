@@ -124,6 +124,7 @@ class Reduction:
     def add_up(self, scores: Tensor, before: AudioSpans, after: AudioSpans) -> Tensor:
         """Scores of the clips' survivors, each the sum of its cluster's: float32 [clips, N] -> [clips, N after]."""
         batch, length = self.target.shape
+        scores = scores.to(self.target.device)  # they may have been made on another device, by an earlier layer
         whole = put(scores.new_zeros(batch, length + 1), places(before, length), scores)[:, :length]
         sums = whole.gather(1, self.source) if self.members is None else self.members.sums(whole, self.width)
         return sums[after.sample.unsqueeze(1), after.columns()[0]]

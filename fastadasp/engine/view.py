@@ -166,10 +166,10 @@ class LayerView:
         serves = [at is not None and self.layer_index - at < layers for at in before]
         acts = [True] * rows if self.removals is None else [k > 0 for k in self.removals]
         if old is not None and all(served or not acting for served, acting in zip(serves, acts, strict=True)):
-            return old
+            return old.to(self.valid.device)  # an earlier layer's may be another
         made = make()
         if old is not None and any(serves):
-            made = old.where(send([serves], old.device)[0].bool().unsqueeze(1), made)
+            made = old.to(made.device).where(send([serves], made.device)[0].bool().unsqueeze(1), made)
         now = zip(before, serves, acts, strict=True)
         self.kept[name] = (
             tuple(at if served else self.layer_index if acting else None for at, served, acting in now),

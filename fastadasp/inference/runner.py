@@ -106,7 +106,7 @@ def run_cell(
     strategy: Recipe | None,
     clips: Sequence[ReadyClip],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     batch_size: int,
     progress: Callable[[int], None],
     encoder_flops: float | None = None,
@@ -115,6 +115,7 @@ def run_cell(
     """Answers of the model under `strategy`; calls `progress(clips)` after each batch.
 
     Args:
+        max_new_tokens: the longest answer; a list where each clip has its own.
         encoder_flops: FLOPs of the encoder for one clip, to be reported with those of the decoder.
         choices: see `Task.choices`.
 
@@ -128,13 +129,14 @@ def run_cell(
     if strategy is not None:
         check_reach(strategy, shape, clips)
     width = torch.tensor([], dtype=getattr(torch, loaded.dtype)).element_size()
+    limits = [max_new_tokens] * len(clips) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     answers = [""] * len(clips)
     costs: dict[int, SampleCost] = {}
     prefill, decode, steps, held, whole = [], [], list[int](), 0, 0
     shares: tuple[list[float], list[float]] = [], []
     with no_collector():
         for batch in batches(clips, batch_size, loaded.device):
-            said = _generate(loaded, strategy, batch, max_new_tokens, choices)
+            said = _generate(loaded, strategy, batch, [limits[i] for i in batch.places], choices)
             for place, text in zip(batch.places, said.texts, strict=True):
                 answers[place] = text
             audio = [clip.audio_tokens for clip in batch.clips]
@@ -207,7 +209,7 @@ def _generate(
     loaded: LoadedModel,
     strategy: Recipe | None,
     batch: Batch,
-    max_new_tokens: int,
+    limits: Sequence[int],
     choices: tuple[str, str] | None = None,
 ) -> _Said:
     watch = _Stopwatch(loaded.device)
@@ -223,7 +225,7 @@ def _generate(
             said = loaded.model.generate(
                 inputs_embeds=batch.embeds,
                 attention_mask=batch.mask,
-                max_new_tokens=max_new_tokens if choices is None else 1,
+                max_new_tokens=max(limits) if choices is None else 1,
                 do_sample=False,
                 num_beams=1,
                 return_dict_in_generate=True,
@@ -234,7 +236,9 @@ def _generate(
         finally:
             handle.remove()
     if choices is None:
-        decoded = loaded.processor.batch_decode(said.sequences, skip_special_tokens=True)
+        # a clip beside one that may have a longer answer ends where it would alone
+        own = [row[:limit] for row, limit in zip(said.sequences.tolist(), limits, strict=True)]
+        decoded = loaded.processor.batch_decode(own, skip_special_tokens=True)
         texts = [text.strip() for text in decoded]
     else:
         texts = choose(loaded, said.logits[0], choices)
@@ -249,7 +253,7 @@ def seconds_of(
 ) -> float:
     """Seconds that the full model takes for one batch."""
     (batch,) = batches(clips, len(clips), loaded.device)
-    said = _generate(loaded, None, batch, max_new_tokens, choices)
+    said = _generate(loaded, None, batch, [max_new_tokens] * len(clips), choices)
     return said.prefill + said.decode
 
 
@@ -285,7 +289,7 @@ def warm_up(loaded: LoadedModel, clip: ReadyClip) -> None:
 @torch.inference_mode()
 def generate_few(loaded: LoadedModel, batch: Batch) -> None:
     """Two new tokens of the full model for a batch, of which nothing is kept."""
-    _generate(loaded, None, batch, 2)
+    _generate(loaded, None, batch, [2] * len(batch.clips))
 
 
 def efficiency(

@@ -24,8 +24,8 @@ from fastadasp.errors import FastAdaSPError, ModelError, StrategyError
 from fastadasp.serving.options import overrides, serving, strategy_for
 
 SERVER = "vllm.entrypoints.openai.api_server"
-OURS = ("--hf-overrides", "--model", "--host", "--port")
-"""Options of vLLM's that `server_command` gives itself."""
+OURS = ("--hf-overrides", "--model", "--host", "--port", "--config")
+"""Options of vLLM's that `server_command` gives itself, and the one whose file may give them again."""
 GRACE = 60.0
 """Seconds that the server has to end after a signal, before it is killed."""
 _POLL = 0.3
@@ -93,14 +93,21 @@ def server_command(
     Raises:
         StrategyError: `more` has an option that is given here already.
     """
-    given = [word.partition("=")[0] for word in more]
-    if twice := [word for word in given if word in OURS]:
-        raise StrategyError(f"{twice[0]} among vLLM's options would undo what fastadasp serve sets; leave it out")
-    names = [] if "--served-model-name" in given else ["--served-model-name", name]
+    if twice := [word for word in more if any(_says(word, ours) for ours in OURS)]:
+        raise StrategyError(
+            f"{twice[0].partition('=')[0]} among vLLM's options would undo what fastadasp serve sets; leave it out"
+        )
+    names = [] if any(_says(word, "--served-model-name") for word in more) else ["--served-model-name", name]
     return [
         sys.executable, "-m", SERVER, "--model", model, *names, "--host", host, "--port", str(port),
         "--hf-overrides", json.dumps(changes), *more,
     ]  # fmt: skip
+
+
+def _says(word: str, option: str) -> bool:
+    """Whether vLLM's parser reads `word` as this option: with `_` for `-`, cut short, or with a key after a dot."""
+    said = word.partition("=")[0].partition(".")[0].replace("_", "-")
+    return len(said) > len("--") and said.startswith("--") and option.startswith(said)
 
 
 def address(host: str, port: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,15 @@ ARCHITECTURES = (
 NOTHING = (0, 0.0, "0")
 """Budgets of a request that is answered by the full model."""
 _FIELDS = ("strategy", "budget", "positions")
+
+
+@contextmanager
+def client_faults() -> Iterator[None]:
+    """What a request got wrong, as vLLM tells it to the client: a ValueError is HTTP 400, other errors are HTTP 500."""
+    try:
+        yield
+    except StrategyError as error:
+        raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True)

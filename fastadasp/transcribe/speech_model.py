@@ -248,8 +248,6 @@ class SpeechModel:
     def _answer(
         self, held: Sequence[tuple[_Pending, Window]], settings: _Settings, progress: Callable[[float], None] | None
     ) -> None:
-        seconds = max(window.end - window.start for _, window in held)
-        tokens = settings.max_new_tokens or max(32, int(TOKENS_A_SECOND * seconds))
         able: list[tuple[_Pending, Window]] = []
         clips: list[ReadyClip] = []
         for clip, (pending, window) in zip(self._encode(held, settings.prompt), held, strict=True):
@@ -266,6 +264,8 @@ class SpeechModel:
             else:
                 able.append((pending, window))
                 clips.append(clip)
+        lengths = [window.end - window.start for _, window in able]
+        tokens = [settings.max_new_tokens or max(32, int(TOKENS_A_SECOND * seconds)) for seconds in lengths]
         try:
             outcome = self._run(clips, settings, tokens) if clips else None
         except StrategyError as fault:  # a budget that these windows cannot meet together
@@ -294,7 +294,7 @@ class SpeechModel:
         except DataError as fault:
             return [fault] if len(held) == 1 else [self._encode([one], prompt)[0] for one in held]
 
-    def _run(self, clips: Sequence[ReadyClip], settings: _Settings, tokens: int) -> Outcome:
+    def _run(self, clips: Sequence[ReadyClip], settings: _Settings, tokens: Sequence[int]) -> Outcome:
         return run_cell(
             self.loaded,
             settings.strategy,

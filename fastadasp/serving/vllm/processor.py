@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from fastadasp.errors import StrategyError
-from fastadasp.serving.options import BUDGET, Serving
+from fastadasp.serving.options import BUDGET, Serving, client_faults
 from fastadasp.serving.vllm.config import serving_of
 from fastadasp.serving.vllm.counts import record
 from fastadasp.serving.vllm.private import (
@@ -82,7 +81,7 @@ class ReducedProcessor:
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         found = mm_items.get_all_counts()
         if strangers := [kind for kind, count in found.items() if kind != "audio" and count]:
-            raise StrategyError(f"a server with a strategy takes audio alone, not {', '.join(strangers)}")
+            raise ValueError(f"a server with a strategy takes audio alone, not {', '.join(strangers)}")
         plain = others(hf_kwargs)
         data = super()._apply_hf_processor_main(mm_items, plain)  # type: ignore[misc]
         clips = found.get("audio", 0)
@@ -93,7 +92,8 @@ class ReducedProcessor:
             audio = next(update for update in updates if update.modality == "audio")
             tokens = [len(_resolved(audio.replacement, i)[2]) for i in range(clips)]
             data[TOKENS] = torch.tensor(tokens)
-            data[KEPT] = torch.tensor([self.serving.left(n, hf_kwargs.get(BUDGET)) for n in tokens])
+            with client_faults():
+                data[KEPT] = torch.tensor([self.serving.left(n, hf_kwargs.get(BUDGET)) for n in tokens])
         return data
 
     def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class ReducedProcessor:
         for i, (update, *_) in enumerate(mm_res.prompt_updates.get("audio", ())):
             found = next(update.iter_token_matches(mm_res.prompt_ids, start_idx=at), None)
             if found is None:
-                raise StrategyError(f"the prompt has no run of {len(update.target)} audio tokens for clip {i}")
+                raise ValueError(f"the prompt has no run of {len(update.target)} audio tokens for clip {i}")
             ids += mm_res.prompt_ids[at : found.start_idx]
             short = update.content.full
             places.append(PlaceholderFeaturesInfo("audio", i, len(ids), short, None))
