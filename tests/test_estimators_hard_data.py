@@ -231,6 +231,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "lags of 0": (lambda: transfer_entropy(normal(9), normal(9), source_lags=0), "source_lags is 0"),
     "lag of 0": (lambda: transfer_entropy(normal(9), normal(9), target_lags=[0, 1]), r"target_lags is \[0, 1\]"),
     "lags twice": (lambda: transfer_entropy(normal(9), normal(9), target_lags=[1, 1]), r"target_lags is \[1, 1\]"),
+    "half a lag": (lambda: transfer_entropy(normal(9), normal(9), source_lags=2.5), "source_lags is 2.5"),  # type: ignore[arg-type]
+    "no lags": (lambda: transfer_entropy(normal(9), normal(9), target_lags=None), "target_lags is None"),  # type: ignore[arg-type]
+    "a lag in words": (lambda: transfer_entropy(normal(9), normal(9), target_lags="1"), "target_lags is '1'"),  # type: ignore[arg-type]
+    "seed": (lambda: transfer_entropy(normal(9), normal(9), seed=-1), "seed is -1; allowed are whole numbers"),
+    "seed of an entropy": (lambda: knn_entropy(normal(9), seed=0.5), "seed is 0.5"),  # type: ignore[arg-type]
+    "seed without jitter": (
+        lambda: knn_mutual_information(normal(9), normal(9), duplicates="mixture", seed=-1),
+        "seed is -1",
+    ),
     "delay": (lambda: transfer_entropy(normal(9), normal(9), delay=0), "delay is 0"),
     "short": (lambda: transfer_entropy(normal(9), normal(9), target_lags=8), "1 rows have a full history of 8 steps"),
     "series": (lambda: transfer_entropy(normal(9), normal(8)), r"differ in length: \[9\] against \[8\]"),

@@ -255,12 +255,13 @@ def only(boards: list[Board]) -> Board:
 
 
 def test_ranks_and_fronts(content: dict[str, Any], tmp_path: Path) -> None:
-    for row in content["rows"]:
-        row["interval"] = None
-    first = read_submission(sealed(other(content, "one", full=80, weighted=70, random_prune=60), tmp_path, "a.json"))
+    dear = other(content, "one", full=80, weighted=70, random_prune=60)
     cheap = other(content, "two", full=80, weighted=75, random_prune=60)
+    for row in [*dear["rows"], *cheap["rows"]]:
+        row["interval"] = [row["value"] - 1, row["value"] + 1]
     for row in cheap["rows"]:
         row["flops"] *= 0.5
+    first = read_submission(sealed(dear, tmp_path, "a.json"))
     second = read_submission(sealed(cheap, tmp_path, "b.json"))
     board = only(boards_of([first, second, first]))  # the same file twice counts once
     shown = [(e.rank, e.submission.model.name, e.row.strategy, "flops" in e.fronts) for e in board.entries]
@@ -283,6 +284,17 @@ def test_overlapping_intervals_share_a_rank(content: dict[str, Any], tmp_path: P
         row["interval"] = spans[row["strategy"]]
     board = only(boards_of([read_submission(sealed(made, tmp_path))]))
     assert {entry.row.strategy: entry.rank for entry in board.entries} == {"full": 1, "weighted": 1, "random-prune": 3}
+
+
+def test_rows_without_intervals_are_not_told_apart(content: dict[str, Any], tmp_path: Path) -> None:
+    """Too few clips give none. Where one row has an interval, another at 100 lacks its own since nothing varies."""
+    few = other(content, "one", full=100, weighted=70, random_prune=40)
+    board = only(boards_of([read_submission(sealed(few, tmp_path))]))
+    assert [entry.rank for entry in board.entries] == [1, 1, 1]
+    for row in few["rows"]:
+        row["interval"] = {"full": None, "weighted": [60, 79], "random-prune": None}[row["strategy"]]
+    board = only(boards_of([read_submission(sealed(few, tmp_path))]))
+    assert {entry.row.strategy: entry.rank for entry in board.entries} == {"full": 1, "weighted": 2, "random-prune": 1}
 
 
 def test_a_metric_where_lower_is_better(content: dict[str, Any], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import soundfile
 from command import run
 from report_page import Page, recording
 
+import fastadasp
 from fastadasp.demo import model_path
 from fastadasp.inference.clips import encode, read_clip
 from fastadasp.inference.load import load_model
@@ -361,6 +362,18 @@ def test_a_front_is_drawn_where_cheaper_is_worse(tmp_path: Path) -> None:
     assert run("compare", *lossy, "--output", str(tmp_path / "lossy"))[0] == 0
     page(str(tmp_path / "lossy"), output=tmp_path / "r.html")
     assert 'class="front"' in in_a_browser(tmp_path / "r.html")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_a_front_passes_no_point_that_another_beats(tmp_path: Path) -> None:
+    """Of equal cost the best counts, whichever comes first."""
+    script = (Path(fastadasp.__file__).parent / "report" / "templates" / "page.js").read_text()
+    front = script[script.index("function frontOf") :].partition("\n}\n")[0] + "\n}\n"
+    for better, values, wanted in (("up", [60, 70, 80], [70, 80]), ("down", [9, 7, 5], [7, 5])):
+        lines = [{"better": better, "flops": f, "value": v} for f, v in zip((0.5, 0.5, 0.2), values, strict=True)]
+        call = f"console.log(JSON.stringify(frontOf({json.dumps(lines)}, 'flops', false).map((line) => line.value)))"
+        out = subprocess.run(["node", "-e", front + call], capture_output=True, text=True, check=True)
+        assert json.loads(out.stdout) == wanted
 
 
 def in_a_browser(file: Path) -> str:

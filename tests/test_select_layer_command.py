@@ -83,6 +83,8 @@ def test_the_command_asks_another_prompt(tmp_path: Path) -> None:
         (["--task", "er", "--output", "."], "is a folder"),
         (["--task", "er", "--sweep", "--vary", "k"], "parameter=value"),
         (["--task", "er", "--sweep", "--vary", "k=3,abc"], "abc"),
+        (["--task", "er", "--sweep", "--vary", "flops=0.1,0.3"], "compared at one budget"),
+        (["--task", "er", "--sweep", "--vary", "layer=1,2"], "what a selector chooses"),
         (["--task", "er", "--budget", "flops=1.2"], "above 0 and below 1"),
         (["--task", "er", "--set", "layers.kk=3"], "unknown parameter"),
         (["--task", "er", "--model", "nowhere/at/all"], "no model folder"),

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from fastadasp.strategy import Strategy
 
 
+FIXED = {
+    "flops": "all that a sweep tries is compared at one budget; --budget flops=0.2,flops=0.3 sweeps at several",
+    "layer": "the layer is what a selector chooses, and a sweep runs every one of them",
+}
+"""Parameters that every layer selector has and that a sweep cannot vary, with the reason."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for."""
@@ -201,6 +208,8 @@ def _recipes(request: Request) -> list[list[Strategy]]:
         key, equals, values = (part.strip() for part in item.partition("="))
         if not equals or not values:
             raise RunError(f"--vary {item!r}: write parameter=value,value, e.g. k=3,5")
+        if key in FIXED:
+            raise RunError(f"--vary {item!r}: {FIXED[key]}")
         choices.append([parse_overrides([f"layers.{key}={value.strip()}"]) for value in values.split(",")])
     variants = [dict(itertools.chain(*(part.items() for part in parts))) for parts in itertools.product(*choices)]
     out = []

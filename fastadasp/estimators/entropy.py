@@ -15,6 +15,7 @@ from fastadasp.estimators.points import (
     as_points,
     check_k,
     constant_channels,
+    generator,
     in_units,
     jittered,
     one_of,
@@ -71,7 +72,7 @@ def knn_entropy(
     one_of("metric", metric, Metric)
     one_of("units", units, Units)
     one_of("duplicates", duplicates, AtomRule)
-    search = Search.of(backend, points)
+    search, rng = Search.of(backend, points), generator(seed)
     array = as_points(points)
     k = check_k(k, len(array))
     if duplicates == "skip":
@@ -80,7 +81,7 @@ def knn_entropy(
     scale = array.std(axis=0) if standardise else np.ones(array.shape[1])
     array = array / scale
     if duplicates == "jitter":
-        array = jittered(array, np.random.default_rng(seed))
+        array = jittered(array, rng)
     distance = search.nearest(array, k, metric)[0][:, -1]
     nats = _kozachenko_leonenko(distance, array.shape[1], k, metric) + np.log(scale).sum()
     return in_units(nats, units)

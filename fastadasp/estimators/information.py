@@ -15,6 +15,7 @@ from fastadasp.estimators.points import (
     as_points,
     check_k,
     constant_channels,
+    generator,
     in_units,
     jittered,
     one_of,
@@ -137,7 +138,7 @@ def _checked(k: int, units: Units, duplicates: TieRule, **given: PointsLike) -> 
 
 def prepared(sets: list[Array], duplicates: TieRule, standardise: bool, seed: int) -> list[Array]:
     """The sets as the search gets them: without constant channels, scaled, and jittered if asked for."""
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     ready = []
     for points in sets:
         # a constant channel informs of nothing; what is left may have no channel at all

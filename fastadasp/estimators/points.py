@@ -83,6 +83,17 @@ def check_k(k: int, count: int) -> int:
     return int(k)
 
 
+def generator(seed: int) -> np.random.Generator:
+    """What draws the jitter.
+
+    Raises:
+        EstimateError: the seed is no whole number from 0 on.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise EstimateError(f"seed is {seed!r}; allowed are whole numbers from 0 on")
+    return np.random.default_rng(seed)
+
+
 def one_of(name: str, value: str, kind: Any) -> None:
     """Checks that `value` is one of the words of the Literal type `kind`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -100,11 +100,13 @@ def transfer_entropy(
 
 def _lags(name: str, value: int | Sequence[int]) -> list[int]:
     """Explicit lags: n stands for 1, 2, ..., n."""
-    lags = range(1, int(value) + 1) if isinstance(value, int | np.integer) else value
-    whole = not isinstance(value, str | bool) and all(
-        isinstance(lag, int | np.integer) and not isinstance(lag, bool) and lag >= 1 for lag in lags
-    )
-    if not whole or not len(lags) or len(set(lags)) < len(lags):
+    lags: list[Any] = []
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        lags = list(range(1, int(value) + 1))
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        lags = list(value)
+    whole = all(isinstance(lag, int | np.integer) and not isinstance(lag, bool) and lag >= 1 for lag in lags)
+    if not lags or not whole or len(set(lags)) < len(lags):
         raise EstimateError(f"{name} is {value!r}; allowed are a whole number from 1 on, or distinct lags from 1 on")
     return [int(lag) for lag in lags]
 

@@ -104,12 +104,16 @@ def _rank(board: Board) -> None:
 
 
 def _surely_better(one: Row, other: Row, sign: int) -> bool:
-    """Whether a row is better than another, and their intervals lie apart."""
-    if sign * one.value <= sign * other.value:
+    """Whether a row is better than another, and their intervals lie apart.
+
+    Where neither has one, the clips are too few. Rows of a board are over the same clips, so if one has an interval and
+    the other, at 0 or 100, has none, all clips of the other score alike: its value stands for the interval.
+    """
+    spans = [row.interval or ((row.value, row.value) if row.value in (0, 100) else None) for row in (one, other)]
+    mine, its = spans
+    if mine is None or its is None or (one.interval is None and other.interval is None):
         return False
-    if one.interval is None or other.interval is None:
-        return True
-    return one.interval[0] > other.interval[1] if sign > 0 else one.interval[1] < other.interval[0]
+    return mine[0] > its[1] if sign > 0 else mine[1] < its[0]
 
 
 def _on_front(entry: Entry, entries: Sequence[Entry], cost: str, sign: int) -> bool:

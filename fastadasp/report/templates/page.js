@@ -91,6 +91,16 @@ function ticks(low, high, count = 6) {
   return out;
 }
 
+function frontOf(lines, axis, time) { // the lines that no other beats in quality at their cost or less, the cheapest first
+  const gain = lines[0].better === "up" ? (a, b) => a.value - b.value : (a, b) => b.value - a.value;
+  const cost = time ? (line) => line[axis] : (line) => -line[axis];
+  const front = [];
+  for (const line of [...lines].sort((a, b) => cost(a) - cost(b) || gain(b, a))) { // of equal cost the best comes first
+    if (!front.length || gain(line, front[front.length - 1]) > 0) front.push(line);
+  }
+  return front;
+}
+
 function drawCost() {
   const task = byId("cost-task").value, axis = byId("cost-x").value, bars = byId("cost-bars").checked;
   const all = data.lines.filter((line) => line.task === task && line.value !== null && line[axis] !== null);
@@ -124,11 +134,7 @@ function drawCost() {
     svg.append(make("text", { x: left, y: height - 8 }, byId("cost-x").selectedOptions[0].textContent));
     svg.append(make("text", { transform: `translate(14 ${height / 2}) rotate(-90)`, "text-anchor": "middle" }, `${lines[0].metric}${way}`));
     if (better) {
-      const cheap = [...lines].sort((a, b) => (time ? a[axis] - b[axis] : b[axis] - a[axis]));
-      for (const line of cheap) {
-        const last = front[front.length - 1];
-        if (!last || (better === "up" ? line.value > last.value : line.value < last.value)) front.push(line);
-      }
+      front = frontOf(lines, axis, time);
       if (front.length > 1) svg.append(make("path", { class: "front", d: front.map((line, i) => `${i ? "L" : "M"}${X(line[axis])} ${Y(line.value)}`).join(" ") }));
     }
   }
