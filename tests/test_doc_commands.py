@@ -32,9 +32,6 @@ NOT_RUN = {
     "fastadasp compare --model": "needs a checkpoint of gigabytes; tests/test_convert_*.py run it on small ones",
     "fastadasp select-layer": "minutes for each; tests/test_selection.py runs it on fewer clips",
     "fastadasp compare --strategies all": "an hour; tests/test_lines.py makes the grid of all strategies",
-    "fastadasp compare --strategies uniform,weighted,average-pool": "many minutes; as for all strategies",
-    "fastadasp compare --strategies cdpruner,sa-map-encoder": "many minutes; as for all strategies",
-    "fastadasp compare --strategies h2o,observed-attention": "many minutes; as for all strategies",
     "fastadasp compare --strategies affinity-pooling,visionzip-encoder": "minutes; as for all strategies",
     "fastadasp compare --strategies affinity-pooling,weighted": "tests/test_content.py has fewer clips",
     "fastadasp compare --preset field": "an hour; tests/test_presets.py makes their grids",
@@ -52,9 +49,6 @@ NOT_RUN = {
     "fastadasp leaderboard": "tests/test_leaderboard.py runs it on submissions of its own",
     "fastadasp compare --tasks librispeech=FOLDER": "tests/test_packs.py runs it on recordings of LibriSpeech",
     "fastadasp compare --tasks transcription=clips.csv --model": "needs a checkpoint of gigabytes",
-    "fastadasp compare --strategies visionzip-encoder,vispruner,sa-map-encoder": (
-        "four of its cells are out of reach, so its exit code is 1"
-    ),
     "fastadasp serve": "needs vLLM; tests/serving/test_vllm_server.py runs it",
     "fastadasp new-plugin": "run as part of own-method.md, below",
 }
@@ -77,8 +71,7 @@ RUN = [
 
 def test_reasons_are_for_commands_that_there_are() -> None:
     assert len(RUN) >= 6
-    for start in NOT_RUN:
-        assert any(command.startswith(start) for _, command in ALL), start
+    assert not [start for start in NOT_RUN if not any(command.startswith(start) for _, command in ALL)]
 
 
 @pytest.mark.parametrize(("page", "command"), dict.fromkeys(ALL))
