@@ -33,6 +33,9 @@ NOT_RUN = {
     "fastadasp select-layer": "minutes for each; tests/test_selection.py runs it on fewer clips",
     "fastadasp compare --strategies all": "an hour; tests/test_lines.py makes the grid of all strategies",
     "fastadasp compare --strategies affinity-pooling,visionzip-encoder": "minutes; as for all strategies",
+    "fastadasp compare --strategies weighted,prune,random,fastadasp-dense --tasks asr,er --limit 75": (
+        "many minutes, with a limit of its own; as for all strategies"
+    ),
     "fastadasp compare --strategies affinity-pooling,weighted": "tests/test_content.py has fewer clips",
     "fastadasp compare --preset field": "an hour; tests/test_presets.py makes their grids",
     "fastadasp ablate": "minutes, and a cluster for Ray; tests/test_ablate.py runs such studies on fewer clips",
