@@ -24,7 +24,7 @@ from fastadasp.demo import model_path
 from fastadasp.display import markdown_table
 from fastadasp.errors import RunError
 from fastadasp.experiments.identity import hash_model
-from fastadasp.experiments.sweep import Estimate, Sweep
+from fastadasp.experiments.sweep import Estimate, Sweep, behind, near
 from fastadasp.inference.load import load_model
 from fastadasp.strategy import get_registry
 from tools.running import run
@@ -41,16 +41,14 @@ VARY = (
     "dims=8,16",
     "k=3,4,10",
 )
-FIGURES = ("rank correlation", "within 1 point", "points behind")
-"""What a table says of a selector."""
-RELIABLE = 0.8
-"""Rank correlation between halves of the clips from which on an outcome tells layers apart."""
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
 Figures = tuple[float, int, float]
 """Of a selector: mean rank correlation, sweeps within 1 point of the best layer, and mean points behind."""
+COLUMNS = ("rank correlation", "within 1 point", "points behind")
+"""Of `Figures`."""
+RELIABLE = 0.8
+"""Rank correlation between halves of the recordings from which on an outcome tells layers apart."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def label(parameters: Mapping[str, object]) -> str:
@@ -67,27 +65,19 @@ def means(sweeps: Sequence[Sweep]) -> dict[str, Figures]:
     return {
         name: (
             fmean(estimate.correlation or 0.0 for estimate in own),
-            *_behind([estimate.behind for estimate in own]),
+            near(estimate.behind for estimate in own),
+            fmean(estimate.behind for estimate in own),
         )
         for name, own in found.items()
         if len(own) == len(sweeps)
     }
 
 
-def _behind(points: Sequence[float]) -> tuple[int, float]:
-    return sum(point <= 1 + 1e-9 for point in points), fmean(points)
-
-
 def fixed(sweeps: Sequence[Sweep]) -> dict[int, tuple[int, float]]:
     """Of each start layer that is possible in all sweeps, taken always: those within 1 point, and points behind."""
-    layers = set.intersection(*(set(one.outcome) for one in sweeps))
-    return {layer: _behind([_lost(one, layer) for one in sweeps]) for layer in sorted(layers)}
-
-
-def _lost(one: Sweep, layer: int) -> float:
-    """Points that a start layer is behind the best."""
-    values = one.outcome.values()
-    return max(values) - one.outcome[layer] if one.higher_is_better else one.outcome[layer] - min(values)
+    lost = [behind(one.outcome, one.higher_is_better) for one in sweeps]
+    layers = sorted(set.intersection(*map(set, lost)))
+    return {layer: (near(one[layer] for one in lost), fmean(one[layer] for one in lost)) for layer in layers}
 
 
 def best(figures: Mapping[str, Figures]) -> str:
@@ -124,15 +114,15 @@ def report(sweeps: Sequence[Sweep], default: Mapping[str, object]) -> str:
                 rows.append(
                     [", ".join(first), ", ".join(second), str(len(other)), which, *_cells(figures[name], other)]
                 )
-    head = ["chosen on", "reported on", "sweeps", "selector", *FIGURES]
+    head = ["chosen on", "reported on", "sweeps", "selector", *COLUMNS]
     out += markdown_table(head, rows, "llrl")
     if clear:
         rows = [
-            [f"always {layer}", f"{near} of {len(clear)}", f"{behind:.1f}"]
-            for layer, (near, behind) in fixed(clear).items()
+            [f"always {layer}", f"{count} of {len(clear)}", f"{points:.1f}"]
+            for layer, (count, points) in fixed(clear).items()
         ]
         out += ["", "A start layer that is always the same, on those that tell layers apart:", ""]
-        out += markdown_table(["layer", *FIGURES[1:]], rows, "l")
+        out += markdown_table(["layer", *COLUMNS[1:]], rows, "l")
         for varied in (("form", "features", "estimator"), ("k", "dims")):
             out += ["", f"All of {', '.join(varied)}, on those that tell layers apart, and on all {len(sweeps)}:", ""]
             out += _beside_default(sweeps, clear, default, varied)
@@ -140,8 +130,8 @@ def report(sweeps: Sequence[Sweep], default: Mapping[str, object]) -> str:
 
 
 def _cells(figures: Figures, sweeps: Sequence[Sweep]) -> list[str]:
-    correlation, near, behind = figures
-    return [f"{correlation:.2f}", f"{near} of {len(sweeps)}", f"{behind:.1f}"]
+    correlation, count, points = figures
+    return [f"{correlation:.2f}", f"{count} of {len(sweeps)}", f"{points:.1f}"]
 
 
 def _beside_default(
@@ -163,7 +153,7 @@ def _beside_default(
         ]
         for name in sorted(alike, key=lambda name: -there[name][0])
     ]
-    return markdown_table([*varied, *FIGURES, *FIGURES], rows, "l" * len(varied))
+    return markdown_table([*varied, *COLUMNS, *COLUMNS], rows, "l" * len(varied))
 
 
 def read(file: Path, model_hash: str) -> Sweep:
@@ -181,7 +171,7 @@ def read(file: Path, model_hash: str) -> Sweep:
 def default_selector() -> dict[str, object]:
     """Name and parameters of what users get."""
     made = get_registry().get("layer-selector", "transfer-entropy")()
-    return {"name": made.name, **{key: value for key, value in made.parameters().items() if key != "layer"}}
+    return {"name": made.name, **made.parameters()}
 
 
 @app.command()

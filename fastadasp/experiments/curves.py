@@ -8,7 +8,7 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from fastadasp.experiments.sweep import Estimate, Sweep
+from fastadasp.experiments.sweep import Estimate, Sweep, near
 from fastadasp.selection.choice import Selection, above
 from fastadasp.selection.curve import Panel
 
@@ -64,8 +64,8 @@ def sweep_table(found: Sweep) -> Table:
     several = "" if len(found.estimates) == 1 else f"; the first of {len(found.estimates)} selectors is shown"
     table.caption = (
         f"rank correlation with {found.metric} {_number(shown.correlation)}, with {found.metric} against the full "
-        f"model's answers {_number(shown.correlation_full)}; of {found.metric} between halves of the clips "
-        f"({found.clips}) {_number(found.halves)}; full model {found.full:.1f}{several}"
+        f"model's answers {_number(shown.correlation_full)}; of {found.metric} between halves of the recordings "
+        f"({found.clips} clips) {_number(found.halves)}; full model {found.full:.1f}{several}"
     )
     return table
 
@@ -83,12 +83,12 @@ def summary_table(sweeps: Sequence[Sweep]) -> Table:
     columns = ("selector", "rank correlation", "against full", "within 1 point", "points behind")
     table = _table(f"selectors, means over {len(sweeps)} sweeps", columns)
     for label in sorted(cells, key=lambda label: -mean(label, "correlation")):
-        near = sum(estimate.behind <= 1.0 + 1e-9 for estimate in cells[label])
         figures = (f"{mean(label, key):.2f}" for key in ("correlation", "correlation_full"))
-        table.add_row(label, *figures, f"{near} of {len(cells[label])}", f"{mean(label, 'behind'):.2f}")
+        within = f"{near(estimate.behind for estimate in cells[label])} of {len(cells[label])}"
+        table.add_row(label, *figures, within, f"{mean(label, 'behind'):.2f}")
     halves = [found.halves for found in sweeps if found.halves is not None]
     if halves:
-        table.caption = f"rank correlation of the outcome between halves of the clips: {fmean(halves):.2f}"
+        table.caption = f"rank correlation of the outcome between halves of the recordings: {fmean(halves):.2f}"
     return table
 
 

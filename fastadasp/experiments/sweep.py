@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -130,6 +130,7 @@ def sweep(
         return task.score(given, wanted)[task.metric]
 
     outcome = {layer: score(said[layer], references) for layer in said}
+    lost = behind(outcome, task.higher_is_better)
     against = {layer: score(said[layer], full) for layer in said}
     sign = -1.0 if task.higher_is_better else 1.0
     estimates = []
@@ -142,7 +143,7 @@ def sweep(
                 losses=choice.losses,
                 correlation=rank_correlation(losses, [sign * outcome[layer] for layer in said]),
                 correlation_full=rank_correlation(losses, [sign * against[layer] for layer in said]),
-                behind=sign * outcome[choice.layer] - min(sign * value for value in outcome.values()),
+                behind=lost[choice.layer],
                 seconds=round(seconds, 2),
                 details=choice.details,
             )
@@ -165,6 +166,18 @@ def sweep(
         left_out=seen.left_out,
         estimates=estimates,
     )
+
+
+def behind(outcome: Mapping[int, float], higher_is_better: bool) -> dict[int, float]:
+    """Points that each layer is behind the best one."""
+    sign = -1.0 if higher_is_better else 1.0
+    least = min(sign * value for value in outcome.values())
+    return {layer: sign * value - least for layer, value in outcome.items()}
+
+
+def near(points: Iterable[float]) -> int:
+    """How many choices are within 1 point of the best, by their points behind it."""
+    return sum(point <= 1 + 1e-9 for point in points)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
